@@ -1,0 +1,2 @@
+//! The puna binary.
+fn main() {}

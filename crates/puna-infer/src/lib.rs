@@ -1,0 +1,1 @@
+//! Generation: sampling, streaming, sessions, beam search.

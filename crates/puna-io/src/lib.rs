@@ -1,0 +1,1 @@
+//! Read and write checkpoints: safetensors, PyTorch, Meta, GGUF, the Hub.

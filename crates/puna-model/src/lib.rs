@@ -1,0 +1,1 @@
+//! The one decoder, loaded from and saved to any checkpoint dialect.

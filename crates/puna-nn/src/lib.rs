@@ -1,0 +1,1 @@
+//! Differentiable ops and layers over candle-core.

@@ -1,0 +1,1 @@
+//! Golden files, tolerant asserts and gradcheck for puna's tests.
