@@ -1,16 +1,24 @@
 //! Read and write checkpoints: safetensors, PyTorch, Meta, GGUF, the Hub.
 //!
-//! `Checkpoint::open` takes a folder or a file, finds out which container it is, and gives
+//! [`Checkpoint::open`] takes a folder or a file, finds out which container it is, and gives
 //! tensors by the names its files use, mapped from disk where the file allows. What the names
 //! mean is the model layer's business.
 
 pub mod atomic;
 pub mod bytes;
+pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 mod map;
+mod meta;
+mod pickle;
+pub mod pytorch;
+pub mod safetensors;
+mod shard_index;
+mod tensor_file;
 
 pub use atomic::AtomicFile;
 pub use bytes::{StoredTensor, TensorBytes, TensorInfo};
+pub use checkpoint::{Checkpoint, Container};
 pub use dtype::Dtype;
 pub use error::IoError;
