@@ -1,0 +1,123 @@
+//! What generation needs of a model, as a trait.
+//!
+//! The generator is generic over [`LanguageModel`] rather than tied to the decoder, so that its
+//! logic (stops, batches, beams, cancelling) is tested on table models whose every probability is
+//! known, and so that a draft model or a remote one can stand in the decoder's place.
+
+use crate::error::{InferError, Source};
+pub use puna_model::Logits;
+
+/// New tokens of one sequence, and the cache that holds the sequence so far.
+pub struct Segment<'a, C> {
+    /// The new tokens; never empty.
+    pub tokens: &'a [u32],
+    /// What the model remembers of the tokens before; grows by `tokens`.
+    pub cache: &'a mut C,
+    /// Length of the sequence once everything known of it is in (≥ cache + tokens): rotary scalings
+    /// that depend on the length need it when a prompt comes in chunks.
+    pub total_len: usize,
+}
+
+/// A causal language model over token ids. Weights are shared; all state is in the caches.
+pub trait LanguageModel: Send + Sync {
+    /// What the model remembers of one sequence.
+    type Cache: SequenceCache;
+
+    /// Rows of the vocabulary (`V`).
+    fn vocab_size(&self) -> usize;
+
+    /// Tokens the context holds.
+    fn max_seq_len(&self) -> usize;
+
+    /// The cache of an empty sequence.
+    fn new_cache(&self) -> Self::Cache;
+
+    /// Runs the new tokens of independent sequences.
+    ///
+    /// # Shapes
+    /// Returns `[rows, V]`, row-major: one row per segment, per token, or none, as `logits` says.
+    ///
+    /// # Errors
+    /// The model's own error.
+    fn forward(
+        &self,
+        segments: &mut [Segment<'_, Self::Cache>],
+        logits: Logits,
+    ) -> Result<Vec<f32>, Source>;
+}
+
+/// The state of one sequence. Cloning it forks the sequence.
+pub trait SequenceCache: Clone + Send {
+    /// Tokens held.
+    fn len(&self) -> usize;
+
+    /// Whether no token is held.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets everything.
+    fn clear(&mut self);
+
+    /// Forgets all but the first `len` tokens.
+    ///
+    /// # Errors
+    /// Where a sliding window has dropped what that state would need.
+    fn truncate(&mut self, len: usize) -> Result<(), Source>;
+}
+
+impl LanguageModel for puna_model::Decoder {
+    type Cache = puna_model::KvCache;
+
+    fn vocab_size(&self) -> usize {
+        self.config().vocab_size
+    }
+
+    fn max_seq_len(&self) -> usize {
+        self.config().max_seq_len
+    }
+
+    fn new_cache(&self) -> Self::Cache {
+        self.new_cache()
+    }
+
+    fn forward(
+        &self,
+        segments: &mut [Segment<'_, Self::Cache>],
+        logits: Logits,
+    ) -> Result<Vec<f32>, Source> {
+        let mut segments: Vec<_> = segments
+            .iter_mut()
+            .map(|s| puna_model::Segment {
+                tokens: s.tokens,
+                cache: &mut *s.cache,
+                total_len: s.total_len,
+            })
+            .collect();
+        Ok(self.forward(&mut segments, logits)?)
+    }
+}
+
+impl SequenceCache for puna_model::KvCache {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn clear(&mut self) {
+        self.clear();
+    }
+
+    fn truncate(&mut self, len: usize) -> Result<(), Source> {
+        Ok(self.truncate(len)?)
+    }
+}
+
+/// Checks that every id is a row of the vocabulary.
+pub(crate) fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), InferError> {
+    match tokens.iter().position(|&token| token as usize >= vocab_size) {
+        Some(position) => {
+            Err(InferError::TokenOutOfRange { position, token: tokens[position], vocab_size })
+        }
+        None => Ok(()),
+    }
+}

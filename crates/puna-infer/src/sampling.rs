@@ -1,0 +1,162 @@
+//! Choosing the next token from a row of logits.
+//!
+//! Order, as in transformers' `_get_logits_processor`: bias → penalties → temperature → top-k →
+//! top-p → min-p → typical → draw. Mirostat 2 stands in place of the truncations (as in llama.cpp)
+//! and therefore excludes them. Log-probabilities that are reported are the model's own: log-softmax
+//! of the logits before anything above touched them.
+
+mod mirostat;
+mod params;
+mod penalties;
+mod rng;
+mod truncation;
+
+pub use mirostat::Mirostat2;
+pub use params::SamplingParams;
+pub(crate) use params::check;
+pub(crate) use penalties::apply as apply_penalties;
+
+use crate::error::InferError;
+use crate::logprob::log_sum_exp;
+use mirostat::MirostatState;
+use rng::Rng;
+use truncation::Candidate;
+
+/// A chosen token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampled {
+    /// Its id.
+    pub token: u32,
+    /// Its log-probability in nats under the model's unmodified logits.
+    pub logprob: f32,
+}
+
+/// Chooses tokens for one sequence: parameters plus what changes from token to token.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    params: SamplingParams,
+    rng: Rng,
+    mirostat: Option<MirostatState>,
+    candidates: Vec<Candidate>,
+}
+
+impl Sampler {
+    /// A sampler whose random stream starts at `params.seed`.
+    ///
+    /// # Errors
+    /// What [`SamplingParams::validate`] finds.
+    pub fn new(params: SamplingParams) -> Result<Self, InferError> {
+        params.validate()?;
+        Ok(Self {
+            rng: Rng::from_seed(params.seed),
+            mirostat: params.mirostat.map(MirostatState::new),
+            params,
+            candidates: Vec::new(),
+        })
+    }
+
+    /// Chooses a token; the logits are modified.
+    ///
+    /// At temperature 0 it is the one with the highest logit after bias and penalties, the lowest id
+    /// among equals.
+    ///
+    /// # Shapes
+    /// `logits: [V]`; `history`: the tokens so far, prompt included.
+    ///
+    /// # Errors
+    /// [`InferError::NonFiniteLogit`] where the model gave NaN or infinity,
+    /// [`InferError::NoCandidate`] where bias and bans excluded everything,
+    /// [`InferError::TokenOutOfRange`] for a bias beyond `V`.
+    pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<Sampled, InferError> {
+        let normalizer = log_sum_exp(logits)?;
+        let (token, original) = if self.params.changes_logits() {
+            let original = logits.to_vec();
+            penalties::apply(&self.params, logits, history)?;
+            let token = self.choose(logits)?;
+            (token, original[token as usize])
+        } else {
+            let token = self.choose(logits)?;
+            (token, logits[token as usize])
+        };
+        Ok(Sampled { token, logprob: (f64::from(original) - normalizer) as f32 })
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<u32, InferError> {
+        let best = greedy(logits).ok_or(InferError::NoCandidate)?;
+        if self.params.temperature == 0.0 {
+            return Ok(best as u32);
+        }
+        let max = logits[best];
+        let temperature = self.params.temperature;
+        self.candidates.clear();
+        // Relative to the best, so that a tiny temperature underflows to "never" and not to NaN.
+        let relative = |(token, &logit): (usize, &f32)| {
+            (logit > f32::NEG_INFINITY).then(|| Candidate {
+                token: token as u32,
+                logit: (logit - max) / temperature,
+                prob: 0.0,
+            })
+        };
+        self.candidates.extend(logits.iter().enumerate().filter_map(relative));
+        match &mut self.mirostat {
+            Some(state) => {
+                state.truncate(&mut self.candidates);
+                let drawn = draw(&self.candidates, &mut self.rng);
+                state.observe(drawn.prob);
+                Ok(drawn.token)
+            }
+            None => {
+                self.truncate();
+                Ok(draw(&self.candidates, &mut self.rng).token)
+            }
+        }
+    }
+
+    fn truncate(&mut self) {
+        if let Some(k) = self.params.top_k {
+            truncation::top_k(&mut self.candidates, k);
+        }
+        if let Some(p) = self.params.top_p {
+            truncation::top_p(&mut self.candidates, p);
+        }
+        if let Some(p) = self.params.min_p {
+            truncation::min_p(&mut self.candidates, p);
+        }
+        if let Some(mass) = self.params.typical_p {
+            truncation::typical(&mut self.candidates, mass);
+        }
+        truncation::normalize(&mut self.candidates);
+    }
+}
+
+/// Index of the largest logit, the lowest among equals; `None` if there is none above -∞.
+fn greedy(logits: &[f32]) -> Option<usize> {
+    let mut best = None;
+    let mut max = f32::NEG_INFINITY;
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit > max {
+            max = logit;
+            best = Some(token);
+        }
+    }
+    best
+}
+
+/// Draws by inverting the cumulative distribution; probabilities sum to one up to rounding.
+/// `candidates` is never empty: every truncation keeps the best one.
+fn draw(candidates: &[Candidate], rng: &mut Rng) -> Candidate {
+    let target = rng.unit();
+    let mut mass = 0.0;
+    let mut drawn = candidates[0];
+    for c in candidates.iter().filter(|c| c.prob > 0.0) {
+        drawn = *c;
+        mass += c.prob;
+        if mass > target {
+            break;
+        }
+    }
+    drawn
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! How fast it went and how much memory it took.
+
+use std::time::Duration;
+
+/// Tokens and time of the two phases of generation.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timings {
+    /// Prompt tokens run through the model.
+    pub prefill_tokens: usize,
+    /// Prompt tokens that were in the cache already.
+    pub reused_tokens: usize,
+    /// Time for the prompt.
+    pub prefill: Duration,
+    /// New tokens, over all sequences.
+    pub decode_tokens: usize,
+    /// Time from the end of the prompt to the last token.
+    pub decode: Duration,
+}
+
+impl Timings {
+    /// Prompt tokens per second; 0 if no time passed.
+    pub fn prefill_tokens_per_sec(&self) -> f64 {
+        per_sec(self.prefill_tokens, self.prefill)
+    }
+
+    /// New tokens per second; 0 if no time passed. The first new token of a sequence costs no step
+    /// of its own: its logits come with the prompt.
+    pub fn decode_tokens_per_sec(&self) -> f64 {
+        per_sec(self.decode_tokens, self.decode)
+    }
+}
+
+fn per_sec(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+}
+
+/// Largest resident memory of this process so far, in bytes: `VmHWM` of `/proc/self/status`.
+///
+/// `None` outside Linux: `getrusage` would need a C binding.
+pub fn peak_rss_bytes() -> Option<u64> {
+    parse_vm_hwm(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn parse_vm_hwm(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Timings, parse_vm_hwm};
+    use std::time::Duration;
+
+    #[test]
+    fn the_high_water_mark_is_read_in_kib() {
+        assert_eq!(parse_vm_hwm("VmPeak:\t 9 kB\nVmHWM:\t  2048 kB\n"), Some(2 << 20));
+        assert_eq!(parse_vm_hwm("VmHWM: many kB"), None);
+    }
+
+    #[test]
+    fn rates_are_tokens_over_seconds() {
+        let timings = Timings {
+            prefill_tokens: 10,
+            prefill: Duration::from_millis(500),
+            ..Default::default()
+        };
+        assert_eq!(timings.prefill_tokens_per_sec(), 20.0);
+        assert_eq!(timings.decode_tokens_per_sec(), 0.0);
+    }
+}

@@ -1,0 +1,10 @@
+//! Integration tests on models whose every logit is known.
+
+#![expect(clippy::unwrap_used, reason = "the tests' own helpers panic as the tests do")]
+
+mod batch;
+mod beam;
+mod fake;
+mod score;
+mod session;
+mod stream;
