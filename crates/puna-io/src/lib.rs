@@ -16,6 +16,7 @@ pub mod pytorch;
 pub mod safetensors;
 mod shard_index;
 mod tensor_file;
+pub mod write;
 
 pub use atomic::AtomicFile;
 pub use bytes::{StoredTensor, TensorBytes, TensorInfo};

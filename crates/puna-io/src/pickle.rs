@@ -13,7 +13,7 @@ mod machine;
 
 use std::path::Path;
 
-pub(crate) use global::{Element, Global};
+pub(crate) use global::{Element, Global, storage_class};
 
 use crate::IoError;
 

@@ -21,7 +21,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// The header's length, a little-endian u64.
 const PREFIX_BYTES: usize = 8;
 /// The key of the free-form metadata among the tensors' names.
-const METADATA: &str = "__metadata__";
+pub(crate) const METADATA: &str = "__metadata__";
 
 /// One open safetensors file.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ fn check_cover(
     ))
 }
 
-/// The types safetensors can hold, by its names; also used for writing.
+/// The types safetensors can hold, by its names.
 const DTYPES: [Dtype; 15] = [
     Dtype::F64,
     Dtype::F32,
@@ -200,6 +200,11 @@ const DTYPES: [Dtype; 15] = [
     Dtype::U8,
     Dtype::Bool,
 ];
+
+/// Whether safetensors has a name for the type.
+pub(crate) fn is_storable(dtype: Dtype) -> bool {
+    DTYPES.contains(&dtype)
+}
 
 fn dtype(name: &str) -> Option<Dtype> {
     DTYPES.into_iter().find(|d| d.name() == name)

@@ -1,0 +1,5 @@
+//! Integration tests of puna-io: golden checkpoints, hostile files, writing.
+
+mod layouts;
+mod support;
+mod writing;
