@@ -1,5 +1,6 @@
 //! Integration tests of puna-io: golden checkpoints, hostile files, writing.
 
+mod hostile;
 mod layouts;
 mod support;
 mod writing;
