@@ -18,7 +18,9 @@ impl Repo {
     /// The repository that this tool was built in.
     pub(crate) fn open() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent")?;
-        let args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+        // A clone that another user made is still ours to read.
+        let safe = format!("safe.directory={}", root.display());
+        let args = ["-c", &safe, "ls-files", "-z", "--cached", "--others", "--exclude-standard"];
         let output = Command::new("git").args(args).current_dir(root).output().context("git")?;
         if !output.status.success() {
             bail!("git ls-files: {}", String::from_utf8_lossy(&output.stderr).trim());
