@@ -43,5 +43,5 @@ pub use score::{ScoreOptions, ScoreSummary, score};
 pub use session::Session;
 pub use stats::{Timings, peak_rss_bytes};
 pub use stop::{FinishReason, Matched, StopMatcher, StopOptions};
-pub use stream::{TokenIter, TokenStream, spawn, spawn_batch};
+pub use stream::{EventStream, TokenIter, spawn, spawn_batch};
 pub use text::{Detokenizer, PieceStream, TextFlow, TokensOnly};

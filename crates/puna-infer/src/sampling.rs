@@ -32,6 +32,16 @@ pub struct Sampled {
 }
 
 /// Chooses tokens for one sequence: parameters plus what changes from token to token.
+///
+/// # Examples
+/// ```
+/// use puna_infer::{Sampler, SamplingParams};
+///
+/// let params = SamplingParams { temperature: 0.8, top_p: Some(0.9), seed: 1, ..Default::default() };
+/// let sampled = Sampler::new(params)?.sample(&mut [0.0, 9.0, 1.0], &[])?;
+/// assert_eq!(sampled.token, 1);
+/// # Ok::<(), puna_infer::InferError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
@@ -86,30 +96,30 @@ impl Sampler {
         if self.params.temperature == 0.0 {
             return Ok(best as u32);
         }
-        let max = logits[best];
+        self.collect(logits, logits[best]);
+        let Some(state) = &mut self.mirostat else {
+            self.truncate();
+            return Ok(draw(&self.candidates, &mut self.rng).token);
+        };
+        state.truncate(&mut self.candidates);
+        let drawn = draw(&self.candidates, &mut self.rng);
+        state.observe(drawn.prob);
+        Ok(drawn.token)
+    }
+
+    /// Applies the temperature, relative to the best logit, so that a tiny temperature underflows to
+    /// "never" and not to NaN.
+    fn collect(&mut self, logits: &[f32], max: f32) {
         let temperature = self.params.temperature;
-        self.candidates.clear();
-        // Relative to the best, so that a tiny temperature underflows to "never" and not to NaN.
-        let relative = |(token, &logit): (usize, &f32)| {
+        let candidate = |(token, &logit): (usize, &f32)| {
             (logit > f32::NEG_INFINITY).then(|| Candidate {
                 token: token as u32,
                 logit: (logit - max) / temperature,
                 prob: 0.0,
             })
         };
-        self.candidates.extend(logits.iter().enumerate().filter_map(relative));
-        match &mut self.mirostat {
-            Some(state) => {
-                state.truncate(&mut self.candidates);
-                let drawn = draw(&self.candidates, &mut self.rng);
-                state.observe(drawn.prob);
-                Ok(drawn.token)
-            }
-            None => {
-                self.truncate();
-                Ok(draw(&self.candidates, &mut self.rng).token)
-            }
-        }
+        self.candidates.clear();
+        self.candidates.extend(logits.iter().enumerate().filter_map(candidate));
     }
 
     fn truncate(&mut self) {

@@ -40,7 +40,7 @@ pub struct TokenIter<E, S> {
 
 /// Async form of [`TokenIter`]: a [`futures_core::Stream`] that needs no runtime.
 #[derive(Debug)]
-pub struct TokenStream<E, S> {
+pub struct EventStream<E, S> {
     iter: TokenIter<E, S>,
 }
 
@@ -137,8 +137,8 @@ fn message(panic: &(dyn Any + Send)) -> String {
 
 impl<E, S> TokenIter<E, S> {
     /// The same events as an async stream.
-    pub fn into_stream(self) -> TokenStream<E, S> {
-        TokenStream { iter: self }
+    pub fn into_stream(self) -> EventStream<E, S> {
+        EventStream { iter: self }
     }
 
     /// Cancels what is still running, waits for it (at most one forward pass) and gives back what
@@ -161,7 +161,7 @@ impl<E, S> Iterator for TokenIter<E, S> {
     }
 }
 
-impl<E, S> TokenStream<E, S> {
+impl<E, S> EventStream<E, S> {
     /// See [`TokenIter::finish`]; blocks for at most one forward pass.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ impl<E, S> TokenStream<E, S> {
     }
 }
 
-impl<E, S> futures_core::Stream for TokenStream<E, S> {
+impl<E, S> futures_core::Stream for EventStream<E, S> {
     type Item = Item<E>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

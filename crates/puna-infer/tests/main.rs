@@ -5,6 +5,7 @@
 mod batch;
 mod beam;
 mod fake;
+mod golden;
 mod score;
 mod session;
 mod stream;

@@ -1,7 +1,8 @@
 //! The sampler as a whole: order, determinism, frequencies, mirostat's target, errors.
 
-use super::{Mirostat2, Sampler, SamplingParams};
+use super::{Mirostat2, Sampler, SamplingParams, greedy, penalties};
 use crate::error::InferError;
+use serde_json::Value;
 
 fn logits(probs: &[f64]) -> Vec<f32> {
     probs.iter().map(|p| p.ln() as f32).collect()
@@ -90,6 +91,45 @@ fn top_p_sees_what_top_k_left() {
         ..Default::default()
     };
     assert_eq!(counts(params, &[0.4, 0.3, 0.2, 0.1], 500), [500, 0, 0, 0]);
+}
+
+/// Largest error of a probability: the reference computes in float32 and is rounded to 7 digits.
+const REFERENCE_TOLERANCE: f64 = 2e-6;
+
+#[test]
+fn every_chain_of_warpers_gives_the_probabilities_of_transformers() {
+    let cases: Value = serde_json::from_str(include_str!("../../tests/data/warpers.json")).unwrap();
+    for (number, case) in cases.as_array().unwrap().iter().enumerate() {
+        let float = |key: &str| case[key].as_f64().map(|x| x as f32);
+        let count = |key: &str| case[key].as_u64().map(|n| n as usize);
+        let list = |key: &str| -> Vec<f64> {
+            case[key].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+        };
+        let params = SamplingParams {
+            temperature: float("temperature").unwrap_or(1.0),
+            top_k: count("top_k"),
+            top_p: float("top_p"),
+            min_p: float("min_p"),
+            typical_p: float("typical_p"),
+            repetition_penalty: float("repetition_penalty").unwrap_or(1.0),
+            no_repeat_ngram_size: count("no_repeat_ngram_size"),
+            ..Default::default()
+        };
+        let mut logits: Vec<f32> = list("logits").iter().map(|&x| x as f32).collect();
+        let history: Vec<u32> = list("history").iter().map(|&x| x as u32).collect();
+        let mut sampler = Sampler::new(params).unwrap();
+        penalties::apply(&sampler.params, &mut logits, &history).unwrap();
+        sampler.collect(&logits, logits[greedy(&logits).unwrap()]);
+        sampler.truncate();
+        let mut probs = vec![0.0; logits.len()];
+        sampler.candidates.iter().for_each(|c| probs[c.token as usize] = c.prob);
+        for (token, (got, expected)) in probs.iter().zip(list("probs")).enumerate() {
+            assert!(
+                (got - expected).abs() < REFERENCE_TOLERANCE,
+                "case {number}, token {token}: {got}, transformers {expected}"
+            );
+        }
+    }
 }
 
 #[test]
