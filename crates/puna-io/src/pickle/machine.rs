@@ -138,12 +138,15 @@ impl<'a, 'p> Machine<'a, 'p> {
             _ => {
                 let len = if opcode == 0x8a { usize::from(self.byte()?) } else { self.len32()? };
                 let bytes = self.take(len)?;
-                if len > 8 {
-                    return self.push_object(Object::Long(bytes));
-                }
                 let sign = if bytes.last().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
                 let mut word = [sign; 8];
-                word[..len].copy_from_slice(bytes);
+                let low = len.min(8);
+                word[..low].copy_from_slice(&bytes[..low]);
+                // What lies beyond the word may only repeat its sign.
+                let top = if word[7] & 0x80 != 0 { 0xff } else { 0 };
+                if bytes[low..].iter().any(|&b| b != top) {
+                    return self.push_object(Object::Long(bytes));
+                }
                 Value::Int(i64::from_le_bytes(word))
             }
         };

@@ -41,6 +41,10 @@ fn long1_is_sign_extended() {
     assert_eq!(p.top, Value::Int(-256));
     let p = unpickle(Path::new("x"), b"\x80\x02\x8a\x00.").expect("sound");
     assert_eq!(p.top, Value::Int(0));
+    let p = unpickle(Path::new("x"), b"\x80\x02\x8a\x09\x01\0\0\0\x02\0\0\0\0.").expect("sound");
+    assert_eq!(p.top, Value::Int((2 << 32) + 1));
+    let p = unpickle(Path::new("x"), b"\x80\x02\x8a\x09\0\0\0\0\0\0\0\x80\0.").expect("sound");
+    assert!(matches!(p.object(p.top), Some(Object::Long(_))), "2^63 is no i64");
 }
 
 #[test]

@@ -126,9 +126,8 @@ fn integer(out: &mut Vec<u8>, value: usize) {
             out.extend_from_slice(&small.to_le_bytes());
         }
         Err(_) => {
-            out.extend_from_slice(b"\x8a\x09"); // LONG1: eight bytes and a zero for the sign
+            out.extend_from_slice(b"\x8a\x08"); // LONG1, eight bytes; sizes are below 2⁶³
             out.extend_from_slice(&(value as u64).to_le_bytes());
-            out.push(0);
         }
     }
 }
@@ -148,6 +147,6 @@ mod tests {
         let mut out = Vec::new();
         integer(&mut out, 300);
         integer(&mut out, 1 << 33);
-        assert_eq!(out, b"J\x2c\x01\0\0\x8a\x09\0\0\0\0\x02\0\0\0\0");
+        assert_eq!(out, b"J\x2c\x01\0\0\x8a\x08\0\0\0\0\x02\0\0\0");
     }
 }
