@@ -155,6 +155,11 @@ mod tests {
     }
 
     #[test]
+    fn the_string_that_ends_first_wins_even_inside_a_longer_one() {
+        assert_eq!(run(&["abcd", "bc"], &["abcd"]), ("a".to_string(), Some("bc".to_string())));
+    }
+
+    #[test]
     fn the_result_does_not_depend_on_the_pieces() {
         let text = "über abcabd ab-bc 的abx";
         for strings in [vec!["abd", "bc"], vec!["b ab", "ab", "abd"], vec!["的a"], vec!["zz"]] {
