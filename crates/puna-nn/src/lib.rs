@@ -1,1 +1,38 @@
 //! Differentiable ops and layers over candle-core.
+//!
+//! Every formula of the decoder is written here once. Ops are candle `CustomOp`s backed by
+//! puna-kernels on the CPU; candle-nn's fused ops are not used because they drop gradients
+//! silently. Activations are `[N, C]` with the tokens of all sequences behind one another
+//! (ragged batches); what a sequence remembers is in its [`KvCache`], passed in.
+//!
+//! Axes in shape comments: `N` tokens of all segments, `T` new tokens of one, `S` keys seen,
+//! `C` hidden, `H` query heads, `K` kv heads, `D` head_dim, `F` ffn, `V` vocab, `E` experts.
+
+mod attention;
+mod embedding;
+mod error;
+mod kv_cache;
+mod linear;
+mod mlp;
+mod moe;
+mod norm;
+pub mod ops;
+mod rope;
+mod segment;
+mod weight;
+
+pub use attention::{Attention, AttentionParts};
+pub use embedding::Embedding;
+pub use error::NnError;
+pub use kv_cache::KvCache;
+pub use linear::Linear;
+pub use mlp::{FeedForward, Mlp};
+pub use moe::Moe;
+pub use norm::RmsNorm;
+pub use puna_kernels::Precision;
+pub use rope::{RopeTables, Rotary};
+pub use segment::{Context, Segment};
+pub use weight::{
+    BlockWeight, CodebookScales, CodebookWeight, Fp8Weight, GroupWeight, GroupWeightQuants,
+    SharedBytes, Weight,
+};

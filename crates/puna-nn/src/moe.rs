@@ -1,0 +1,77 @@
+//! Mixture of experts (Shazeer et al. 2017, arXiv:1701.06538; Mixtral, arXiv:2401.04088).
+//!
+//! Tokens are grouped by expert, so each expert's weights are read once per pass. Each token adds
+//! its experts in ascending order, whatever the batch, so that a sequence's result does not depend
+//! on its neighbours. The router runs in float32 always: a rounded logit can pick another expert.
+
+use candle_core::{Device, Tensor};
+use puna_config::Routing;
+
+use crate::{Linear, Mlp, NnError, Precision, ops};
+
+/// A mixture of experts.
+#[derive(Clone, Debug)]
+pub struct Moe {
+    /// `[E, C]`
+    pub router: Linear,
+    /// The experts.
+    pub experts: Vec<Mlp>,
+    /// Experts that each token uses.
+    pub experts_per_token: usize,
+    /// How router logits become weights.
+    pub routing: Routing,
+}
+
+impl Moe {
+    /// Applies the part.
+    ///
+    /// # Shapes
+    /// `x` `[N, C]` → `[N, C]`
+    ///
+    /// # Errors
+    /// If widths do not agree, or `x` is tracked (there is no backward yet).
+    pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
+        if x.track_op() {
+            return Err(NnError::Tracked { op: "mixture of experts" });
+        }
+        let (tokens, hidden) = x.dims2()?;
+        let logits = self.router.forward(x, Precision::Exact)?; // [N, E]
+        let chosen = ops::with_f32(&logits, |logits| self.route(logits))?;
+        let mut out = vec![0f32; tokens * hidden];
+        for (expert, uses) in self.experts.iter().zip(&chosen) {
+            if uses.is_empty() {
+                continue;
+            }
+            let ids: Vec<u32> = uses.iter().map(|(token, _)| *token).collect();
+            let rows = x.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?; // [n, C]
+            let y = expert.forward(&rows, precision)?; // [n, C]
+            ops::with_f32(&y, |y| {
+                for (row, (token, weight)) in y.chunks_exact(hidden).zip(uses) {
+                    let start = *token as usize * hidden;
+                    let sum = &mut out[start..start + hidden];
+                    sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
+                }
+            })?;
+        }
+        Ok(Tensor::from_vec(out, (tokens, hidden), &Device::Cpu)?)
+    }
+
+    /// For each expert the tokens that use it, with their weights.
+    fn route(&self, logits: &[f32]) -> Vec<Vec<(u32, f32)>> {
+        let experts = self.experts.len();
+        let mut uses = vec![Vec::new(); experts];
+        let mut best = Vec::with_capacity(self.experts_per_token);
+        for (token, row) in logits.chunks_exact(experts).enumerate() {
+            puna_kernels::top_k(row, self.experts_per_token, &mut best);
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = match self.routing {
+                Routing::SoftmaxOverChosen => best.iter().map(|(_, l)| (l - max).exp()).sum(),
+                Routing::SoftmaxOverAll => row.iter().map(|l| (l - max).exp()).sum(),
+            };
+            for (expert, logit) in &best {
+                uses[*expert].push((token as u32, (logit - max).exp() / sum));
+            }
+        }
+        uses
+    }
+}

@@ -1,0 +1,32 @@
+//! RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) as a layer.
+
+use candle_core::Tensor;
+
+use crate::{NnError, ops};
+
+/// `y = x / sqrt(mean(x²) + eps) * weight` over the last axis.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// A norm with the factor itself as weight, `[C]`, whatever the file stored.
+    #[must_use]
+    pub fn new(weight: Tensor, eps: f64) -> Self {
+        // f32 as every reference computes it.
+        Self { weight, eps: eps as f32 }
+    }
+
+    /// Applies the norm to rows of the weight's length.
+    ///
+    /// # Shapes
+    /// `x` `[.., n·C]` → the same; longer rows are normalized in pieces of `C` (heads).
+    ///
+    /// # Errors
+    /// If the last axis is not a multiple of the weight's length.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor, NnError> {
+        ops::rms_norm(x, &self.weight, self.eps)
+    }
+}

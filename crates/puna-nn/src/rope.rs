@@ -1,0 +1,107 @@
+//! Tables of the rotary embedding for the positions of one forward pass.
+//!
+//! Angles are f32 products of an f32 frequency and the position, as the reference computes them;
+//! sine and cosine are then taken in f64. Positions and tables are f32 whatever the weights are:
+//! with bf16 tables position 257 is not representable.
+
+use puna_config::{RopeConfig, RopeScaling};
+
+/// Cosines and sines of `N` tokens, `[N, R/2]` each.
+#[derive(Debug, Clone)]
+pub struct RopeTables {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    rotary_dim: usize,
+}
+
+impl RopeTables {
+    /// Tables from their values, `[N, R/2]` each.
+    #[must_use]
+    pub fn new(cos: Vec<f32>, sin: Vec<f32>, rotary_dim: usize) -> Self {
+        Self { cos, sin, rotary_dim }
+    }
+
+    /// `[N, R/2]`
+    #[must_use]
+    pub fn cos(&self) -> &[f32] {
+        &self.cos
+    }
+
+    /// `[N, R/2]`
+    #[must_use]
+    pub fn sin(&self) -> &[f32] {
+        &self.sin
+    }
+
+    /// Dimensions of a head that are rotated (`R`).
+    #[must_use]
+    pub fn rotary_dim(&self) -> usize {
+        self.rotary_dim
+    }
+
+    /// Number of tokens (`N`).
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.cos.len() / (self.rotary_dim / 2).max(1)
+    }
+}
+
+/// One rotary embedding of a model; makes tables for any positions.
+#[derive(Debug, Clone)]
+pub struct Rotary {
+    config: RopeConfig,
+    fixed: Option<Frequencies>,
+}
+
+#[derive(Debug, Clone)]
+struct Frequencies {
+    inverse: Vec<f32>,
+    attention_factor: f64,
+}
+
+impl Rotary {
+    /// Computes the frequencies once where they do not depend on the sequence's length.
+    #[must_use]
+    pub fn new(config: &RopeConfig) -> Self {
+        let varies =
+            matches!(config.scaling, RopeScaling::DynamicNtk { .. } | RopeScaling::LongRope { .. });
+        let fixed = (!varies).then(|| frequencies(config, 0));
+        Self { config: config.clone(), fixed }
+    }
+
+    /// Tables for runs of positions: `(first position, tokens, total length)` per segment.
+    #[must_use]
+    pub fn tables(&self, runs: &[(usize, usize, usize)]) -> RopeTables {
+        let half = self.config.rotary_dim / 2;
+        let tokens: usize = runs.iter().map(|run| run.1).sum();
+        let mut cos = Vec::with_capacity(tokens * half);
+        let mut sin = Vec::with_capacity(tokens * half);
+        for &(first, len, total) in runs {
+            let computed;
+            let table = match &self.fixed {
+                Some(fixed) => fixed,
+                None => {
+                    computed = frequencies(&self.config, total);
+                    &computed
+                }
+            };
+            for position in first..first + len {
+                for inverse in &table.inverse {
+                    // f32 product, as the references do
+                    let angle = f64::from(position as f32 * inverse);
+                    cos.push((angle.cos() * table.attention_factor) as f32);
+                    sin.push((angle.sin() * table.attention_factor) as f32);
+                }
+            }
+        }
+        RopeTables { cos, sin, rotary_dim: self.config.rotary_dim }
+    }
+}
+
+fn frequencies(config: &RopeConfig, total_len: usize) -> Frequencies {
+    let found = config.inverse_frequencies(total_len);
+    Frequencies {
+        inverse: found.inv_freq.iter().map(|f| *f as f32).collect(),
+        attention_factor: found.attention_factor,
+    }
+}

@@ -1,0 +1,28 @@
+//! What one forward pass works on: runs of new tokens, each of one sequence with its cache.
+//!
+//! The tokens of all segments stand behind one another in `[N, C]`; there is no padding and no
+//! batch axis. A sequence's result does not depend on its neighbours.
+
+use std::sync::Arc;
+
+use crate::{KvCache, Precision, RopeTables};
+
+/// New tokens of one sequence.
+pub struct Segment<'a> {
+    /// Number of new tokens (`T`).
+    pub len: usize,
+    /// What the sequence remembers; written by the attention layers.
+    pub cache: &'a mut KvCache,
+}
+
+/// What the layers of one forward pass share.
+pub struct Context<'a, 's> {
+    /// Arithmetic of the matrix products.
+    pub precision: Precision,
+    /// Rotary tables of the layers that see everything.
+    pub global_rope: Arc<RopeTables>,
+    /// Rotary tables of the sliding-window layers.
+    pub local_rope: Arc<RopeTables>,
+    /// The segments, in the order of their tokens.
+    pub segments: &'a mut [Segment<'s>],
+}

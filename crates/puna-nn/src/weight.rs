@@ -1,0 +1,363 @@
+//! How a matrix is stored: the closed set of forms that `Linear` multiplies, and nothing else.
+//!
+//! Frozen weights stay as they are on disk (usually in the memory map); only a trained weight is
+//! a candle tensor. The alternative, a separate quantized linear layer as in candle, doubles
+//! every model file.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use puna_kernels::{
+    Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Matrix,
+    MatrixData,
+};
+
+use crate::NnError;
+
+/// Bytes that are mapped from a file or owned, shared between weights.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A matrix `[out, in]`.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// A float tensor; a `Var` when it is trained.
+    Dense(Tensor),
+    /// Rows of blocks as GGUF and safetensors hold them; F32, F16 and BF16 count as blocks of one.
+    Block(BlockWeight),
+    /// Integers with a scale and a zero per group: GPTQ, AWQ, LLM.int8().
+    Group(GroupWeight),
+    /// bitsandbytes NF4 and FP4.
+    Codebook(CodebookWeight),
+    /// F8_E4M3 with block scales.
+    Fp8(Fp8Weight),
+}
+
+/// Rows of blocks.
+#[derive(Clone)]
+pub struct BlockWeight {
+    format: BlockFormat,
+    rows: usize,
+    cols: usize,
+    bytes: SharedBytes,
+    span: Range<usize>,
+}
+
+impl std::fmt::Debug for BlockWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlockWeight({} [{}, {}])", self.format.name(), self.rows, self.cols)
+    }
+}
+
+impl BlockWeight {
+    /// Rows of `format` in `bytes`.
+    ///
+    /// # Errors
+    /// If the number of bytes is not that of `rows` × `cols` values of the format.
+    pub fn new(
+        format: BlockFormat,
+        rows: usize,
+        cols: usize,
+        bytes: SharedBytes,
+    ) -> Result<Self, NnError> {
+        let got = bytes.as_ref().as_ref().len();
+        let weight = Self { format, rows, cols, bytes, span: 0..got };
+        weight.matrix().validate()?;
+        Ok(weight)
+    }
+
+    /// The block format.
+    #[must_use]
+    pub fn format(&self) -> BlockFormat {
+        self.format
+    }
+
+    /// The rows' bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &(*self.bytes).as_ref()[self.span.clone()]
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let data = MatrixData::Block { format: self.format, bytes: self.bytes() };
+        Matrix { rows: self.rows, cols: self.cols, data }
+    }
+
+    fn slice(&self, rows: Range<usize>) -> Self {
+        let row_bytes = self.span.len() / self.rows.max(1);
+        let start = self.span.start + rows.start * row_bytes;
+        let span = start..start + rows.len() * row_bytes;
+        Self { rows: rows.len(), span, bytes: Arc::clone(&self.bytes), ..*self }
+    }
+}
+
+/// Integers with group scales: `w[o, i] = scale[o, g] * (q[o, i] - zero[o, g])`.
+#[derive(Clone, Debug)]
+pub struct GroupWeight {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// The integers, `[rows, cols]`.
+    pub quants: GroupWeightQuants,
+    /// `[rows, groups]`.
+    pub scales: Vec<f32>,
+    /// `[rows, groups]`; empty where the integers are signed.
+    pub zeros: Vec<u8>,
+    /// Inputs per group.
+    pub group_size: usize,
+    /// Act-order: stored column `j` multiplies input `input_order[j]`.
+    pub input_order: Option<Vec<u32>>,
+}
+
+/// The integers of a [`GroupWeight`].
+#[derive(Clone, Debug)]
+pub enum GroupWeightQuants {
+    /// Two per byte, the even column in the low nibble; rows start on whole bytes.
+    Nibbles(Vec<u8>),
+    /// One byte each.
+    Bytes(Vec<u8>),
+    /// One signed byte each, without zero points.
+    Signed(Vec<i8>),
+}
+
+impl GroupWeight {
+    fn matrix(&self) -> Matrix<'_> {
+        let quants = match &self.quants {
+            GroupWeightQuants::Nibbles(q) => GroupQuants::Nibbles(q),
+            GroupWeightQuants::Bytes(q) => GroupQuants::Bytes(q),
+            GroupWeightQuants::Signed(q) => GroupQuants::Signed(q),
+        };
+        let zeros = match &self.quants {
+            GroupWeightQuants::Signed(_) => GroupZeros::Zero,
+            _ => GroupZeros::PerGroup(&self.zeros),
+        };
+        let data = MatrixData::Group(GroupMatrix {
+            quants,
+            scales: &self.scales,
+            zeros,
+            group_size: self.group_size,
+            input_order: self.input_order.as_deref(),
+        });
+        Matrix { rows: self.rows, cols: self.cols, data }
+    }
+
+    fn slice(&self, rows: Range<usize>) -> Self {
+        let groups = self.scales.len() / self.rows.max(1);
+        let stride = self.cols.div_ceil(2);
+        let quants = match &self.quants {
+            GroupWeightQuants::Nibbles(q) => {
+                GroupWeightQuants::Nibbles(q[rows.start * stride..rows.end * stride].to_vec())
+            }
+            GroupWeightQuants::Bytes(q) => GroupWeightQuants::Bytes(
+                q[rows.start * self.cols..rows.end * self.cols].to_vec(),
+            ),
+            GroupWeightQuants::Signed(q) => GroupWeightQuants::Signed(
+                q[rows.start * self.cols..rows.end * self.cols].to_vec(),
+            ),
+        };
+        let zeros = if self.zeros.is_empty() {
+            Vec::new()
+        } else {
+            self.zeros[rows.start * groups..rows.end * groups].to_vec()
+        };
+        Self {
+            rows: rows.len(),
+            cols: self.cols,
+            quants,
+            scales: self.scales[rows.start * groups..rows.end * groups].to_vec(),
+            zeros,
+            group_size: self.group_size,
+            input_order: self.input_order.clone(),
+        }
+    }
+}
+
+/// bitsandbytes 4-bit: flat element `n` is `codebook[nibble n] * absmax[n / block]`.
+#[derive(Clone, Debug)]
+pub struct CodebookWeight {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// Two per byte, the first in the high nibble.
+    pub nibbles: Vec<u8>,
+    /// Values of the sixteen codes.
+    pub codebook: [f32; 16],
+    /// Scales of the blocks.
+    pub scales: CodebookScales,
+    /// Values per scale.
+    pub block: usize,
+}
+
+/// Scales of a [`CodebookWeight`].
+#[derive(Clone, Debug)]
+pub enum CodebookScales {
+    /// As floats.
+    Single(Vec<f32>),
+    /// Quantized once more (double quantization): `code[q] * absmax[n / block] + offset`.
+    Nested {
+        /// One code per scale.
+        quants: Vec<u8>,
+        /// Values of the 256 codes.
+        code: Vec<f32>,
+        /// One scale per `block` scales.
+        absmax: Vec<f32>,
+        /// Scales per outer scale.
+        block: usize,
+        /// Mean that was subtracted.
+        offset: f32,
+    },
+}
+
+impl CodebookWeight {
+    fn matrix(&self) -> Matrix<'_> {
+        let absmax = match &self.scales {
+            CodebookScales::Single(absmax) => Absmax::Single(absmax),
+            CodebookScales::Nested { quants, code, absmax, block, offset } => {
+                Absmax::Nested { quants, code, absmax, block: *block, offset: *offset }
+            }
+        };
+        let data = MatrixData::Codebook(CodebookMatrix {
+            nibbles: &self.nibbles,
+            codebook: &self.codebook,
+            absmax,
+            block: self.block,
+        });
+        Matrix { rows: self.rows, cols: self.cols, data }
+    }
+}
+
+/// F8_E4M3 bytes with one scale per block of rows and columns.
+#[derive(Clone)]
+pub struct Fp8Weight {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// `[rows, cols]`.
+    pub bytes: SharedBytes,
+    /// `[ceil(rows / block[0]), ceil(cols / block[1])]`.
+    pub scales: Vec<f32>,
+    /// Rows and columns of a block.
+    pub block: [usize; 2],
+}
+
+impl std::fmt::Debug for Fp8Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fp8Weight([{}, {}])", self.rows, self.cols)
+    }
+}
+
+impl Fp8Weight {
+    fn matrix(&self) -> Matrix<'_> {
+        let data = MatrixData::Fp8(Fp8Matrix {
+            bytes: (*self.bytes).as_ref(),
+            scales: &self.scales,
+            block: self.block,
+        });
+        Matrix { rows: self.rows, cols: self.cols, data }
+    }
+}
+
+impl Weight {
+    /// Output features.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        match self {
+            Weight::Dense(t) => t.dims().first().copied().unwrap_or(0),
+            Weight::Block(w) => w.rows,
+            Weight::Group(w) => w.rows,
+            Weight::Codebook(w) => w.rows,
+            Weight::Fp8(w) => w.rows,
+        }
+    }
+
+    /// Input features.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        match self {
+            Weight::Dense(t) => t.dims().get(1).copied().unwrap_or(0),
+            Weight::Block(w) => w.cols,
+            Weight::Group(w) => w.cols,
+            Weight::Codebook(w) => w.cols,
+            Weight::Fp8(w) => w.cols,
+        }
+    }
+
+    /// The stored form as the kernels see it; `None` for a tensor.
+    #[must_use]
+    pub fn matrix(&self) -> Option<Matrix<'_>> {
+        match self {
+            Weight::Dense(_) => None,
+            Weight::Block(w) => Some(w.matrix()),
+            Weight::Group(w) => Some(w.matrix()),
+            Weight::Codebook(w) => Some(w.matrix()),
+            Weight::Fp8(w) => Some(w.matrix()),
+        }
+    }
+
+    /// Checks sizes that come from a file.
+    ///
+    /// # Errors
+    /// If the parts' lengths do not belong together.
+    pub fn validate(&self) -> Result<(), NnError> {
+        self.matrix().map_or(Ok(()), |m| m.validate().map_err(NnError::from))
+    }
+
+    /// Name of the storage: `BF16`, `Q4_K`, `int4`, `codebook4`, `F8_E4M3`, …
+    #[must_use]
+    pub fn format_name(&self) -> &'static str {
+        match self {
+            Weight::Dense(_) => "dense",
+            Weight::Block(w) => w.format.name(),
+            Weight::Group(w) => match w.quants {
+                GroupWeightQuants::Nibbles(_) => "int4",
+                GroupWeightQuants::Bytes(_) | GroupWeightQuants::Signed(_) => "int8",
+            },
+            Weight::Codebook(_) => "codebook4",
+            Weight::Fp8(_) => "F8_E4M3",
+        }
+    }
+
+    /// The rows `rows` as a weight of their own: without a copy where rows are stored apart.
+    ///
+    /// # Errors
+    /// If the range is outside, or a codebook weight would have to be cut inside a byte.
+    pub fn slice_rows(&self, rows: Range<usize>) -> Result<Self, NnError> {
+        if rows.end > self.rows() || rows.start > rows.end {
+            return Err(NnError::Shape {
+                what: "end of a row range",
+                expected: self.rows(),
+                got: rows.end,
+            });
+        }
+        Ok(match self {
+            Weight::Dense(t) => Weight::Dense(t.narrow(0, rows.start, rows.len())?),
+            Weight::Block(w) => Weight::Block(w.slice(rows)),
+            Weight::Group(w) => Weight::Group(w.slice(rows)),
+            Weight::Codebook(_) | Weight::Fp8(_) => {
+                let dense = self.dequantize()?;
+                Weight::Dense(dense.narrow(0, rows.start, rows.len())?.contiguous()?)
+            }
+        })
+    }
+
+    /// The matrix in float32, `[out, in]`.
+    ///
+    /// # Errors
+    /// If a dense tensor cannot be converted.
+    pub fn dequantize(&self) -> Result<Tensor, NnError> {
+        match (self, self.matrix()) {
+            (Weight::Dense(t), _) => Ok(t.to_dtype(DType::F32)?),
+            (_, Some(matrix)) => {
+                let mut values = vec![0f32; matrix.rows * matrix.cols];
+                for (row, out) in values.chunks_exact_mut(matrix.cols.max(1)).enumerate() {
+                    matrix.dequantize_row(row, out);
+                }
+                Ok(Tensor::from_vec(values, (matrix.rows, matrix.cols), &Device::Cpu)?)
+            }
+            (_, None) => Err(NnError::Shape { what: "stored matrix", expected: 1, got: 0 }),
+        }
+    }
+}
