@@ -38,7 +38,14 @@ impl PyTorchFile {
     /// encrypted; the pickle wants to call something; a storage is missing or too short; a tensor
     /// reaches beyond its storage, has a type puna does not read, or occurs twice.
     pub fn open(path: &Path) -> Result<Self, IoError> {
-        let bytes = TensorBytes::from_map(map_file(path)?);
+        Self::from_bytes(path, TensorBytes::from_map(map_file(path)?))
+    }
+
+    /// Reads the state dict in a file's bytes; `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`PyTorchFile::open`].
+    pub fn from_bytes(path: &Path, bytes: TensorBytes) -> Result<Self, IoError> {
         let (named, storages) = if bytes.starts_with(ZIP_MAGIC) {
             archive::read(path, &bytes)?
         } else if bytes.starts_with(PICKLE_MAGIC) {

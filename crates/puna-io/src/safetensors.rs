@@ -40,7 +40,14 @@ impl SafetensorsFile {
     /// named twice, an unknown type, a shape that does not give the byte range, ranges that
     /// overlap, leave a gap or end before or after the file.
     pub fn open(path: &Path) -> Result<Self, IoError> {
-        let bytes = TensorBytes::from_map(map_file(path)?);
+        Self::from_bytes(path, TensorBytes::from_map(map_file(path)?))
+    }
+
+    /// Checks the header of a file's bytes; `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::open`].
+    pub fn from_bytes(path: &Path, bytes: TensorBytes) -> Result<Self, IoError> {
         let (header, data) = split(path, &bytes)?;
         let header: Header = serde_json::from_slice(&header)
             .map_err(|e| IoError::invalid(path, "header", "a safetensors JSON header", e))?;
