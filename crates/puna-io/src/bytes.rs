@@ -42,6 +42,7 @@ pub struct StoredTensor {
 enum Owner {
     Mapped(Arc<Mmap>),
     Owned(Arc<Vec<u8>>),
+    Static(&'static [u8]),
 }
 
 /// A range of a mapped file or of a shared buffer. Clones share the memory.
@@ -56,6 +57,11 @@ impl TensorBytes {
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
         Self { owner: Owner::Owned(Arc::new(bytes)), range }
+    }
+
+    /// Bytes that are part of the program.
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        Self { owner: Owner::Static(bytes), range: 0..bytes.len() }
     }
 
     /// All bytes of a mapped file.
@@ -73,9 +79,10 @@ impl TensorBytes {
         Some(Self { owner: self.owner.clone(), range: start..start + range.len() })
     }
 
-    /// Whether the bytes lie in a file's pages rather than in memory of their own.
+    /// Whether the bytes lie in a file's pages (the program's own count as well) rather than in
+    /// memory of their own.
     pub fn is_mapped(&self) -> bool {
-        matches!(self.owner, Owner::Mapped(_))
+        !matches!(self.owner, Owner::Owned(_))
     }
 }
 
@@ -86,6 +93,7 @@ impl Deref for TensorBytes {
         match &self.owner {
             Owner::Mapped(map) => &map[self.range.clone()],
             Owner::Owned(vec) => &vec[self.range.clone()],
+            Owner::Static(bytes) => &bytes[self.range.clone()],
         }
     }
 }
