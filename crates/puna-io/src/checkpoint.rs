@@ -9,6 +9,7 @@ mod find;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::gguf::Gguf;
 use crate::meta::MetaFolder;
 use crate::pytorch::PyTorchFile;
 use crate::safetensors::SafetensorsFile;
@@ -50,6 +51,7 @@ pub struct Checkpoint {
 enum Source {
     Files { container: Container, files: Vec<TensorFile>, by_name: BTreeMap<String, usize> },
     Meta(MetaFolder),
+    Gguf(Box<Gguf>),
 }
 
 impl Checkpoint {
@@ -72,12 +74,24 @@ impl Checkpoint {
             Found::SafetensorsIndex(index) => sharded(Container::Safetensors, &index)?,
             Found::PyTorchIndex(index) => sharded(Container::PyTorch, &index)?,
             Found::Meta(dir) => Source::Meta(MetaFolder::open(&dir)?),
-            Found::Gguf(path) => {
-                let (at, feature) = ("container".to_owned(), "GGUF".to_owned());
-                return Err(IoError::Unsupported { path, at, feature });
-            }
+            Found::Gguf(path) => Source::Gguf(Box::new(Gguf::open(&path)?)),
         };
         Ok(Self { root, source })
+    }
+
+    /// Takes a GGUF that is open already, as the one inside the program is; its root is the
+    /// folder of its path.
+    pub fn from_gguf(gguf: Gguf) -> Self {
+        let root = gguf.path().parent().map(Path::to_path_buf).unwrap_or_default();
+        Self { root, source: Source::Gguf(Box::new(gguf)) }
+    }
+
+    /// The GGUF with its metadata, if the container is one.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.source {
+            Source::Gguf(gguf) => Some(gguf),
+            Source::Files { .. } | Source::Meta(_) => None,
+        }
     }
 
     /// The kind of files.
@@ -85,6 +99,7 @@ impl Checkpoint {
         match &self.source {
             Source::Files { container, .. } => *container,
             Source::Meta(_) => Container::Meta,
+            Source::Gguf(_) => Container::Gguf,
         }
     }
 
@@ -98,11 +113,16 @@ impl Checkpoint {
         match &self.source {
             Source::Files { files, .. } => files.iter().map(|f| f.path().to_path_buf()).collect(),
             Source::Meta(meta) => meta.files().map(Path::to_path_buf).collect(),
+            Source::Gguf(gguf) => gguf.files(),
         }
     }
 
-    /// Sum of the sizes of [`Checkpoint::files`]; a file removed meanwhile counts nothing.
+    /// Sum of the sizes of [`Checkpoint::files`]; a file removed meanwhile counts nothing, a GGUF
+    /// inside the program counts as a file.
     pub fn bytes_on_disk(&self) -> u64 {
+        if let Source::Gguf(gguf) = &self.source {
+            return gguf.bytes_len();
+        }
         self.files().iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).sum()
     }
 
@@ -111,6 +131,7 @@ impl Checkpoint {
         let names: Box<dyn Iterator<Item = &str>> = match &self.source {
             Source::Files { by_name, .. } => Box::new(by_name.keys().map(String::as_str)),
             Source::Meta(meta) => Box::new(meta.names()),
+            Source::Gguf(gguf) => Box::new(gguf.names()),
         };
         names
     }
@@ -120,6 +141,7 @@ impl Checkpoint {
         match &self.source {
             Source::Files { files, by_name, .. } => files[*by_name.get(name)?].info(name),
             Source::Meta(meta) => meta.info(name),
+            Source::Gguf(gguf) => gguf.info(name),
         }
     }
 
@@ -137,6 +159,7 @@ impl Checkpoint {
                 }
             },
             Source::Meta(meta) => meta.tensor(name),
+            Source::Gguf(gguf) => gguf.tensor(name),
         }
     }
 }

@@ -130,9 +130,23 @@ fn fp8_weights_keep_their_type() {
 }
 
 #[test]
+fn gguf_folders_open_with_their_metadata() {
+    let (Some(base), Some(dir)) = (golden(BASE), golden("gguf/bf16")) else { return };
+    let (base, case) = (open(&base), open(&dir));
+    assert_eq!(case.container(), Container::Gguf);
+    let architecture = case.gguf().and_then(|g| g.metadata().get_str("general.architecture"));
+    assert_eq!(architecture, Some("llama"));
+    let expected = base.tensor("model.embed_tokens.weight").expect("embedding");
+    let got = case.tensor("token_embd.weight").expect("embedding");
+    assert_eq!(got.info, expected.info);
+    assert!(*got.bytes == *expected.bytes && got.bytes.is_mapped());
+    assert!(base.gguf().is_none());
+}
+
+#[test]
 fn every_folder_of_the_golden_set_opens() {
     let mut opened = 0;
-    for group in ["text", "layout", "gptq", "awq", "bnb"] {
+    for group in ["text", "layout", "gguf", "gptq", "awq", "bnb"] {
         let Some(dir) = golden(group) else { continue };
         for entry in std::fs::read_dir(dir).expect("listable") {
             let path = entry.expect("entry").path();
