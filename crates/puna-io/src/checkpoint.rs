@@ -1,8 +1,8 @@
 //! One door to a model's weights, whatever holds them.
 //!
-//! A folder is searched in the order of [`find`](self): the names of published checkpoints first,
-//! in Transformers' order, then a single file with any other name. Two candidates of the same
-//! rank are an error that lists them, never a guess.
+//! A folder is searched by ranks: the names of published checkpoints first, in Transformers'
+//! order, then a single file with any other name (the table is in `checkpoint/find.rs`). Two
+//! candidates of the same rank are an error that lists them, never a guess.
 
 mod find;
 

@@ -2,7 +2,7 @@
 //!
 //! Two formats, told apart by their first bytes: the zip archive of torch 1.6 and later, whose
 //! stored entries are mapped, and the sequence of pickles before it, which is mapped as well. The
-//! pickle goes through the restricted unpickler of [`crate::pickle`]; nothing of it is run.
+//! pickle goes through a restricted unpickler; nothing of it is run.
 
 mod archive;
 mod legacy;

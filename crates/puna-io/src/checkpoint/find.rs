@@ -6,7 +6,7 @@
 //! | 2 | `pytorch_model.bin`, else `pytorch_model.bin.index.json` |
 //! | 3 | `params.json` with `consolidated.*` |
 //! | 4 | one other `*.safetensors.index.json` or `gptq_model*.safetensors` |
-//! | 5 | one other `*.safetensors` (beside a `config.json`), `*.gguf`, `*.pth`, `*.pt` or `*.bin` with weights |
+//! | 5 | one other `*.safetensors` (beside `config.json`), `*.gguf`, `*.pth`, `*.pt` or `*.bin` |
 //!
 //! Within a rank two candidates are ambiguous. Adapters are not checkpoints.
 
