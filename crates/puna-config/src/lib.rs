@@ -13,6 +13,7 @@ mod error;
 mod hf;
 mod model;
 mod object;
+mod presets;
 mod rope;
 
 pub use account::ParameterCount;
@@ -26,4 +27,5 @@ pub use model::{
     ActOrder, BitsAndBytesKind, ConfigTokens, Family, GptqZeros, ModelConfig, Quantization,
     WeightDtype,
 };
+pub use presets::{preset, preset_names};
 pub use rope::RopeFrequencies;

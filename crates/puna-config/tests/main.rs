@@ -1,5 +1,6 @@
 //! Integration tests of puna-config, one binary.
 
+mod account;
 mod golden;
 mod hf;
 mod rope;
