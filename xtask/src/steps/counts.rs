@@ -14,11 +14,15 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Reads either program's output. nextest also shows the output of each test's own process, a
+    /// `test result:` line in each: its summary counts, those lines do not.
     pub(crate) fn of(output: &str) -> Self {
         let mut counts = Self::default();
-        for line in output.lines().map(str::trim) {
-            let summary = ["test result:", "Summary ["].iter().any(|start| line.starts_with(start));
-            if summary {
+        let lines = || output.lines().map(str::trim);
+        let nextest = lines().any(|line| line.starts_with(NEXTEST));
+        let summary = if nextest { NEXTEST } else { LIBTEST };
+        for line in lines() {
+            if line.starts_with(summary) {
                 counts.passed += number_before(line, "passed");
                 counts.failed += number_before(line, "failed");
                 counts.ignored += number_before(line, "ignored") + number_before(line, "skipped");
@@ -30,6 +34,9 @@ impl Counts {
         counts
     }
 }
+
+const NEXTEST: &str = "Summary [";
+const LIBTEST: &str = "test result:";
 
 /// The number in front of a word: `12` in `12 passed;`.
 fn number_before(line: &str, word: &str) -> usize {
@@ -67,8 +74,10 @@ mod tests {
 
     #[test]
     fn counts_of_nextest_come_from_its_summary() {
-        let line = "     Summary [   1.2s] 24 tests run: 22 passed (1 slow), 2 failed, 3 skipped";
-        let counts = Counts::of(line);
+        let counts = Counts::of(
+            "test result: ok. 1 passed; 0 failed; 0 ignored\n\
+             \x20    Summary [   1.2s] 24 tests run: 22 passed (1 slow), 2 failed, 3 skipped",
+        );
         assert_eq!((counts.passed, counts.failed, counts.ignored), (22, 2, 3));
     }
 }
