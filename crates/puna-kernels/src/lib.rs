@@ -1,1 +1,48 @@
 //! CPU kernels on slices and the block formats they read, dispatched at run time.
+//!
+//! Kernels are pure functions: they know nothing of tensors or models. Each is written once,
+//! generically over sixteen lanes ([`Isa`] decides what a lane vector is), wrapped per
+//! instruction set and gathered in a [`Kernels`] table; the free functions of this crate use the
+//! best table of the machine. The scalar table is the specification.
+//!
+//! Two contracts hold for every product, norm and attention:
+//! - the number of threads never changes a result;
+//! - each output is computed by one fixed sequence of operations, so that a token gives bitwise
+//!   the same numbers alone, in a batch, in a whole prefill or step by step.
+//!
+//! Sizes are checked once at the entrance of every safe function; what lies below works on raw
+//! pointers, which is why this crate (alone) lifts the workspace's ban on `unsafe`.
+#![expect(unsafe_code, reason = "intrinsics and raw pointers; every block states why it is sound")]
+
+mod activation;
+mod attention;
+mod blocks;
+mod error;
+mod format;
+mod kernels;
+mod math;
+mod matmul;
+mod matrix;
+mod norm;
+mod numbers;
+mod parallel;
+mod quantize;
+mod rope;
+mod router;
+mod simd;
+mod softmax;
+
+pub use activation::{GateActivation, gated, soft_cap};
+pub use attention::{AttentionMask, AttentionShape, KvView, ScoreTransform, attention};
+pub use error::KernelError;
+pub use format::BlockFormat;
+pub use kernels::{Isa, Kernels};
+pub use matmul::{Precision, matmul};
+pub use matrix::{
+    Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Matrix, MatrixData,
+};
+pub use norm::rms_norm;
+pub use quantize::{can_quantize, quantize_rows};
+pub use rope::{RopeTable, rope};
+pub use router::top_k;
+pub use softmax::{log_softmax, softmax};

@@ -1,0 +1,92 @@
+//! The gate of gated feed-forward layers (Shazeer 2020) and Gemma 2's soft caps.
+
+use crate::kernels::Kernels;
+use crate::math;
+use crate::simd::Simd;
+use rayon::prelude::*;
+
+/// Values per task: below this another thread costs more than it saves.
+const CHUNK: usize = 16 * 1024;
+
+/// The function of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GateActivation {
+    /// `x sigmoid(x)`.
+    Silu,
+    /// `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³)))`.
+    GeluTanh,
+    /// `0.5 x (1 + erf(x / sqrt 2))`.
+    GeluErf,
+}
+
+/// `out = act(gate) * up`, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    Kernels::get().gated(act, gate, up, out);
+}
+
+/// `x = cap tanh(x / cap)`, in place (Gemma 2, section 2).
+pub fn soft_cap(x: &mut [f32], cap: f32) {
+    Kernels::get().soft_cap(x, cap);
+}
+
+impl Kernels {
+    /// [`gated`] with this instruction set.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn gated(&self, act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert_eq!((gate.len(), up.len()), (out.len(), out.len()), "gate, up and output");
+        if out.len() <= CHUNK {
+            self.gate(act, gate, up, out);
+        } else {
+            let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
+            inputs
+                .zip(out.par_chunks_mut(CHUNK))
+                .for_each(|((gate, up), out)| self.gate(act, gate, up, out));
+        }
+    }
+
+    /// [`soft_cap`] with this instruction set.
+    pub fn soft_cap(&self, x: &mut [f32], cap: f32) {
+        if x.len() <= CHUNK {
+            self.cap(x, cap);
+        } else {
+            x.par_chunks_mut(CHUNK).for_each(|x| self.cap(x, cap));
+        }
+    }
+}
+
+/// Slices of equal length.
+#[inline(always)]
+pub(crate) fn gate<S: Simd>(s: S, act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    out.copy_from_slice(gate);
+    match act {
+        GateActivation::Silu => {
+            math::map_in_place(s, out, 0.0, |x| s.mul(x, math::sigmoid(s, x)));
+        }
+        GateActivation::GeluTanh => math::map_in_place(s, out, 0.0, |x| {
+            // 0.5 (1 + tanh u) = sigmoid(2 u); 2 sqrt(2 / pi) = 1.5957691.
+            let cube = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
+            let u2 = s.mul(s.splat(1.595_769), s.add(x, cube));
+            s.mul(x, math::sigmoid(s, u2))
+        }),
+        GateActivation::GeluErf => {
+            for x in out.iter_mut() {
+                *x = 0.5 * *x * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2));
+            }
+        }
+    }
+    for (out, up) in out.iter_mut().zip(up) {
+        *out *= up;
+    }
+}
+
+/// Lanes of `cap tanh(x / cap)`.
+#[inline(always)]
+pub(crate) fn cap<S: Simd>(s: S, x: &mut [f32], cap: f32) {
+    let cap = s.splat(cap);
+    math::map_in_place(s, x, 0.0, |x| s.mul(cap, math::tanh(s, s.div(x, cap))));
+}

@@ -1,0 +1,110 @@
+//! Quantized blocks in one uniform form.
+//!
+//! Every quantized format becomes unsigned bytes with an f32 scale (and where the format has one
+//! an f32 bias) per sub-block of 16 or 32 weights. One unpacking per format then serves both the
+//! exact dequantization and the integer products; ggml instead has a dequantizer and a dot product
+//! per format and instruction set.
+
+mod k_quant;
+mod legacy;
+
+use crate::BlockFormat;
+
+/// Columns that are unpacked at a time; a multiple of every block length.
+pub(crate) const CHUNK: usize = 512;
+
+/// Where a sub-block's zero lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Zero {
+    /// `w = scale (q - zero)`, the same zero in every block.
+    Constant(u8),
+    /// `w = scale q + bias`.
+    Bias,
+}
+
+/// How many bits the unsigned quants may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// At most 127: two products with an i8 fit into an i16.
+    Seven,
+    /// Up to 255.
+    Eight,
+}
+
+/// The uniform form of a format.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    /// Weights per scale: 16 or 32.
+    pub(crate) sub: usize,
+    pub(crate) zero: Zero,
+    pub(crate) width: Width,
+}
+
+/// The uniform form of a quantized format; `None` for floats.
+pub(crate) fn layout(format: BlockFormat) -> Option<Layout> {
+    use BlockFormat as F;
+    let (sub, zero, width) = match format {
+        F::F32 | F::F16 | F::BF16 => return None,
+        F::Q4_0 => (32, Zero::Constant(8), Width::Seven),
+        F::Q5_0 => (32, Zero::Constant(16), Width::Seven),
+        F::Q4_1 | F::Q5_1 | F::Q4K | F::Q5K => (32, Zero::Bias, Width::Seven),
+        F::Q8_0 | F::Iq4Nl => (32, Zero::Constant(128), Width::Eight),
+        F::Q2K => (16, Zero::Bias, Width::Seven),
+        F::Q3K => (16, Zero::Constant(4), Width::Seven),
+        F::Q6K => (16, Zero::Constant(32), Width::Seven),
+    };
+    Some(Layout { sub, zero, width })
+}
+
+/// Weights of a piece of a row in the uniform form.
+pub(crate) struct Unpacked<'a> {
+    /// `[cols]`.
+    pub(crate) quants: &'a mut [u8],
+    /// `[cols / sub]`.
+    pub(crate) scales: &'a mut [f32],
+    /// `[cols / sub]`; left alone where the zero is constant.
+    pub(crate) bias: &'a mut [f32],
+}
+
+/// Unpacks whole blocks; safe whatever the lengths are (the shortest one decides).
+#[inline(always)]
+pub(crate) fn unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked) {
+    use BlockFormat as F;
+    match format {
+        F::F32 | F::F16 | F::BF16 => {}
+        F::Q4_0 => legacy::q4_0(bytes, out),
+        F::Q4_1 => legacy::q4_1(bytes, out),
+        F::Q5_0 => legacy::q5_0(bytes, out),
+        F::Q5_1 => legacy::q5_1(bytes, out),
+        F::Q8_0 => legacy::q8_0(bytes, out),
+        F::Iq4Nl => legacy::iq4_nl(bytes, out),
+        F::Q2K => k_quant::q2_k(bytes, out),
+        F::Q3K => k_quant::q3_k(bytes, out),
+        F::Q4K => k_quant::q4_k(bytes, out),
+        F::Q5K => k_quant::q5_k(bytes, out),
+        F::Q6K => k_quant::q6_k(bytes, out),
+    }
+}
+
+/// Widens a float format to f32.
+#[inline(always)]
+pub(crate) fn widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) {
+    use crate::numbers::{bf16_to_f32, f16_to_f32};
+    match format {
+        BlockFormat::F32 => {
+            for (y, &b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *y = f32::from_le_bytes(b);
+            }
+        }
+        BlockFormat::F16 => {
+            for (y, &b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *y = f16_to_f32(u16::from_le_bytes(b));
+            }
+        }
+        _ => {
+            for (y, &b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *y = bf16_to_f32(u16::from_le_bytes(b));
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! One table of entry points per instruction set, and the choice among them.
+//!
+//! The table holds the inner loops; what decides sizes and threads (`matmul.rs`, `attention.rs`,
+//! …) is shared. A table is only ever handed out where the CPU has its instructions, which is what
+//! makes calling its `unsafe` pointers sound.
+
+mod tables;
+
+use crate::GateActivation;
+use crate::attention::HeadTask;
+use crate::blocks::{Layout, Unpacked};
+use crate::format::BlockFormat;
+use crate::matmul::{FloatTile, PanelTile};
+
+/// Instruction sets with a kernel table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Portable Rust: the specification.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL, VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later).
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set, the portable one first.
+    pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512];
+
+    fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512bf16")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => false,
+        }
+    }
+}
+
+/// How the elements of a float product are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FloatPair {
+    /// f32 weights, f32 activations.
+    F32,
+    /// f16 weights, f32 activations.
+    F16,
+    /// bfloat16 weights, f32 activations.
+    Bf16,
+    /// bfloat16 weights and activations.
+    Bf16Bf16,
+}
+
+/// Values to quants, scales and sums.
+type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [f32]);
+
+/// The kernels of one instruction set.
+pub struct Kernels {
+    isa: Isa,
+    float_tile: unsafe fn(FloatPair, &FloatTile),
+    panel_tile: unsafe fn(&PanelTile),
+    interleave: unsafe fn(*const u8, usize, *mut u8, usize),
+    unpack: unsafe fn(BlockFormat, &[u8], &mut Unpacked),
+    expand: unsafe fn(Layout, &Unpacked, &mut [f32]),
+    widen: unsafe fn(BlockFormat, &[u8], &mut [f32]),
+    quantize_activations: QuantizeActivations,
+    round_bf16: unsafe fn(&[f32], &mut [u16]),
+    rms_norm_row: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    gate: unsafe fn(GateActivation, &[f32], &[f32], &mut [f32]),
+    cap: unsafe fn(&mut [f32], f32),
+    softmax_row: unsafe fn(&mut [f32]),
+    log_softmax_row: unsafe fn(&[f32], &mut [f32]),
+    attend: unsafe fn(&HeadTask),
+}
+
+/// Safe doors to the pointers that take only slices.
+macro_rules! call {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*);)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        pub(crate) fn $name(&self, $($arg: $ty),*) {
+            // SAFETY: a table is only handed out where its instructions exist; slices are checked.
+            unsafe { (self.$name)($($arg),*) }
+        }
+    )*};
+}
+
+impl Kernels {
+    /// The best table of this machine.
+    pub fn get() -> &'static Kernels {
+        static BEST: std::sync::OnceLock<&'static Kernels> = std::sync::OnceLock::new();
+        BEST.get_or_init(|| {
+            let best = Isa::ALL.iter().rev().find_map(|&isa| Self::for_isa(isa));
+            best.unwrap_or(tables::SCALAR)
+        })
+    }
+
+    /// The table of an instruction set; `None` where the machine does not have it.
+    pub fn for_isa(isa: Isa) -> Option<&'static Kernels> {
+        isa.is_available().then_some(match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => tables::AVX2,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => tables::AVX512,
+            _ => tables::SCALAR,
+        })
+    }
+
+    /// The instruction set of this table.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    call! {
+        /// See [`crate::blocks::unpack`].
+        fn unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked);
+        /// See [`crate::matrix::expand`].
+        fn expand(layout: Layout, from: &Unpacked, out: &mut [f32]);
+        /// See [`crate::blocks::widen`].
+        fn widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]);
+        /// One token; see [`crate::matmul::quantize_activations`].
+        fn quantize_activations(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [f32]);
+        /// Nearest bfloat16 of every element.
+        fn round_bf16(x: &[f32], out: &mut [u16]);
+        /// One row.
+        fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+        /// Slices of equal length.
+        fn gate(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]);
+        /// `cap tanh(x / cap)`.
+        fn cap(x: &mut [f32], cap: f32);
+        /// One row.
+        fn softmax_row(x: &mut [f32]);
+        /// One row.
+        fn log_softmax_row(x: &[f32], out: &mut [f32]);
+    }
+
+    /// # Safety
+    /// The pointers of the tile must cover its shape.
+    #[inline]
+    pub(crate) unsafe fn float_tile(&self, pair: FloatPair, tile: &FloatTile) {
+        // SAFETY: a table is only handed out where its instructions exist; the caller vouches for
+        // the pointers.
+        unsafe { (self.float_tile)(pair, tile) }
+    }
+
+    /// # Safety
+    /// The pointers of the tile must cover its shape.
+    #[inline]
+    pub(crate) unsafe fn panel_tile(&self, tile: &PanelTile) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.panel_tile)(tile) }
+    }
+
+    /// Transposes `n` times 16 dwords of 16 rows `stride` bytes apart.
+    ///
+    /// # Safety
+    /// `64 * n` bytes per row must be readable, `1024 * n` bytes at `dst` writable.
+    #[inline]
+    pub(crate) unsafe fn interleave(&self, src: *const u8, stride: usize, dst: *mut u8, n: usize) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.interleave)(src, stride, dst, n) }
+    }
+
+    /// # Safety
+    /// The pointers of the task must cover its shape.
+    #[inline]
+    pub(crate) unsafe fn attend(&self, task: &HeadTask) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.attend)(task) }
+    }
+}

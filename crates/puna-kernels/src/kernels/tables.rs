@@ -1,0 +1,105 @@
+//! The `#[target_feature]` wrappers around the generic bodies, and the tables made of them.
+
+use super::{FloatPair, Isa, Kernels};
+use crate::GateActivation;
+use crate::attention::{self, HeadTask};
+use crate::blocks::{self, Layout, Unpacked};
+use crate::format::BlockFormat;
+use crate::matmul::{self, FloatTile, PanelTile};
+use crate::simd::{Scalar, Simd};
+use crate::{activation, matrix, norm, softmax};
+
+/// Wrappers of bodies that take the lane type first (`lanes`) or are plain loops that the
+/// compiler vectorizes with the instructions it may use (`plain`).
+macro_rules! wrappers {
+    ($simd:ty, $attrs:tt, lanes { $($l:ident($($la:ident: $lt:ty),*) = $lp:expr;)* }
+     plain { $($p:ident($($pa:ident: $pt:ty),*) = $pp:expr;)* }) => {
+        $(wrappers!(@lanes $simd, $attrs, $l, ($($la: $lt),*), $lp);)*
+        $(wrappers!(@plain $attrs, $p, ($($pa: $pt),*), $pp);)*
+    };
+    (@lanes $simd:ty, [$(#[$attr:meta])*], $name:ident, ($($arg:ident: $ty:ty),*), $body:expr) => {
+        $(#[$attr])*
+        unsafe fn $name($($arg: $ty),*) {
+            // SAFETY: a table is only used where the CPU has its instructions; the caller vouches
+            // for pointers.
+            unsafe { $body(<$simd>::assume(), $($arg),*) }
+        }
+    };
+    (@plain [$(#[$attr:meta])*], $name:ident, ($($arg:ident: $ty:ty),*), $body:expr) => {
+        $(#[$attr])*
+        unsafe fn $name($($arg: $ty),*) {
+            $body($($arg),*);
+        }
+    };
+}
+
+/// One table. `[r, t, p]`: float products take `r` rows x `t` tokens at a time, integer panels
+/// `p` tokens: as many accumulators as there are registers for.
+macro_rules! table {
+    ($table:ident, $module:ident, $isa:expr, $simd:ty, [$r:literal, $t:literal, $p:literal],
+     $attrs:tt) => {
+        mod $module {
+            use super::*;
+
+            wrappers! { $simd, $attrs,
+                lanes {
+                float_tile(pair: FloatPair, tile: &FloatTile) = matmul::float_tile::<_, $r, $t>;
+                panel_tile(tile: &PanelTile) = matmul::panel_tile::<_, $p>;
+                interleave(src: *const u8, stride: usize, dst: *mut u8, n: usize) =
+                    matmul::interleave;
+                rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) =
+                    norm::rms_norm_row;
+                gate(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) =
+                    activation::gate;
+                cap(x: &mut [f32], cap: f32) = activation::cap;
+                softmax(x: &mut [f32]) = softmax::softmax_row;
+                log_softmax(x: &[f32], out: &mut [f32]) = softmax::log_softmax_row;
+                attend(task: &HeadTask) = attention::attend;
+                }
+                plain {
+                unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked) = blocks::unpack;
+                expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
+                widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
+                quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [f32]) =
+                    matmul::quantize_activations;
+                round_bf16(x: &[f32], out: &mut [u16]) = matmul::round_bf16;
+                }
+            }
+
+            pub(super) static KERNELS: Kernels = Kernels {
+                isa: $isa,
+                float_tile,
+                panel_tile,
+                interleave,
+                unpack,
+                expand,
+                widen,
+                quantize_activations: quantize,
+                round_bf16,
+                rms_norm_row: rms_norm,
+                gate,
+                cap,
+                softmax_row: softmax,
+                log_softmax_row: log_softmax,
+                attend,
+            };
+        }
+        pub(super) static $table: &Kernels = &$module::KERNELS;
+    };
+}
+
+table!(SCALAR, scalar, Isa::Scalar, Scalar, [4, 1, 1], []);
+
+#[cfg(target_arch = "x86_64")]
+table!(
+    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [4, 1, 2],
+    [#[target_feature(enable = "avx2,fma,f16c")]]
+);
+
+#[cfg(target_arch = "x86_64")]
+table!(
+    AVX512, avx512, Isa::Avx512, crate::simd::Avx512, [4, 6, 8],
+    [#[target_feature(
+        enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"
+    )]]
+);

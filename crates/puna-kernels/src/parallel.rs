@@ -1,0 +1,85 @@
+//! Splitting a product over the rayon pool without letting the split show in the results.
+
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Products below this many multiplications run on the calling thread: waking another costs
+/// about as much as this.
+pub(crate) const MIN_TASK: usize = 32 * 1024;
+
+/// Rows per task are a multiple of this: the rows of an interleaved panel.
+const ROW_STEP: usize = 16;
+
+/// A product `[tokens, rows]` cut into tasks.
+pub(crate) struct Grid {
+    pub(crate) rows: usize,
+    pub(crate) tokens: usize,
+    pub(crate) cols: usize,
+    row_chunk: usize,
+    token_chunk: usize,
+}
+
+impl Grid {
+    pub(crate) fn new(rows: usize, tokens: usize, cols: usize) -> Self {
+        let threads = rayon::current_num_threads();
+        let whole = Self { rows, tokens, cols, row_chunk: rows, token_chunk: tokens };
+        let work_per_row = tokens.saturating_mul(cols);
+        if threads == 1 || rows.saturating_mul(work_per_row) < 2 * MIN_TASK {
+            return whole;
+        }
+        // A few tasks per thread even out their speeds; long token runs need no more than 64 rows.
+        let even = rows.div_ceil(4 * threads).max(MIN_TASK.div_ceil(work_per_row));
+        let limit = if tokens > 8 { 64 } else { usize::MAX };
+        let row_chunk = even.min(limit).next_multiple_of(ROW_STEP);
+        let row_tasks = rows.div_ceil(row_chunk);
+        let split = if row_tasks >= 2 * threads { 1 } else { (4 * threads).div_ceil(row_tasks) };
+        let token_chunk = tokens.div_ceil(split).next_multiple_of(8);
+        Self { row_chunk, token_chunk, ..whole }
+    }
+
+    /// Runs `task(rows, tokens)` on every cell of the grid.
+    pub(crate) fn run(&self, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
+        let row_tasks = self.rows.div_ceil(self.row_chunk);
+        let token_tasks = self.tokens.div_ceil(self.token_chunk);
+        let cell = |i: usize| {
+            let (r, t) = (i % row_tasks * self.row_chunk, i / row_tasks * self.token_chunk);
+            let rows = r..self.rows.min(r + self.row_chunk);
+            task(rows, t..self.tokens.min(t + self.token_chunk));
+        };
+        if row_tasks * token_tasks == 1 {
+            cell(0);
+        } else {
+            (0..row_tasks * token_tasks).into_par_iter().with_max_len(1).for_each(cell);
+        }
+    }
+}
+
+/// A pointer into a buffer whose parts different tasks read or write.
+#[derive(Clone, Copy)]
+pub(crate) struct OutPtr(*mut f32);
+
+// SAFETY: a bare address; whoever dereferences it vouches that tasks do not overlap.
+unsafe impl Send for OutPtr {}
+// SAFETY: as above.
+unsafe impl Sync for OutPtr {}
+
+impl OutPtr {
+    pub(crate) fn new(out: &mut [f32]) -> Self {
+        Self(out.as_mut_ptr())
+    }
+
+    /// An address that is only read from.
+    pub(crate) fn shared(bytes: *const u8) -> Self {
+        Self(bytes.cast_mut().cast())
+    }
+
+    /// Address of element `index`.
+    pub(crate) fn at(self, index: usize) -> *mut f32 {
+        self.0.wrapping_add(index)
+    }
+
+    /// The address as bytes.
+    pub(crate) fn bytes(self) -> *const u8 {
+        self.0.cast_const().cast()
+    }
+}

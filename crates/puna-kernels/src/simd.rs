@@ -1,0 +1,90 @@
+//! Sixteen lanes of f32 or i32, whatever the instruction set.
+//!
+//! All instruction sets have the same lane count (AVX2 uses two registers), so that a kernel does
+//! the same operations in the same order everywhere; only the scalar set rounds between product
+//! and sum. A value of an implementing type is a proof that the CPU has the instructions, which
+//! makes the arithmetic methods safe. Nothing here has `target_feature`: the methods are inlined
+//! into the wrappers in `kernels/` that have.
+
+mod scalar;
+pub(crate) use scalar::Scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {avx2::Avx2, avx512::Avx512};
+
+use crate::blocks::Width;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// The operations kernels are written in.
+pub(crate) trait Simd: Copy {
+    /// 16 f32.
+    type F: Copy;
+    /// 16 i32, also 64 bytes or 32 bfloat16.
+    type I: Copy;
+
+    /// # Safety
+    /// The CPU must have the instruction set.
+    unsafe fn assume() -> Self;
+
+    fn splat(self, v: f32) -> Self::F;
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a > b ? a : b` per lane: `b` where either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a < b ? a : b` per lane: `b` where either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a < b ? yes : no` per lane.
+    fn select_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    /// Sum of the lanes: i with i + 8, then i + 4, i + 2, i + 1.
+    fn sum(self, v: Self::F) -> f32;
+    /// The bits as integers.
+    fn bits(self, v: Self::F) -> Self::I;
+    /// The integers as bits.
+    fn of_bits(self, v: Self::I) -> Self::F;
+    fn splat_i(self, v: i32) -> Self::I;
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Shift left by 23: an integer into the exponent field.
+    fn shl23(self, v: Self::I) -> Self::I;
+    /// Arithmetic shift right by one.
+    fn sra1(self, v: Self::I) -> Self::I;
+    fn to_f(self, v: Self::I) -> Self::F;
+    /// Adds to each i32 the products of its four unsigned bytes of `w` with the four signed bytes
+    /// of `x`; these are at least -127, and `width` bounds those of `w`.
+    fn dot4(self, acc: Self::I, w: Self::I, x: Self::I, width: Width) -> Self::I;
+    /// Adds to each f32 the products of its two bfloat16 of `a` and `b`.
+    fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F;
+
+    /// # Safety
+    /// 16 f32 (64 bytes) must be readable; no alignment.
+    unsafe fn load(self, p: *const f32) -> Self::F;
+    /// # Safety
+    /// 64 bytes must be readable; no alignment.
+    unsafe fn load_i(self, p: *const u8) -> Self::I;
+    /// # Safety
+    /// 16 halfs (32 bytes) must be readable; no alignment.
+    unsafe fn load_f16(self, p: *const u8) -> Self::F;
+    /// # Safety
+    /// 16 bfloat16 (32 bytes) must be readable; no alignment.
+    unsafe fn load_bf16(self, p: *const u8) -> Self::F;
+    /// # Safety
+    /// 16 f32 must be writable; no alignment.
+    unsafe fn store(self, p: *mut f32, v: Self::F);
+    /// Transposes 16 x 16 dwords: row `i` is at `src + i * stride`, the result at `dst` is dense.
+    ///
+    /// # Safety
+    /// 64 bytes per row must be readable and 1024 bytes at `dst` writable, without overlap.
+    unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8);
+    /// Asks for a cache line; any address is fine.
+    fn prefetch(self, p: *const u8);
+}

@@ -1,0 +1,197 @@
+//! AVX2 with FMA and F16C: sixteen lanes are two registers.
+
+use super::Simd;
+use crate::blocks::Width;
+#[expect(clippy::wildcard_imports, reason = "intrinsics name themselves")]
+use std::arch::x86_64::*;
+
+/// Proof that the CPU has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+type F = [__m256; 2];
+type I = [__m256i; 2];
+
+/// Safe methods made of one intrinsic expression per half.
+macro_rules! halves {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: $ty),*) -> $ret {
+            let half = |i: usize| {
+                $(let $arg = $arg[i];)*
+                // SAFETY: `self` proves that the CPU has the instructions; registers only.
+                unsafe { $body }
+            };
+            [half(0), half(1)]
+        }
+    )*};
+}
+
+impl Avx2 {
+    /// Four products per i32, as `vpdpbusd`: pairs go through i16, so bytes above 127 are split.
+    #[inline(always)]
+    fn dot4_half(self, acc: __m256i, w: __m256i, x: __m256i, width: Width) -> __m256i {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let sum = |w: __m256i| _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones);
+            match width {
+                Width::Seven => _mm256_add_epi32(acc, sum(w)),
+                Width::Eight => {
+                    let low = _mm256_and_si256(w, _mm256_set1_epi8(0x7f));
+                    let top = _mm256_and_si256(w, _mm256_set1_epi8(-0x80));
+                    _mm256_add_epi32(acc, _mm256_add_epi32(sum(low), sum(top)))
+                }
+            }
+        }
+    }
+
+    /// Transposes 8 x 8 dwords.
+    ///
+    /// # Safety
+    /// 8 rows of 32 bytes must be readable at `src` and writable at `dst`.
+    #[inline(always)]
+    unsafe fn transpose8(self, src: *const u8, stride: usize, dst: *mut u8, dst_stride: usize) {
+        // SAFETY: readable and writable by contract; the rest works on registers.
+        unsafe {
+            let mut r = [_mm256_setzero_si256(); 8];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm256_loadu_si256(src.add(i * stride).cast());
+            }
+            let mut t = r;
+            for i in 0..4 {
+                t[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+            }
+            for i in 0..2 {
+                let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
+                r[4 * i] = _mm256_unpacklo_epi64(a, c);
+                r[4 * i + 1] = _mm256_unpackhi_epi64(a, c);
+                r[4 * i + 2] = _mm256_unpacklo_epi64(b, d);
+                r[4 * i + 3] = _mm256_unpackhi_epi64(b, d);
+            }
+            for j in 0..4 {
+                let low = _mm256_permute2x128_si256::<0x20>(r[j], r[4 + j]);
+                let high = _mm256_permute2x128_si256::<0x31>(r[j], r[4 + j]);
+                _mm256_storeu_si256(dst.add(j * dst_stride).cast(), low);
+                _mm256_storeu_si256(dst.add((4 + j) * dst_stride).cast(), high);
+            }
+        }
+    }
+}
+
+impl Simd for Avx2 {
+    type F = F;
+    type I = I;
+
+    #[inline(always)]
+    unsafe fn assume() -> Self {
+        Self(())
+    }
+
+    halves! {
+        fn add(a: F, b: F) -> F = _mm256_add_ps(a, b);
+        fn sub(a: F, b: F) -> F = _mm256_sub_ps(a, b);
+        fn mul(a: F, b: F) -> F = _mm256_mul_ps(a, b);
+        fn div(a: F, b: F) -> F = _mm256_div_ps(a, b);
+        fn fma(a: F, b: F, c: F) -> F = _mm256_fmadd_ps(a, b, c);
+        fn max(a: F, b: F) -> F = _mm256_max_ps(a, b);
+        fn min(a: F, b: F) -> F = _mm256_min_ps(a, b);
+        fn select_lt(a: F, b: F, yes: F, no: F) -> F =
+            _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
+        fn bits(v: F) -> I = _mm256_castps_si256(v);
+        fn of_bits(v: I) -> F = _mm256_castsi256_ps(v);
+        fn add_i(a: I, b: I) -> I = _mm256_add_epi32(a, b);
+        fn sub_i(a: I, b: I) -> I = _mm256_sub_epi32(a, b);
+        fn shl23(v: I) -> I = _mm256_slli_epi32::<23>(v);
+        fn sra1(v: I) -> I = _mm256_srai_epi32::<1>(v);
+        fn to_f(v: I) -> F = _mm256_cvtepi32_ps(v);
+        fn dot_bf16(acc: F, a: I, b: I) -> F = {
+            let odd = |v| _mm256_and_si256(v, _mm256_set1_epi32(-0x1_0000));
+            let even = |v| _mm256_slli_epi32::<16>(v);
+            let acc = _mm256_fmadd_ps(
+                _mm256_castsi256_ps(even(a)),
+                _mm256_castsi256_ps(even(b)),
+                acc,
+            );
+            _mm256_fmadd_ps(_mm256_castsi256_ps(odd(a)), _mm256_castsi256_ps(odd(b)), acc)
+        };
+    }
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> F {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe { [_mm256_set1_ps(v); 2] }
+    }
+    #[inline(always)]
+    fn splat_i(self, v: i32) -> I {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+    #[inline(always)]
+    fn dot4(self, acc: I, w: I, x: I, width: Width) -> I {
+        [self.dot4_half(acc[0], w[0], x[0], width), self.dot4_half(acc[1], w[1], x[1], width)]
+    }
+    #[inline(always)]
+    fn sum(self, v: F) -> f32 {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe {
+            let a = _mm256_add_ps(v[0], v[1]);
+            let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+            _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> F {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn load_i(self, p: *const u8) -> I {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u8) -> F {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast())),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u8) -> F {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        let half = |p: *const u8| unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        };
+        [half(p), half(p.wrapping_add(16))]
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: F) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe {
+            _mm256_storeu_ps(p, v[0]);
+            _mm256_storeu_ps(p.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8) {
+        // SAFETY: the four quarters of the 16 x 16 dwords of the contract.
+        unsafe {
+            self.transpose8(src, stride, dst, 64);
+            self.transpose8(src.add(32), stride, dst.add(8 * 64), 64);
+            self.transpose8(src.add(8 * stride), stride, dst.add(32), 64);
+            self.transpose8(src.add(8 * stride + 32), stride, dst.add(8 * 64 + 32), 64);
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a hint that never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}

@@ -1,0 +1,142 @@
+//! AVX-512 with VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later).
+
+use super::Simd;
+use crate::blocks::Width;
+#[expect(clippy::wildcard_imports, reason = "intrinsics name themselves")]
+use std::arch::x86_64::*;
+
+/// Proof that the CPU has AVX-512 F, BW, DQ, VL, VNNI and BF16.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// Safe methods made of one intrinsic expression.
+macro_rules! arithmetic {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: $ty),*) -> $ret {
+            // SAFETY: `self` proves that the CPU has the instructions; registers only.
+            unsafe { $body }
+        }
+    )*};
+}
+
+impl Simd for Avx512 {
+    type F = __m512;
+    type I = __m512i;
+
+    #[inline(always)]
+    unsafe fn assume() -> Self {
+        Self(())
+    }
+
+    arithmetic! {
+        fn splat(v: f32) -> __m512 = _mm512_set1_ps(v);
+        fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        fn sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+        fn mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        fn div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        fn max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+        fn min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
+        fn select_lt(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 =
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes);
+        fn bits(v: __m512) -> __m512i = _mm512_castps_si512(v);
+        fn of_bits(v: __m512i) -> __m512 = _mm512_castsi512_ps(v);
+        fn splat_i(v: i32) -> __m512i = _mm512_set1_epi32(v);
+        fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        fn sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        fn shl23(v: __m512i) -> __m512i = _mm512_slli_epi32::<23>(v);
+        fn sra1(v: __m512i) -> __m512i = _mm512_srai_epi32::<1>(v);
+        fn to_f(v: __m512i) -> __m512 = _mm512_cvtepi32_ps(v);
+        fn dot4(acc: __m512i, w: __m512i, x: __m512i, _width: Width) -> __m512i =
+            _mm512_dpbusd_epi32(acc, w, x);
+        fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 = _mm512_dpbf16_ps(
+            acc,
+            std::mem::transmute::<__m512i, __m512bh>(a),
+            std::mem::transmute::<__m512i, __m512bh>(b),
+        );
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe {
+            let a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+            _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_i(self, p: *const u8) -> __m512i {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u8) -> __m512 {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u8) -> __m512 {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m512) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8) {
+        // SAFETY: 16 rows of 64 bytes are readable and 1024 bytes writable by contract; the rest
+        // works on registers.
+        unsafe {
+            let mut r = [_mm512_setzero_si512(); 16];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm512_loadu_si512(src.add(i * stride).cast());
+            }
+            let mut t = r;
+            for i in 0..8 {
+                t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+            }
+            for i in 0..4 {
+                let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
+                r[4 * i] = _mm512_unpacklo_epi64(a, c);
+                r[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
+                r[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
+                r[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
+            }
+            // r[4 i + j]: in 128-bit lane l, column 4 l + j of rows 4 i .. 4 i + 3.
+            for j in 0..4 {
+                let low = _mm512_shuffle_i32x4::<0x88>(r[j], r[4 + j]);
+                let high = _mm512_shuffle_i32x4::<0xdd>(r[j], r[4 + j]);
+                let low2 = _mm512_shuffle_i32x4::<0x88>(r[8 + j], r[12 + j]);
+                let high2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + j], r[12 + j]);
+                let out = [
+                    _mm512_shuffle_i32x4::<0x88>(low, low2),
+                    _mm512_shuffle_i32x4::<0x88>(high, high2),
+                    _mm512_shuffle_i32x4::<0xdd>(low, low2),
+                    _mm512_shuffle_i32x4::<0xdd>(high, high2),
+                ];
+                for (l, &v) in out.iter().enumerate() {
+                    _mm512_storeu_si512(dst.add(64 * (4 * l + j)).cast(), v);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a hint that never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}

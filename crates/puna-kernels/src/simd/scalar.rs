@@ -1,0 +1,151 @@
+//! The specification of [`Simd`](super::Simd) in plain Rust, and the fallback of every machine.
+
+use super::{LANES, Simd};
+use crate::blocks::Width;
+use crate::numbers::{bf16_to_f32, f16_to_f32};
+use std::array::from_fn;
+
+/// Portable Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Simd for Scalar {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+
+    #[inline(always)]
+    unsafe fn assume() -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> Self::F {
+        [v; LANES]
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn select_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
+        from_fn(|i| if a[i] < b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        let a: [f32; 8] = from_fn(|i| v[i] + v[i + 8]);
+        let b: [f32; 4] = from_fn(|i| a[i] + a[i + 4]);
+        (b[0] + b[2]) + (b[1] + b[3])
+    }
+    #[inline(always)]
+    fn bits(self, v: Self::F) -> Self::I {
+        from_fn(|i| v[i].to_bits().cast_signed())
+    }
+    #[inline(always)]
+    fn of_bits(self, v: Self::I) -> Self::F {
+        from_fn(|i| f32::from_bits(v[i].cast_unsigned()))
+    }
+    #[inline(always)]
+    fn splat_i(self, v: i32) -> Self::I {
+        [v; LANES]
+    }
+    #[inline(always)]
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    fn shl23(self, v: Self::I) -> Self::I {
+        v.map(|v| v << 23)
+    }
+    #[inline(always)]
+    fn sra1(self, v: Self::I) -> Self::I {
+        v.map(|v| v >> 1)
+    }
+    #[inline(always)]
+    fn to_f(self, v: Self::I) -> Self::F {
+        v.map(|v| v as f32)
+    }
+    #[inline(always)]
+    fn dot4(self, acc: Self::I, w: Self::I, x: Self::I, _width: Width) -> Self::I {
+        from_fn(|i| {
+            let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
+            let product = |j: usize| i32::from(w[j]) * i32::from(x[j].cast_signed());
+            acc[i] + (product(0) + product(1)) + (product(2) + product(3))
+        })
+    }
+    #[inline(always)]
+    fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F {
+        from_fn(|i| {
+            let (a, b) = (a[i].cast_unsigned(), b[i].cast_unsigned());
+            let even = f32::from_bits(a << 16) * f32::from_bits(b << 16);
+            let odd = f32::from_bits(a & 0xffff_0000) * f32::from_bits(b & 0xffff_0000);
+            acc[i] + even + odd
+        })
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> Self::F {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        unsafe { p.cast::<Self::F>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_i(self, p: *const u8) -> Self::I {
+        // SAFETY: the caller vouches for 64 readable bytes.
+        unsafe { p.cast::<Self::I>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u8) -> Self::F {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(f16_to_f32)
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u8) -> Self::F {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(bf16_to_f32)
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: Self::F) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe { p.cast::<Self::F>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8) {
+        for row in 0..LANES {
+            for col in 0..LANES {
+                // SAFETY: within the 16 rows of 64 bytes and the 1024 bytes of the contract.
+                unsafe {
+                    let value = src.add(row * stride + 4 * col).cast::<u32>().read_unaligned();
+                    dst.add(4 * (col * LANES + row)).cast::<u32>().write_unaligned(value);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
+}

@@ -1,0 +1,1 @@
+//! Block formats against reference data.

@@ -1,0 +1,243 @@
+//! Products: every storage and instruction set against f64, and the invariance contracts.
+
+use crate::support::{Random, bits, tables};
+use puna_kernels::{
+    Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Kernels,
+    Matrix, MatrixData, Precision,
+};
+
+/// f32 rounding over a few hundred terms.
+const EXACT: f64 = 2e-6;
+/// Eight-bit activations in blocks of 32: uniform rounding error about 1 / (127 sqrt 12) of the
+/// block's maximum, which is two to three standard deviations.
+const EIGHT_BIT: f64 = 0.012;
+/// Activations rounded to bfloat16: 2^-9 / sqrt 3 at most.
+const BF16: f64 = 0.003;
+
+/// Random bytes of a block format whose scales are of a sensible size.
+pub(crate) fn random_blocks(random: &mut Random, format: BlockFormat, blocks: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..blocks {
+        let mut block = random.bytes(format.block_bytes());
+        // Where the f16 scales and minimums lie.
+        let halfs: &[usize] = match format {
+            BlockFormat::F32 => {
+                block.copy_from_slice(&random.normal().to_le_bytes());
+                &[]
+            }
+            BlockFormat::F16 => &[0],
+            BlockFormat::BF16 => {
+                block.copy_from_slice(&half::bf16::from_f32(random.normal()).to_le_bytes());
+                &[]
+            }
+            BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 | BlockFormat::Iq4Nl => &[0],
+            BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => &[0, 2],
+            BlockFormat::Q2K => &[80, 82],
+            BlockFormat::Q3K => &[108],
+            BlockFormat::Q6K => &[208],
+        };
+        for &at in halfs {
+            block[at..at + 2].copy_from_slice(&half::f16::from_f32(random.normal()).to_le_bytes());
+        }
+        bytes.extend(block);
+    }
+    bytes
+}
+
+/// `x Wᵀ` in f64 from dequantized rows, each with `|x| |w|`, the scale of its errors.
+fn reference(w: &Matrix, x: &[f32]) -> Vec<(f64, f64)> {
+    let mut rows = vec![vec![0.0; w.cols]; w.rows];
+    for (i, row) in rows.iter_mut().enumerate() {
+        w.dequantize_row(i, row);
+    }
+    let dot = |x: &[f32], w: &[f32]| -> f64 {
+        x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
+    };
+    let norm = |x: &[f32]| dot(x, x).sqrt();
+    let pair = |x: &[f32], w: &[f32]| (dot(x, w), norm(x) * norm(w));
+    x.chunks(w.cols).flat_map(|x| rows.iter().map(move |w| pair(x, w))).collect()
+}
+
+/// Root mean square of the errors in units of their scale.
+fn relative_error(got: &[f32], expected: &[(f64, f64)]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let square = |(&got, &(value, scale)): (&f32, &(f64, f64))| -> f64 {
+        ((f64::from(got) - value) / scale).powi(2)
+    };
+    let sum: f64 = got.iter().zip(expected).map(square).sum();
+    (sum / got.len() as f64).sqrt()
+}
+
+fn product(kernels: &Kernels, w: &Matrix, x: &[f32], precision: Precision) -> Vec<f32> {
+    let mut y = vec![f32::NAN; x.len() / w.cols * w.rows];
+    kernels.matmul(w, x, &mut y, precision);
+    y
+}
+
+/// Close to the reference; the same one by one, in odd batches and without the thread pool.
+fn check(w: &Matrix, tokens: usize, fast: f64, name: &str) {
+    w.validate().expect("valid matrix");
+    let x = Random(7).normals(tokens * w.cols);
+    let expected = reference(w, &x);
+    let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("pool");
+    for kernels in tables() {
+        for (precision, tolerance) in [(Precision::Exact, EXACT), (Precision::Fast, fast)] {
+            let y = product(kernels, w, &x, precision);
+            let error = relative_error(&y, &expected);
+            let what = format!("{name} {:?} {precision:?} {}x{}", kernels.isa(), w.rows, w.cols);
+            assert!(error <= tolerance, "{what}: relative error {error}");
+            for batch in [1, 3] {
+                let parts = x.chunks(batch * w.cols);
+                let parts: Vec<f32> =
+                    parts.flat_map(|x| product(kernels, w, x, precision)).collect();
+                assert!(bits(&y) == bits(&parts), "{what}: batches of {batch} differ");
+            }
+            let alone = single.install(|| product(kernels, w, &x, precision));
+            assert!(bits(&y) == bits(&alone), "{what}: the number of threads matters");
+        }
+    }
+}
+
+#[test]
+fn block_products_match_f64_and_do_not_depend_on_batch_or_threads() {
+    let mut random = Random(1);
+    for &format in BlockFormat::ALL {
+        let fast = match format {
+            BlockFormat::F32 | BlockFormat::F16 => EXACT,
+            BlockFormat::BF16 => BF16,
+            _ => EIGHT_BIT,
+        };
+        for (rows, blocks, tokens) in [(1, 1, 1), (37, 3, 11), (130, 5, 2), (16, 9, 20)] {
+            let bytes = random_blocks(&mut random, format, rows * blocks);
+            let cols = blocks * format.block_len();
+            let data = MatrixData::Block { format, bytes: &bytes };
+            check(&Matrix { rows, cols, data }, tokens, fast, format.name());
+        }
+    }
+}
+
+#[test]
+fn float_products_take_any_number_of_columns() {
+    let mut random = Random(2);
+    for format in [BlockFormat::F32, BlockFormat::F16, BlockFormat::BF16] {
+        let fast = if format == BlockFormat::BF16 { BF16 } else { EXACT };
+        for cols in [1, 15, 31, 33, 100, 1025, 2049, 4100] {
+            let bytes = random_blocks(&mut random, format, 9 * cols);
+            let data = MatrixData::Block { format, bytes: &bytes };
+            check(&Matrix { rows: 9, cols, data }, 9, fast, format.name());
+        }
+    }
+}
+
+#[test]
+fn group_products_match_f64_with_and_without_act_order() {
+    let mut random = Random(3);
+    // (cols, group size): the third and fourth fall back to f32.
+    for (cols, group_size) in [(128, 32), (96, 96), (72, 24), (75, 32), (640, 1000)] {
+        let rows = 21;
+        let groups = cols_groups(cols, group_size) * rows;
+        let scales: Vec<f32> = (0..groups).map(|_| 0.1 + random.normal().abs()).collect();
+        let zeros = random.bytes(groups).iter().map(|z| z & 15).collect::<Vec<_>>();
+        let nibbles = random.bytes(rows * cols.div_ceil(2));
+        let bytes = random.bytes(rows * cols);
+        let signed: Vec<i8> = bytes.iter().map(|b| b.cast_signed()).collect();
+        let mut order: Vec<u32> = (0..cols as u32).collect();
+        for i in (1..cols).rev() {
+            order.swap(i, random.below(i + 1));
+        }
+        for (quants, zeros) in [
+            (GroupQuants::Nibbles(&nibbles), GroupZeros::PerGroup(&zeros)),
+            (GroupQuants::Bytes(&bytes), GroupZeros::PerGroup(&zeros)),
+            (GroupQuants::Signed(&signed), GroupZeros::Zero),
+        ] {
+            for input_order in [None, Some(order.as_slice())] {
+                let scales = &scales;
+                let group = GroupMatrix { quants, scales, zeros, group_size, input_order };
+                let matrix = Matrix { rows, cols, data: MatrixData::Group(group) };
+                check(&matrix, 5, EIGHT_BIT, "group");
+            }
+        }
+    }
+}
+
+fn cols_groups(cols: usize, group_size: usize) -> usize {
+    cols.div_ceil(group_size)
+}
+
+#[test]
+fn act_order_moves_stored_columns_to_their_inputs() {
+    let group = GroupMatrix {
+        quants: GroupQuants::Bytes(&[1, 2, 3]),
+        scales: &[2.0, 10.0],
+        zeros: GroupZeros::PerGroup(&[1, 0]),
+        group_size: 2,
+        input_order: Some(&[2, 0, 1]),
+    };
+    let w = Matrix { rows: 1, cols: 3, data: MatrixData::Group(group) };
+    let mut row = [0.0; 3];
+    w.dequantize_row(0, &mut row);
+    assert_eq!(row, [2.0, 30.0, 0.0]);
+    let mut y = [0.0];
+    puna_kernels::matmul(&w, &[1.0, 10.0, 100.0], &mut y, Precision::Fast);
+    assert_eq!(y, [302.0]);
+}
+
+#[test]
+fn codebook_and_fp8_products_match_f64() {
+    let mut random = Random(4);
+    for (rows, cols, block) in [(7, 64, 64), (5, 33, 64), (3, 200, 16)] {
+        let codebook: [f32; 16] = std::array::from_fn(|i| i as f32 / 7.5 - 1.0);
+        let nibbles = random.bytes((rows * cols).div_ceil(2));
+        let blocks = (rows * cols).div_ceil(block);
+        let (single, quants) = (random.normals(blocks), random.bytes(blocks));
+        let (code, absmax) = (random.normals(256), random.normals(blocks.div_ceil(4)));
+        let nested =
+            Absmax::Nested { quants: &quants, code: &code, absmax: &absmax, block: 4, offset: 0.3 };
+        for absmax in [Absmax::Single(&single), nested] {
+            let book = CodebookMatrix { nibbles: &nibbles, codebook: &codebook, absmax, block };
+            let data = MatrixData::Codebook(book);
+            check(&Matrix { rows, cols, data }, 3, EXACT, "codebook");
+        }
+        // 0x7f and 0xff are NaN.
+        let bytes: Vec<u8> = random.bytes(rows * cols).iter().map(|b| b & 0xbf).collect();
+        let scales = random.normals(rows.div_ceil(2) * cols.div_ceil(32));
+        let fp8 = Fp8Matrix { bytes: &bytes, scales: &scales, block: [2, 32] };
+        check(&Matrix { rows, cols, data: MatrixData::Fp8(fp8) }, 3, EXACT, "fp8");
+    }
+}
+
+#[test]
+fn products_pass_nan_and_infinity_on() {
+    let mut random = Random(5);
+    for format in [BlockFormat::F32, BlockFormat::BF16, BlockFormat::Q8_0, BlockFormat::Q4K] {
+        let cols = 256;
+        let bytes = random_blocks(&mut random, format, 4 * cols / format.block_len());
+        let w = Matrix { rows: 4, cols, data: MatrixData::Block { format, bytes: &bytes } };
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = random.normals(2 * cols);
+            x[cols + 40] = bad;
+            for kernels in tables() {
+                let y = product(kernels, &w, &x, Precision::Fast);
+                assert!(y[..4].iter().all(|y| y.is_finite()), "{format:?} {:?}", kernels.isa());
+                assert!(y[4..].iter().all(|y| !y.is_finite()), "{format:?} {:?}", kernels.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn products_are_bitwise_the_same_in_a_large_batch_on_many_threads() {
+    let mut random = Random(6);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(5).build().expect("pool");
+    for format in [BlockFormat::BF16, BlockFormat::Q6K] {
+        let (rows, cols, tokens) = (200, 512, 70);
+        let bytes = random_blocks(&mut random, format, rows * cols / format.block_len());
+        let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+        let x = random.normals(tokens * cols);
+        let kernels = Kernels::get();
+        let y = pool.install(|| product(kernels, &w, &x, Precision::Fast));
+        for (x, y) in x.chunks(cols).zip(y.chunks(rows)) {
+            assert!(bits(y) == bits(&product(kernels, &w, x, Precision::Fast)), "{format:?}");
+        }
+    }
+}
