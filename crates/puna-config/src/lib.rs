@@ -10,9 +10,12 @@ mod account;
 mod check;
 mod decoder;
 mod error;
+mod gguf;
 mod hf;
+mod meta;
 mod model;
 mod object;
+mod pattern;
 mod presets;
 mod rope;
 
@@ -23,6 +26,8 @@ pub use decoder::{
     NormConfig, NormPlacement, NormWeight, QkNorm, RopeConfig, RopeScaling, Routing, YarnRamp,
 };
 pub use error::ConfigError;
+pub use gguf::{GgufMetadata, GgufValue};
+pub use meta::MetaFacts;
 pub use model::{
     ActOrder, BitsAndBytesKind, ConfigTokens, Family, GptqZeros, ModelConfig, Quantization,
     WeightDtype,

@@ -7,6 +7,7 @@
 use super::rope::Ropes;
 use crate::error::{ConfigError, Result};
 use crate::object::{Object, Slot};
+use crate::pattern::{gives, infer, touches};
 use crate::{Family, LayerPattern, LocalAttention, LocalLayers};
 
 pub(super) fn read(
@@ -92,18 +93,6 @@ fn switched(o: &Object<'_>, family: Family) -> Result<(Option<usize>, Option<Loc
     Ok((window, Some(rule)))
 }
 
-fn is_local(rule: LocalLayers, layer: usize) -> bool {
-    match rule {
-        LocalLayers::All => true,
-        LocalLayers::AllButEvery(n) => !(layer + 1).is_multiple_of(n),
-        LocalLayers::From(first) => layer >= first,
-    }
-}
-
-fn touches(rule: LocalLayers, num_layers: usize) -> bool {
-    (0..num_layers).any(|layer| is_local(rule, layer))
-}
-
 /// Brings `layer_types` and the rule together: the rule where both say the same, else what
 /// `layer_types` describes, unless the file states the rule itself.
 fn agree_with_layer_types(
@@ -140,9 +129,8 @@ fn agree_with_layer_types(
         ));
     }
     let in_force = rule.filter(|_| window.is_some());
-    let matches = |r: LocalLayers| (0..num_layers).all(|i| is_local(r, i) == locals[i]);
     match in_force {
-        Some(rule) if matches(rule) => Ok(Some(rule)),
+        Some(rule) if gives(rule, &locals) => Ok(Some(rule)),
         None if !any => Ok(None),
         Some(rule) if states_rule(o) => Err(ConfigError::contradiction(
             (key, "another list"),
@@ -161,16 +149,4 @@ fn states_rule(o: &Object<'_>) -> bool {
     ["sliding_window_pattern", "_sliding_window_pattern", "max_window_layers"]
         .iter()
         .any(|key| o.map().get(*key).is_some_and(|v| !v.is_null()))
-}
-
-/// The rule that gives this arrangement (at least one layer is local).
-fn infer(locals: &[bool]) -> Option<LocalLayers> {
-    let first_local = locals.iter().position(|l| *l)?;
-    let first_global = locals.iter().position(|l| !l);
-    let rule = match first_global {
-        None => LocalLayers::All,
-        Some(0) => LocalLayers::From(first_local),
-        Some(i) => LocalLayers::AllButEvery(i + 1),
-    };
-    (0..locals.len()).all(|i| is_local(rule, i) == locals[i]).then_some(rule)
 }
