@@ -118,7 +118,11 @@ unsafe fn block_scores<S: Simd, const N: usize>(
         }
         let (fours, rest) = slots.as_chunks::<4>();
         for (j, slots) in fours.iter().enumerate() {
-            let dots = dots::<S, F32, 4, N>(s, slots.map(|at| task.k.add(at).cast()), q, dim);
+            let mut k = [task.k.cast::<u8>(); 4];
+            for (k, at) in k.iter_mut().zip(slots) {
+                *k = task.k.add(*at).cast();
+            }
+            let dots = dots::<S, F32, 4, N>(s, k, q, dim);
             for (i, dots) in dots.iter().enumerate() {
                 for (scores, &dot) in scores.iter_mut().zip(dots) {
                     scores[4 * j + i] = dot;

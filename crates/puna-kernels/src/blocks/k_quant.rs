@@ -79,10 +79,13 @@ pub(super) fn q4_k(bytes: &[u8], out: &mut Unpacked) {
         let Some((header, packed)) = b.split_first_chunk::<16>() else { continue };
         scales_and_minimums(header, scales, bias);
         for (packed, q) in packed.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<64>().0) {
-            for (l, &p) in packed.iter().enumerate() {
-                q[l] = p & 15;
-                q[l + 32] = p >> 4;
+            // By value, see legacy.rs.
+            let (packed, mut out) = (*packed, [0; 64]);
+            for l in 0..32 {
+                out[l] = packed[l] & 15;
+                out[l + 32] = packed[l] >> 4;
             }
+            *q = out;
         }
     }
 }
@@ -95,13 +98,15 @@ pub(super) fn q5_k(bytes: &[u8], out: &mut Unpacked) {
     for ((b, q), (scales, bias)) in blocks.zip(factors) {
         let Some((header, rest)) = b.split_first_chunk::<16>() else { continue };
         scales_and_minimums(header, scales, bias);
-        let Some((high, packed)) = rest.split_first_chunk::<32>() else { continue };
+        let Some((&high, packed)) = rest.split_first_chunk::<32>() else { continue };
         let pieces = packed.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<64>().0);
         for (j, (packed, q)) in pieces.enumerate() {
+            let (packed, mut out) = (*packed, [0; 64]);
             for l in 0..32 {
-                q[l] = (packed[l] & 15) | (((high[l] >> (2 * j)) & 1) << 4);
-                q[l + 32] = (packed[l] >> 4) | (((high[l] >> (2 * j + 1)) & 1) << 4);
+                out[l] = (packed[l] & 15) | (((high[l] >> (2 * j)) & 1) << 4);
+                out[l + 32] = (packed[l] >> 4) | (((high[l] >> (2 * j + 1)) & 1) << 4);
             }
+            *q = out;
         }
     }
 }

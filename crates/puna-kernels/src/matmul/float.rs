@@ -151,7 +151,10 @@ pub(crate) unsafe fn dots<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
             i += P::STEP;
         }
         if whole < n {
-            let xs = x.map(|x| Padded::read(x.add(whole * P::BYTES.1), (n - whole) * P::BYTES.1));
+            let mut xs = [Padded([0; 64]); T];
+            for (xs, x) in xs.iter_mut().zip(x) {
+                *xs = Padded::read(x.add(whole * P::BYTES.1), (n - whole) * P::BYTES.1);
+            }
             for (acc, w) in acc.iter_mut().zip(w) {
                 let ws = Padded::read(w.add(whole * P::BYTES.0), (n - whole) * P::BYTES.0);
                 let ws = P::load_w(s, ws.0.as_ptr());
@@ -161,7 +164,13 @@ pub(crate) unsafe fn dots<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
             }
         }
     }
-    acc.map(|acc| acc.map(|acc| s.sum(acc)))
+    let mut sums = [[0.0; T]; R];
+    for (sums, acc) in sums.iter_mut().zip(&acc) {
+        for (sum, &acc) in sums.iter_mut().zip(acc) {
+            *sum = s.sum(acc);
+        }
+    }
+    sums
 }
 
 /// Where a tile of outputs lies.

@@ -185,7 +185,7 @@ fn act_order_moves_stored_columns_to_their_inputs() {
 #[test]
 fn codebook_and_fp8_products_match_f64() {
     let mut random = Random(4);
-    for (rows, cols, block) in [(7, 64, 64), (5, 33, 64), (3, 200, 16)] {
+    for (rows, cols, block) in [(7usize, 64usize, 64), (5, 33, 64), (3, 200, 16)] {
         let codebook: [f32; 16] = std::array::from_fn(|i| i as f32 / 7.5 - 1.0);
         let nibbles = random.bytes((rows * cols).div_ceil(2));
         let blocks = (rows * cols).div_ceil(block);
