@@ -134,12 +134,18 @@ fn write_attention(d: &DecoderConfig, family: Family, keys: &mut Keys) -> Result
     Ok(())
 }
 
-/// The number whose inverse square root is the scale; whole where that gives the same scale.
+/// The number whose inverse square root is the scale, with as few decimals as give it exactly.
 fn scalar_of(scale: f64) -> Value {
     let scalar = 1.0 / (scale * scale);
-    let whole = scalar.round();
-    let close = (1.0 / whole.sqrt() - scale).abs() <= scale * 1e-12;
-    if close && whole >= 1.0 { json!(whole as u64) } else { json!(scalar) }
+    let rounded = (0..=12).map(|digits| {
+        let unit = 10f64.powi(digits);
+        (scalar * unit).round() / unit
+    });
+    match rounded.into_iter().find(|x| 1.0 / x.sqrt() == scale) {
+        Some(whole) if whole.fract() == 0.0 => json!(whole as u64),
+        Some(short) => json!(short),
+        None => json!(scalar),
+    }
 }
 
 fn write_ffn(ffn: &FfnConfig, family: Family, keys: &mut Keys) -> Result<()> {
