@@ -1,0 +1,199 @@
+//! A SentencePiece model as a GGUF vocabulary and as a tokenizer.json.
+//!
+//! The conversion to tokenizer.json is transformers' (`convert_slow_tokenizer.py`,
+//! `LlamaConverter` and `SpmConverter`): a merge for every way to cut a piece into two, ordered by
+//! score.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::proto::{ModelType, Piece, PieceKind};
+use super::{SPACE, SentencePiece};
+use crate::TextError;
+use crate::gguf::GgufVocab;
+use crate::tokenizer::{Roles, template_processing};
+
+impl SentencePiece {
+    /// Whether a GGUF `llama` vocabulary leaves out something that changes ids.
+    pub(crate) fn needs_whole_json(&self) -> bool {
+        let spec = self.normalizer_spec();
+        self.model_type != ModelType::Bpe
+            || !self.has_byte_fallback()
+            || !spec.charsmap.is_empty()
+            || spec.remove_extra_whitespaces
+            || !spec.escape_whitespaces
+            || self.normalizer.whitespace_as_suffix
+    }
+
+    /// `tokenizer.ggml.model = llama`; the roles are set by the caller.
+    pub(crate) fn to_gguf_vocab(&self) -> Result<GgufVocab, TextError> {
+        Ok(GgufVocab {
+            model: "llama".into(),
+            pre: Some("default".into()),
+            tokens: self.pieces.iter().map(|p| p.text.clone()).collect(),
+            scores: Some(self.pieces.iter().map(|p| p.score).collect()),
+            token_types: Some(self.pieces.iter().map(|p| p.kind as i32).collect()),
+            add_space_prefix: Some(self.adds_space_prefix()),
+            ..GgufVocab::default()
+        })
+    }
+}
+
+/// The text of a tokenizer.json.
+pub(crate) fn to_json(model: &SentencePiece, roles: &Roles) -> Result<String, TextError> {
+    let token = |id: u32| model.piece(id).map(|p| p.text.clone()).unwrap_or_default();
+    let document = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added_tokens(model),
+        "normalizer": normalizer(model),
+        "pre_tokenizer": null,
+        "post_processor": template_processing(&roles.frame, token),
+        "decoder": decoder(model),
+        "model": match model.model_type {
+            ModelType::Bpe => bpe(model),
+            ModelType::Unigram => unigram(model),
+        },
+    });
+    Ok(document.to_string())
+}
+
+fn added_tokens(model: &SentencePiece) -> Vec<Value> {
+    let special = |kind| matches!(kind, PieceKind::Unknown | PieceKind::Control);
+    let added = |p: &&Piece| special(p.kind) || p.kind == PieceKind::UserDefined;
+    let pieces = model.pieces.iter().zip(0u32..);
+    let pieces = pieces.filter(|(p, _)| !p.text.is_empty() && added(p));
+    pieces
+        .map(|(piece, id)| {
+            json!({
+                "id": id,
+                "content": piece.text,
+                "single_word": false,
+                "lstrip": false,
+                "rstrip": false,
+                // a piece with a mark for the space is only found once spaces are marked
+                "normalized": piece.kind == PieceKind::UserDefined && piece.text.contains(SPACE),
+                "special": special(piece.kind),
+            })
+        })
+        .collect()
+}
+
+fn normalizer(model: &SentencePiece) -> Value {
+    let spec = model.normalizer_spec();
+    let mut steps = Vec::new();
+    if !spec.charsmap.is_empty() {
+        let blob = STANDARD.encode(&spec.charsmap);
+        steps.push(json!({ "type": "Precompiled", "precompiled_charsmap": blob }));
+    }
+    if spec.remove_extra_whitespaces {
+        steps.push(json!({ "type": "Strip", "strip_left": true, "strip_right": true }));
+        steps.push(json!({ "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }));
+    }
+    if spec.add_dummy_prefix {
+        steps.push(json!({ "type": "Prepend", "prepend": SPACE.to_string() }));
+    }
+    if spec.escape_whitespaces {
+        let pattern = json!({ "String": " " });
+        steps.push(json!({ "type": "Replace", "pattern": pattern, "content": SPACE.to_string() }));
+    }
+    json!({ "type": "Sequence", "normalizers": steps })
+}
+
+fn decoder(model: &SentencePiece) -> Value {
+    let pattern = json!({ "String": SPACE.to_string() });
+    let mut steps = vec![
+        json!({ "type": "Replace", "pattern": pattern, "content": " " }),
+        json!({ "type": "ByteFallback" }),
+        json!({ "type": "Fuse" }),
+    ];
+    if model.adds_space_prefix() {
+        steps.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+    }
+    json!({ "type": "Sequence", "decoders": steps })
+}
+
+fn bpe(model: &SentencePiece) -> Value {
+    let unknown = model.pieces.get(model.unknown as usize).map(|p| p.text.clone());
+    let mut vocab = Map::new();
+    for (piece, id) in model.pieces.iter().zip(0u32..).filter(|(p, _)| !p.text.is_empty()) {
+        vocab.entry(piece.text.clone()).or_insert(json!(id));
+    }
+    json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": unknown,
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": true,
+        "byte_fallback": model.has_byte_fallback(),
+        "ignore_merges": false,
+        "vocab": vocab,
+        "merges": merges(model),
+    })
+}
+
+/// Every way to cut a piece into two pieces, the highest score first.
+fn merges(model: &SentencePiece) -> Vec<[&str; 2]> {
+    let mergeable = |p: &&Piece| matches!(p.kind, PieceKind::Normal | PieceKind::Unused);
+    let ids: HashMap<&str, usize> = model
+        .pieces
+        .iter()
+        .enumerate()
+        .rev() // of equal texts the first one stays
+        .filter(|(_, p)| mergeable(p))
+        .map(|(id, p)| (p.text.as_str(), id))
+        .collect();
+    let mut merges = Vec::new();
+    for piece in model.pieces.iter().filter(mergeable) {
+        let text = piece.text.as_str();
+        let cut = |(at, _): (usize, char)| {
+            let (left, right) = text.split_at(at);
+            Some((ids.get(left)?, ids.get(right)?, [left, right]))
+        };
+        let mut cuts: Vec<_> = text.char_indices().skip(1).filter_map(cut).collect();
+        cuts.sort();
+        merges.extend(cuts.into_iter().map(|(_, _, halves)| (piece.score, halves)));
+    }
+    // stable: pieces of one score stay in the order of their ids
+    merges.sort_by(|a, b| Reverse(TotalF32(a.0)).cmp(&Reverse(TotalF32(b.0))));
+    merges.into_iter().map(|(_, halves)| halves).collect()
+}
+
+/// A score in its total order.
+struct TotalF32(f32);
+
+impl Ord for TotalF32 {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0 + 0.0).total_cmp(&(other.0 + 0.0))
+    }
+}
+
+impl PartialOrd for TotalF32 {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for TotalF32 {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for TotalF32 {}
+
+fn unigram(model: &SentencePiece) -> Value {
+    let vocab: Vec<Value> = model.pieces.iter().map(|p| json!([p.text, p.score])).collect();
+    json!({
+        "type": "Unigram",
+        "unk_id": model.unknown,
+        "vocab": vocab,
+        "byte_fallback": model.has_byte_fallback(),
+    })
+}
