@@ -9,6 +9,7 @@ mod k_quant;
 mod legacy;
 
 use crate::BlockFormat;
+use crate::simd::Simd;
 
 /// Columns that are unpacked at a time; a multiple of every block length.
 pub(crate) const CHUNK: usize = 512;
@@ -68,21 +69,21 @@ pub(crate) struct Unpacked<'a> {
 
 /// Unpacks whole blocks; safe whatever the lengths are (the shortest one decides).
 #[inline(always)]
-pub(crate) fn unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked) {
+pub(crate) fn unpack<S: Simd>(s: S, format: BlockFormat, bytes: &[u8], out: &mut Unpacked) {
     use BlockFormat as F;
     match format {
         F::F32 | F::F16 | F::BF16 => {}
-        F::Q4_0 => legacy::q4_0(bytes, out),
-        F::Q4_1 => legacy::q4_1(bytes, out),
-        F::Q5_0 => legacy::q5_0(bytes, out),
-        F::Q5_1 => legacy::q5_1(bytes, out),
-        F::Q8_0 => legacy::q8_0(bytes, out),
-        F::Iq4Nl => legacy::iq4_nl(bytes, out),
-        F::Q2K => k_quant::q2_k(bytes, out),
-        F::Q3K => k_quant::q3_k(bytes, out),
-        F::Q4K => k_quant::q4_k(bytes, out),
-        F::Q5K => k_quant::q5_k(bytes, out),
-        F::Q6K => k_quant::q6_k(bytes, out),
+        F::Q4_0 => legacy::q4_0(s, bytes, out),
+        F::Q4_1 => legacy::q4_1(s, bytes, out),
+        F::Q5_0 => legacy::q5_0(s, bytes, out),
+        F::Q5_1 => legacy::q5_1(s, bytes, out),
+        F::Q8_0 => legacy::q8_0(s, bytes, out),
+        F::Iq4Nl => legacy::iq4_nl(s, bytes, out),
+        F::Q2K => k_quant::q2_k(s, bytes, out),
+        F::Q3K => k_quant::q3_k(s, bytes, out),
+        F::Q4K => k_quant::q4_k(s, bytes, out),
+        F::Q5K => k_quant::q5_k(s, bytes, out),
+        F::Q6K => k_quant::q6_k(s, bytes, out),
     }
 }
 
@@ -107,4 +108,18 @@ pub(crate) fn widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) {
             }
         }
     }
+}
+
+/// `N` bytes of a block from `at` on.
+#[inline(always)]
+fn piece<const M: usize, const N: usize>(block: &[u8; M], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&block[at..at + N]);
+    out
+}
+
+/// The little-endian half at `at`.
+#[inline(always)]
+fn half_at<S: Simd, const N: usize>(s: S, block: &[u8; N], at: usize) -> f32 {
+    s.half(u16::from_le_bytes(piece(block, at)))
 }

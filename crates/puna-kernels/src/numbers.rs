@@ -39,12 +39,6 @@ pub(crate) fn e4m3_to_f32(b: u8) -> f32 {
     f32::from_bits(sign | if magnitude == 0x7f { 0x7fc0_0000 } else { finite })
 }
 
-/// Little-endian half at `bytes[at..at + 2]` as f32.
-#[inline(always)]
-pub(crate) fn f16_at<const N: usize>(bytes: &[u8; N], at: usize) -> f32 {
-    f16_to_f32(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod bytes;
+#[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
 use crate::blocks::Width;
@@ -27,6 +29,8 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// 16 i32, also 64 bytes or 32 bfloat16.
     type I: Copy;
+    /// 32 bytes, for unpacking.
+    type B: Copy;
 
     /// # Safety
     /// The CPU must have the instruction set.
@@ -85,6 +89,24 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// 64 bytes per row must be readable and 1024 bytes at `dst` writable, without overlap.
     unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8);
+    /// The value of an IEEE half.
+    fn half(self, h: u16) -> f32;
+    fn splat_b(self, v: u8) -> Self::B;
+    fn and_b(self, a: Self::B, b: Self::B) -> Self::B;
+    fn or_b(self, a: Self::B, b: Self::B) -> Self::B;
+    fn xor_b(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Logical shift of each byte to the right by `N` below 8.
+    fn shr_b<const N: i32>(self, v: Self::B) -> Self::B;
+    /// Shift of each byte to the left by `N` below 8.
+    fn shl_b<const N: i32>(self, v: Self::B) -> Self::B;
+    /// Low nibbles, then high nibbles.
+    fn nibbles(self, v: [u8; 16]) -> Self::B;
+    /// Byte `i` is all ones where bit `i` is set.
+    fn mask_b(self, bits: u32) -> Self::B;
+    /// `table[v]` for bytes below 16.
+    fn lookup(self, table: &[u8; 16], v: Self::B) -> Self::B;
+    fn load_b(self, v: &[u8; 32]) -> Self::B;
+    fn store_b(self, out: &mut [u8; 32], v: Self::B);
     /// Asks for a cache line; any address is fine.
     fn prefetch(self, p: *const u8);
 }

@@ -3,131 +3,146 @@
 //! An f16 scale of the superblock multiplies small integer scales of its sub-blocks; Q2_K, Q4_K
 //! and Q5_K also have minimums, which are subtracted.
 
-use super::Unpacked;
-use crate::numbers::f16_at;
+use super::{Unpacked, half_at, piece};
+use crate::simd::Simd;
+
+/// Shifts each byte to the right by `2 j`.
+#[inline(always)]
+fn shr_pairs<S: Simd>(s: S, v: S::B, j: usize) -> S::B {
+    match j {
+        0 => v,
+        1 => s.shr_b::<2>(v),
+        2 => s.shr_b::<4>(v),
+        _ => s.shr_b::<6>(v),
+    }
+}
+
+/// Bit `j` of each byte.
+#[inline(always)]
+fn bit<S: Simd>(s: S, v: S::B, j: usize) -> S::B {
+    let pair = shr_pairs(s, v, j / 2);
+    s.and_b(if j.is_multiple_of(2) { pair } else { s.shr_b::<1>(pair) }, s.splat_b(1))
+}
 
 #[inline(always)]
-pub(super) fn q2_k(bytes: &[u8], out: &mut Unpacked) {
+pub(super) fn q2_k<S: Simd>(s: S, bytes: &[u8], out: &mut Unpacked) {
     let blocks = bytes.as_chunks::<84>().0.iter().zip(out.quants.as_chunks_mut::<256>().0);
     let factors = out.scales.as_chunks_mut::<16>().0.iter_mut();
     let factors = factors.zip(out.bias.as_chunks_mut::<16>().0);
     for ((b, q), (scales, bias)) in blocks.zip(factors) {
-        let (d, dmin) = (f16_at(b, 80), f16_at(b, 82));
+        let (d, dmin) = (half_at(s, b, 80), half_at(s, b, 82));
+        let packed: [u8; 16] = piece(b, 0);
         for i in 0..16 {
-            scales[i] = d * f32::from(b[i] & 15);
-            bias[i] = -(dmin * f32::from(b[i] >> 4));
+            scales[i] = d * f32::from(packed[i] & 15);
+            bias[i] = -(dmin * f32::from(packed[i] >> 4));
         }
-        for half in 0..2 {
-            for j in 0..4 {
-                for l in 0..32 {
-                    q[half * 128 + j * 32 + l] = (b[16 + half * 32 + l] >> (2 * j)) & 3;
-                }
-            }
+        for (i, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let packed = s.load_b(&piece(b, 16 + i / 4 * 32));
+            s.store_b(q, s.and_b(shr_pairs(s, packed, i % 4), s.splat_b(3)));
         }
     }
 }
 
 #[inline(always)]
-pub(super) fn q3_k(bytes: &[u8], out: &mut Unpacked) {
+pub(super) fn q3_k<S: Simd>(s: S, bytes: &[u8], out: &mut Unpacked) {
     let blocks = bytes.as_chunks::<110>().0.iter().zip(out.quants.as_chunks_mut::<256>().0);
     for ((b, q), scales) in blocks.zip(out.scales.as_chunks_mut::<16>().0) {
-        let d = f16_at(b, 108);
-        let s = &b[96..108];
-        for i in 0..4 {
-            let high = s[8 + i];
-            let six = [
-                (s[i] & 15) | ((high & 3) << 4),
-                (s[4 + i] & 15) | (((high >> 2) & 3) << 4),
-                (s[i] >> 4) | (((high >> 4) & 3) << 4),
-                (s[4 + i] >> 4) | ((high >> 6) << 4),
-            ];
-            for (j, &six) in six.iter().enumerate() {
-                scales[4 * j + i] = d * (i32::from(six) - 32) as f32;
+        let d = half_at(s, b, 108);
+        let word = |at: usize| u32::from_le_bytes(piece(b, at));
+        let (low, middle, high) = (word(96), word(100), word(104));
+        let top = |shift: u32| ((high >> shift) & 0x0303_0303) << 4;
+        let six = [
+            (low & 0x0f0f_0f0f) | top(0),
+            (middle & 0x0f0f_0f0f) | top(2),
+            ((low >> 4) & 0x0f0f_0f0f) | top(4),
+            ((middle >> 4) & 0x0f0f_0f0f) | top(6),
+        ];
+        for (scales, six) in scales.as_chunks_mut::<4>().0.iter_mut().zip(six) {
+            for (scale, six) in scales.iter_mut().zip(six.to_le_bytes()) {
+                *scale = d * (i32::from(six) - 32) as f32;
             }
         }
-        for half in 0..2 {
-            for j in 0..4 {
-                for l in 0..32 {
-                    let low = (b[32 + half * 32 + l] >> (2 * j)) & 3;
-                    let high = (b[l] >> (half * 4 + j)) & 1;
-                    q[half * 128 + j * 32 + l] = low | (high << 2);
-                }
-            }
+        let high = s.load_b(&piece(b, 0));
+        for (i, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let packed = s.load_b(&piece(b, 32 + i / 4 * 32));
+            let low = s.and_b(shr_pairs(s, packed, i % 4), s.splat_b(3));
+            s.store_b(q, s.or_b(low, s.shl_b::<2>(bit(s, high, i))));
         }
     }
 }
 
 /// The eight 6-bit scales and minimums of Q4_K and Q5_K, times `d` and `-dmin`.
 #[inline(always)]
-fn scales_and_minimums(header: &[u8; 16], scales: &mut [f32; 8], bias: &mut [f32; 8]) {
-    let (d, dmin) = (f16_at(header, 0), f16_at(header, 2));
-    let s = &header[4..16];
-    for j in 0..4 {
-        scales[j] = d * f32::from(s[j] & 63);
-        bias[j] = -(dmin * f32::from(s[j + 4] & 63));
-        scales[j + 4] = d * f32::from((s[j + 8] & 15) | ((s[j] >> 6) << 4));
-        bias[j + 4] = -(dmin * f32::from((s[j + 8] >> 4) | ((s[j + 4] >> 6) << 4)));
+fn scales_and_minimums<S: Simd, const N: usize>(
+    s: S,
+    block: &[u8; N],
+    scales: &mut [f32; 8],
+    bias: &mut [f32; 8],
+) {
+    let (d, dmin) = (half_at(s, block, 0), half_at(s, block, 2));
+    let word = |at: usize| u32::from_le_bytes(piece(block, at));
+    let (low_scales, low_minimums, high) = (word(4), word(8), word(12));
+    let top = |word: u32| ((word >> 6) & 0x0303_0303) << 4;
+    let join = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
+    let six = join(low_scales & 0x3f3f_3f3f, (high & 0x0f0f_0f0f) | top(low_scales));
+    let minimums =
+        join(low_minimums & 0x3f3f_3f3f, ((high >> 4) & 0x0f0f_0f0f) | top(low_minimums));
+    for j in 0..8 {
+        scales[j] = d * f32::from(six[j]);
+        bias[j] = -(dmin * f32::from(minimums[j]));
     }
 }
 
 #[inline(always)]
-pub(super) fn q4_k(bytes: &[u8], out: &mut Unpacked) {
+pub(super) fn q4_k<S: Simd>(s: S, bytes: &[u8], out: &mut Unpacked) {
     let blocks = bytes.as_chunks::<144>().0.iter().zip(out.quants.as_chunks_mut::<256>().0);
     let factors = out.scales.as_chunks_mut::<8>().0.iter_mut();
     let factors = factors.zip(out.bias.as_chunks_mut::<8>().0);
     for ((b, q), (scales, bias)) in blocks.zip(factors) {
-        let Some((header, packed)) = b.split_first_chunk::<16>() else { continue };
-        scales_and_minimums(header, scales, bias);
-        for (packed, q) in packed.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<64>().0) {
-            // By value, see legacy.rs.
-            let (packed, mut out) = (*packed, [0; 64]);
-            for l in 0..32 {
-                out[l] = packed[l] & 15;
-                out[l + 32] = packed[l] >> 4;
-            }
-            *q = out;
+        scales_and_minimums(s, b, scales, bias);
+        for (i, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let packed = s.load_b(&piece(b, 16 + i / 2 * 32));
+            let nibble = if i.is_multiple_of(2) { packed } else { s.shr_b::<4>(packed) };
+            s.store_b(q, s.and_b(nibble, s.splat_b(15)));
         }
     }
 }
 
 #[inline(always)]
-pub(super) fn q5_k(bytes: &[u8], out: &mut Unpacked) {
+pub(super) fn q5_k<S: Simd>(s: S, bytes: &[u8], out: &mut Unpacked) {
     let blocks = bytes.as_chunks::<176>().0.iter().zip(out.quants.as_chunks_mut::<256>().0);
     let factors = out.scales.as_chunks_mut::<8>().0.iter_mut();
     let factors = factors.zip(out.bias.as_chunks_mut::<8>().0);
     for ((b, q), (scales, bias)) in blocks.zip(factors) {
-        let Some((header, rest)) = b.split_first_chunk::<16>() else { continue };
-        scales_and_minimums(header, scales, bias);
-        let Some((&high, packed)) = rest.split_first_chunk::<32>() else { continue };
-        let pieces = packed.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<64>().0);
-        for (j, (packed, q)) in pieces.enumerate() {
-            let (packed, mut out) = (*packed, [0; 64]);
-            for l in 0..32 {
-                out[l] = (packed[l] & 15) | (((high[l] >> (2 * j)) & 1) << 4);
-                out[l + 32] = (packed[l] >> 4) | (((high[l] >> (2 * j + 1)) & 1) << 4);
-            }
-            *q = out;
+        scales_and_minimums(s, b, scales, bias);
+        let high = s.load_b(&piece(b, 16));
+        for (i, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let packed = s.load_b(&piece(b, 48 + i / 2 * 32));
+            let nibble = if i.is_multiple_of(2) { packed } else { s.shr_b::<4>(packed) };
+            let low = s.and_b(nibble, s.splat_b(15));
+            s.store_b(q, s.or_b(low, s.shl_b::<4>(bit(s, high, i))));
         }
     }
 }
 
 #[inline(always)]
-pub(super) fn q6_k(bytes: &[u8], out: &mut Unpacked) {
+pub(super) fn q6_k<S: Simd>(s: S, bytes: &[u8], out: &mut Unpacked) {
     let blocks = bytes.as_chunks::<210>().0.iter().zip(out.quants.as_chunks_mut::<256>().0);
     for ((b, q), scales) in blocks.zip(out.scales.as_chunks_mut::<16>().0) {
-        let d = f16_at(b, 208);
-        for (scale, &s) in scales.iter_mut().zip(&b[192..208]) {
-            *scale = d * f32::from(s.cast_signed());
+        let d = half_at(s, b, 208);
+        let integers: [u8; 16] = piece(b, 192);
+        for (scale, integer) in scales.iter_mut().zip(integers) {
+            *scale = d * f32::from(integer.cast_signed());
         }
-        for (half, q) in q.as_chunks_mut::<128>().0.iter_mut().enumerate() {
-            let low = &b[half * 64..half * 64 + 64];
-            let high = &b[128 + half * 32..128 + half * 32 + 32];
-            for l in 0..32 {
-                q[l] = (low[l] & 15) | ((high[l] & 3) << 4);
-                q[l + 32] = (low[l + 32] & 15) | (((high[l] >> 2) & 3) << 4);
-                q[l + 64] = (low[l] >> 4) | (((high[l] >> 4) & 3) << 4);
-                q[l + 96] = (low[l + 32] >> 4) | ((high[l] >> 6) << 4);
-            }
+        for (i, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            // Of each 128 weights the first 64 are low nibbles, the others high ones.
+            let (half, j) = (i / 4, i % 4);
+            let packed = s.load_b(&piece(b, half * 64 + j % 2 * 32));
+            let nibble = if j < 2 { packed } else { s.shr_b::<4>(packed) };
+            let low = s.and_b(nibble, s.splat_b(15));
+            let pairs = s.load_b(&piece(b, 128 + half * 32));
+            let high = s.and_b(shr_pairs(s, pairs, j), s.splat_b(3));
+            s.store_b(q, s.or_b(low, s.shl_b::<4>(high)));
         }
     }
 }

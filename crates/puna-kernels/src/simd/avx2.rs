@@ -83,12 +83,14 @@ impl Avx2 {
 impl Simd for Avx2 {
     type F = F;
     type I = I;
+    type B = __m256i;
 
     #[inline(always)]
     unsafe fn assume() -> Self {
         Self(())
     }
 
+    super::bytes::byte_methods!();
     halves! {
         fn add(a: F, b: F) -> F = _mm256_add_ps(a, b);
         fn sub(a: F, b: F) -> F = _mm256_sub_ps(a, b);

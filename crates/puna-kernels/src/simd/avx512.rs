@@ -23,12 +23,14 @@ macro_rules! arithmetic {
 impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
+    type B = __m256i;
 
     #[inline(always)]
     unsafe fn assume() -> Self {
         Self(())
     }
 
+    super::bytes::byte_methods!();
     arithmetic! {
         fn splat(v: f32) -> __m512 = _mm512_set1_ps(v);
         fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);

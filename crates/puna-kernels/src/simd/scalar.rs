@@ -12,6 +12,7 @@ pub(crate) struct Scalar;
 impl Simd for Scalar {
     type F = [f32; LANES];
     type I = [i32; LANES];
+    type B = [u8; 32];
 
     #[inline(always)]
     unsafe fn assume() -> Self {
@@ -145,6 +146,54 @@ impl Simd for Scalar {
                 }
             }
         }
+    }
+    #[inline(always)]
+    fn half(self, h: u16) -> f32 {
+        f16_to_f32(h)
+    }
+    #[inline(always)]
+    fn splat_b(self, v: u8) -> Self::B {
+        [v; 32]
+    }
+    #[inline(always)]
+    fn and_b(self, a: Self::B, b: Self::B) -> Self::B {
+        from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or_b(self, a: Self::B, b: Self::B) -> Self::B {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn xor_b(self, a: Self::B, b: Self::B) -> Self::B {
+        from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn shr_b<const N: i32>(self, v: Self::B) -> Self::B {
+        v.map(|v| v >> N)
+    }
+    #[inline(always)]
+    fn shl_b<const N: i32>(self, v: Self::B) -> Self::B {
+        v.map(|v| v << N)
+    }
+    #[inline(always)]
+    fn nibbles(self, v: [u8; 16]) -> Self::B {
+        from_fn(|i| if i < 16 { v[i] & 15 } else { v[i - 16] >> 4 })
+    }
+    #[inline(always)]
+    fn mask_b(self, bits: u32) -> Self::B {
+        from_fn(|i| if bits & (1 << i) == 0 { 0 } else { 255 })
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], v: Self::B) -> Self::B {
+        v.map(|v| table[usize::from(v & 15)])
+    }
+    #[inline(always)]
+    fn load_b(self, v: &[u8; 32]) -> Self::B {
+        *v
+    }
+    #[inline(always)]
+    fn store_b(self, out: &mut [u8; 32], v: Self::B) {
+        *out = v;
     }
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
