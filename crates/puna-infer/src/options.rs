@@ -17,8 +17,10 @@ pub enum ContextPolicy {
     #[default]
     Error,
     /// Forget and go on: keep the first `keep` tokens, drop the older half of the others and run
-    /// the rest again. The rest is computed anew at its new positions, so that the result is exactly
-    /// that of a fresh prompt with the tokens left, at the price of a prefill.
+    /// the rest again at its new positions, at the price of a prefill. The result is exactly that
+    /// of a fresh prompt with the tokens left (with rotary scalings that depend on the length, of
+    /// one whose first `keep` tokens were run before). The alternative, rotating cached keys to
+    /// new positions as llama.cpp does, is cheaper and not exact.
     Shift {
         /// Tokens at the beginning that always stay (bos, system prompt).
         keep: usize,

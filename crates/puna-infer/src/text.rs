@@ -37,6 +37,25 @@ pub trait Detokenizer: Send + Sync {
     fn stream(&self) -> Self::Stream<'_>;
 }
 
+/// Special tokens leave no text.
+impl Detokenizer for puna_text::Tokenizer {
+    type Stream<'a> = puna_text::TokenStream<'a>;
+
+    fn stream(&self) -> Self::Stream<'_> {
+        self.stream(puna_text::DecodeSpecials::Skip)
+    }
+}
+
+impl PieceStream for puna_text::TokenStream<'_> {
+    fn push(&mut self, token: u32) -> Result<Option<String>, Source> {
+        Ok(self.push(token)?)
+    }
+
+    fn finish(&mut self) -> Result<Option<String>, Source> {
+        Ok(self.finish()?)
+    }
+}
+
 /// No text at all: for callers that want token ids only.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TokensOnly;
