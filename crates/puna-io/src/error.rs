@@ -126,6 +126,65 @@ pub enum IoError {
         /// What was given.
         text: String,
     },
+    /// The Hub gave no answer, or the connection broke.
+    #[error("{url}: no answer from the Hub: {source}")]
+    HubUnreachable {
+        /// The address asked.
+        url: String,
+        /// What happened.
+        source: Box<ureq::Error>,
+    },
+    /// The Hub answered with an error.
+    #[error("{url}: the Hub answers {status}: {reason}")]
+    HubRefused {
+        /// The address asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it means here.
+        reason: String,
+    },
+    /// The Hub's answer is not what its protocol says.
+    #[error("{url}: {at}: expected {expected}, got {got}")]
+    HubAnswer {
+        /// The address asked.
+        url: String,
+        /// The part of the answer.
+        at: &'static str,
+        /// What the protocol asks for.
+        expected: String,
+        /// What the answer has.
+        got: String,
+    },
+    /// A name, from the user or from the Hub, that cannot be used in paths and addresses.
+    #[error("`{}` is not accepted as {kind}", name.escape_debug())]
+    HubName {
+        /// The name.
+        name: String,
+        /// What it should be.
+        kind: &'static str,
+    },
+    /// The repository has no file of that name.
+    #[error("{repo} has no file {file}; it has {}", list(found))]
+    HubFile {
+        /// The repository.
+        repo: String,
+        /// The name asked for.
+        file: String,
+        /// The files it has instead.
+        found: Vec<String>,
+    },
+    /// Something is not in the cache, and the network may not be used.
+    #[error(
+        "{what} is not in the cache {} and HF_HUB_OFFLINE forbids to download it",
+        cache.display()
+    )]
+    HubOffline {
+        /// Repository and revision or file.
+        what: String,
+        /// The cache.
+        cache: PathBuf,
+    },
 }
 
 impl IoError {

@@ -13,7 +13,7 @@ mod cursor;
 mod ggml_type;
 mod metadata;
 mod part;
-mod split;
+pub(crate) mod split;
 mod value;
 mod writer;
 

@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+pub mod hub;
 mod map;
 mod meta;
 mod pickle;

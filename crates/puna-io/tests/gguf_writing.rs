@@ -8,7 +8,10 @@ use puna_io::{Dtype, Gguf, GgufValue, GgufWriter, IoError, TensorBytes, TensorIn
 
 use crate::support::golden;
 
-fn contents(gguf: &Gguf) -> (Vec<(String, GgufValue)>, Vec<(String, TensorInfo)>) {
+type Keys = Vec<(String, GgufValue)>;
+type Plan = Vec<(String, TensorInfo)>;
+
+fn contents(gguf: &Gguf) -> (Keys, Plan) {
     let metadata = gguf.metadata().iter().map(|(k, v)| (k.to_owned(), v.clone())).collect();
     let tensors = gguf.tensors().map(|(n, i)| (n.to_owned(), i.clone())).collect();
     (metadata, tensors)
@@ -97,7 +100,7 @@ fn write(path: &Path, limit: Option<u64>) -> Vec<String> {
     }
     assert_eq!(gguf.files(), files);
     assert_eq!(gguf.metadata().get_str("general.architecture"), Some("llama"));
-    files.iter().map(|f| f.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    files.iter().map(|f| f.file_name().expect("a name").to_string_lossy().into_owned()).collect()
 }
 
 fn names_in(dir: &Path) -> Vec<String> {
@@ -123,7 +126,7 @@ fn a_limit_splits_and_stale_parts_go() {
 }
 
 /// Tries to write and gives the error; the file that was there must be as it was.
-fn refused(metadata: Vec<(String, GgufValue)>, tensors: &[(String, TensorInfo)]) -> String {
+fn refused(metadata: Keys, tensors: &[(String, TensorInfo)]) -> String {
     let dir = tempfile::tempdir().expect("temp");
     let path = dir.path().join("m.gguf");
     fs::write(&path, b"old").expect("write");

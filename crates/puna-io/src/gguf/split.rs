@@ -43,6 +43,13 @@ pub(super) fn stem(name: &str) -> &str {
     }
 }
 
+/// The names of all parts of the model that a part of this name belongs to.
+pub(crate) fn siblings(name: &str) -> Option<Vec<String>> {
+    let parsed = parse(name)?;
+    let (stem, count) = (parsed.stem, parsed.count as usize);
+    Some((0..count).map(|number| self::name(stem, number, count)).collect())
+}
+
 /// Whether a name is that of a part of a model called `stem`.
 pub(super) fn is_part_of(name: &str, stem: &str) -> bool {
     parse(name).is_some_and(|parsed| parsed.stem == stem)
