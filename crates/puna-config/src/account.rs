@@ -33,9 +33,9 @@ struct Layer {
     norms: u128,
 }
 
-/// Product that cannot overflow in practice and saturates on nonsense.
+/// Exact for every valid config; nonsense ends at 2^96, so that sums of a few cannot overflow.
 fn product(factors: &[usize]) -> u128 {
-    factors.iter().fold(1, |p, &f| p.saturating_mul(f as u128))
+    factors.iter().fold(1u128, |p, &f| p.saturating_mul(f as u128)).min(1 << 96)
 }
 
 fn narrow(n: u128) -> u64 {
@@ -60,10 +60,12 @@ impl DecoderConfig {
             HeadWeight::Separate => embedding,
         };
         let matmul_of = |experts: u128| {
-            let layer = layer.attention + layer.router + layer.expert.saturating_mul(experts);
+            let experts = layer.expert.saturating_mul(experts);
+            let layer = experts.saturating_add(layer.attention + layer.router);
             layer.saturating_mul(layers).saturating_add(embedding)
         };
-        let rest = (layer.biases + layer.norms) * layers + self.hidden_size as u128;
+        let rest = (layer.biases + layer.norms).saturating_mul(layers).min(1 << 120)
+            + self.hidden_size as u128;
         let total_of = |experts| matmul_of(experts).saturating_add(rest + head);
         ParameterCount {
             total: narrow(total_of(experts)),
@@ -103,8 +105,8 @@ impl DecoderConfig {
             QkNorm::WholeProjection => q + kv,
         };
         Layer {
-            attention: (2 * (q + kv)).saturating_mul(c as u128), // q, k, v and output
-            expert: product(&[3, c, ffn_size]),                  // gate, up and down
+            attention: (2 * (q + kv)).saturating_mul(c as u128).min(1 << 96), // q, k, v and output
+            expert: product(&[3, c, ffn_size]),                               // gate, up and down
             router,
             biases: attention_bias + ffn_bias,
             norms: block_norms + qk_norms,

@@ -131,3 +131,15 @@ fn counts_equal_the_tensor_sizes_of_every_golden_checkpoint() {
     }
     assert!(seen >= 20, "{seen}");
 }
+
+#[test]
+fn counting_nonsense_saturates_instead_of_overflowing() {
+    let mut d = preset("mixtral-8x7b-v0.1").expect("parses").expect("a preset").decoder;
+    d.hidden_size = usize::MAX;
+    d.vocab_size = usize::MAX;
+    d.attention.head_dim = usize::MAX;
+    assert_eq!(d.parameters().total, u64::MAX);
+    assert_eq!(d.weight_bytes(WeightDtype::F32), u64::MAX);
+    assert_eq!(d.forward_flops_per_token(usize::MAX), u64::MAX);
+    assert!(d.validate().is_err());
+}

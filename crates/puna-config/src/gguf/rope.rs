@@ -6,7 +6,7 @@
 
 use super::keys::{GgufMetadata, GgufValue, Keys};
 use crate::error::{ConfigError, Result};
-use crate::{DecoderConfig, RopeConfig, RopeScaling, YarnRamp};
+use crate::{DecoderConfig, Family, RopeConfig, RopeScaling, YarnRamp};
 
 /// Divisors for all lengths (Llama 3.1).
 const FREQS: &str = "rope_freqs.weight";
@@ -157,7 +157,12 @@ fn read_ours(meta: &dyn GgufMetadata, kind: &str) -> Result<RopeScaling> {
 }
 
 /// llama.cpp's keys for the scaling (without the architecture) and puna's (whole).
-pub(super) fn write(scaling: &RopeScaling) -> (Vec<(&'static str, GgufValue)>, Vec<Ours>) {
+///
+/// For Phi-3 the kind is left out, as llama.cpp's converter does: there the tensors say it.
+pub(super) fn write(
+    scaling: &RopeScaling,
+    family: Family,
+) -> (Vec<(&'static str, GgufValue)>, Vec<Ours>) {
     use GgufValue::{Bool, F32, F64, F64s, Str, U32};
     let original = |n: usize| ("rope.scaling.original_context_length", U32(narrow(n)));
     let kind = |name: &str| ("rope.scaling.type", Str(name.to_owned()));
@@ -213,7 +218,8 @@ pub(super) fn write(scaling: &RopeScaling) -> (Vec<(&'static str, GgufValue)>, V
                 vec![]
             } else {
                 let attn_factor = ("rope.scaling.attn_factor", F32(*attention_factor as f32));
-                vec![kind("longrope"), original(*original_max), attn_factor]
+                let kind = (family != Family::Phi3).then(|| kind("longrope"));
+                [original(*original_max), attn_factor].into_iter().chain(kind).collect()
             };
             (theirs, ours("longrope", *original_max, exact))
         }

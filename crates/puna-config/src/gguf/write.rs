@@ -91,7 +91,7 @@ impl ModelConfig {
         write_ffn(&d.ffn, self.family, &mut w)?;
         write_attention(d, self.family, &mut w)?;
         write_layers(d, self.family, &mut w)?;
-        let (theirs, ours) = rope::write(&d.layers.global_rope.scaling);
+        let (theirs, ours) = rope::write(&d.layers.global_rope.scaling, self.family);
         theirs.into_iter().for_each(|(name, value)| w.put(name, value));
         w.pairs.extend(ours);
         if self.family == Family::Mistral {
@@ -169,7 +169,7 @@ fn write_layers(d: &DecoderConfig, family: Family, w: &mut Writer) -> Result<()>
     let Some(local) = &d.layers.local else {
         return match family {
             // 0 is llama.cpp's word for none.
-            Family::Gemma2 | Family::Gemma3 => w.size("attention.sliding_window", 0),
+            Family::Gemma2 | Family::Gemma3 | Family::Phi3 => w.size("attention.sliding_window", 0),
             _ => Ok(()),
         };
     };

@@ -23,6 +23,10 @@ pub(super) const CONFIG: &[Harmless] = &[
         "finetuning_task",
         "task_specific_params",
         "license",
+        "transformers.js_config",
+        "model_max_length",
+        "tokenizer_model_max_length",
+        "tokenizer_padding_side",
     ]),
     // Training: initialization, dropout, auxiliary losses, parallelism of pretraining (splitting a
     // product into `pretraining_tp` slices changes rounding only).
