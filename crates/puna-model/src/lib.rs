@@ -1,1 +1,26 @@
 //! The one decoder, loaded from and saved to any checkpoint dialect.
+//!
+//! LLaMA, Mistral, Mixtral, Gemma, Qwen and Phi are one [`Decoder`] with different values of
+//! `DecoderConfig`; what their files call things is in one module, `dialect`. A file per
+//! architecture, as candle-transformers has, repeats the same thousand lines sixteen times.
+
+pub mod convert;
+mod decoder;
+mod dialect;
+mod error;
+mod float;
+mod gguf_meta;
+mod loader;
+mod model;
+mod quantized;
+mod slot;
+mod vocabulary;
+
+pub use decoder::{Decoder, Logits, Segment};
+pub use dialect::{Dialect, Location, Part, RowOrder};
+pub use error::ModelError;
+pub use gguf_meta::GgufView;
+pub use model::{LoadOptions, Model, read_config};
+pub use puna_nn::{KvCache, Precision};
+pub use slot::{Expert, LayerSlot, Slot, matrix_shape, slots};
+pub use vocabulary::{chat_template, tokenizer};

@@ -16,7 +16,17 @@ const SLOT_STEP: usize = 64;
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
-    len: usize,
+    tokens: Vec<u32>,
+    table: RotaryTable,
+}
+
+/// Which rotary table the remembered keys were rotated with; only LongRoPE has a second one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RotaryTable {
+    /// The only one, or LongRoPE's for short sequences.
+    Short,
+    /// LongRoPE's for long sequences.
+    Long,
 }
 
 #[derive(Debug, Clone)]
@@ -48,19 +58,36 @@ impl KvCache {
                 },
             })
             .collect();
-        Self { layers, len: 0 }
+        Self { layers, tokens: Vec::new(), table: RotaryTable::Short }
     }
 
     /// Tokens remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.tokens.len()
+    }
+
+    /// The remembered tokens.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The rotary table of the remembered keys.
+    #[must_use]
+    pub fn rotary_table(&self) -> RotaryTable {
+        self.table
+    }
+
+    /// Says which rotary table the next keys are rotated with.
+    pub fn set_rotary_table(&mut self, table: RotaryTable) {
+        self.table = table;
     }
 
     /// Whether nothing is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.tokens.is_empty()
     }
 
     /// Bytes held.
@@ -71,7 +98,7 @@ impl KvCache {
 
     /// Forgets everything, keeping the buffers.
     pub fn clear(&mut self) {
-        self.len = 0;
+        self.tokens.clear();
         self.layers.iter_mut().for_each(|l| l.oldest = 0);
     }
 
@@ -80,7 +107,7 @@ impl KvCache {
     /// # Errors
     /// If a sliding-window layer has dropped positions that the next token would see.
     pub fn truncate(&mut self, len: usize) -> Result<(), NnError> {
-        if len >= self.len {
+        if len >= self.len() {
             return Ok(());
         }
         for layer in &self.layers {
@@ -92,13 +119,13 @@ impl KvCache {
         if len == 0 {
             self.clear();
         }
-        self.len = len;
+        self.tokens.truncate(len);
         Ok(())
     }
 
-    /// Counts `tokens` more tokens, once every layer has written them.
-    pub fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
+    /// Remembers tokens, once every layer has written their keys and values.
+    pub fn advance(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
     }
 
     /// Writes the keys and values of new tokens of one layer behind the remembered ones.
@@ -106,7 +133,7 @@ impl KvCache {
     /// # Shapes
     /// `k`, `v` `[T, K·D]`
     pub(crate) fn write(&mut self, layer: usize, k: &[f32], v: &[f32]) {
-        let first = self.len;
+        let first = self.len();
         self.layers[layer].write(first, k, v);
     }
 

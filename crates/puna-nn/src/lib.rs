@@ -24,7 +24,7 @@ mod weight;
 pub use attention::{Attention, AttentionParts};
 pub use embedding::Embedding;
 pub use error::NnError;
-pub use kv_cache::KvCache;
+pub use kv_cache::{KvCache, RotaryTable};
 pub use linear::Linear;
 pub use mlp::{FeedForward, Mlp};
 pub use moe::Moe;

@@ -6,6 +6,8 @@
 
 use puna_config::{RopeConfig, RopeScaling};
 
+use crate::RotaryTable;
+
 /// Cosines and sines of `N` tokens, `[N, R/2]` each.
 #[derive(Debug, Clone)]
 pub struct RopeTables {
@@ -67,6 +69,17 @@ impl Rotary {
             matches!(config.scaling, RopeScaling::DynamicNtk { .. } | RopeScaling::LongRope { .. });
         let fixed = (!varies).then(|| frequencies(config, 0));
         Self { config: config.clone(), fixed }
+    }
+
+    /// Which of LongRoPE's tables a sequence of this length uses; the only one of other scalings.
+    #[must_use]
+    pub fn table(&self, total_len: usize) -> RotaryTable {
+        match self.config.scaling {
+            RopeScaling::LongRope { original_max, .. } if total_len > original_max => {
+                RotaryTable::Long
+            }
+            _ => RotaryTable::Short,
+        }
     }
 
     /// Tables for runs of positions: `(first position, tokens, total length)` per segment.

@@ -1,0 +1,212 @@
+//! The decoder: embedding, blocks, final norm, head.
+//!
+//! Weights are immutable and `&self` everywhere; what a sequence remembers is in its cache. The
+//! tokens of all segments run through the matrix products together, attention looks at each
+//! segment alone, and every kernel computes a row the same way whatever stands beside it: the
+//! same sequence gives bitwise the same logits alone, in a batch, whole, in chunks or step by step.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use puna_config::DecoderConfig;
+use puna_nn::{
+    Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary, ops,
+};
+
+use crate::ModelError;
+
+/// New tokens of one sequence.
+pub struct Segment<'a> {
+    /// The tokens.
+    pub tokens: &'a [u32],
+    /// What the sequence remembers; grows by the tokens.
+    pub cache: &'a mut KvCache,
+    /// Length of the sequence once its whole prompt is in, at least the cache's length plus the
+    /// tokens. Dynamic NTK and LongRoPE choose their frequencies by it, so that a prompt given in
+    /// chunks is rotated like one given whole.
+    pub total_len: usize,
+}
+
+/// Which tokens' logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// Those of each segment's last token.
+    Last,
+    /// Those of every token.
+    All,
+    /// None: the tokens only go into the caches.
+    None,
+}
+
+/// A LLaMA-family decoder.
+#[derive(Debug)]
+pub struct Decoder {
+    pub(crate) config: DecoderConfig,
+    pub(crate) precision: Precision,
+    pub(crate) embedding: Embedding,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) final_norm: RmsNorm,
+    pub(crate) head: Linear,
+    pub(crate) global_rotary: Rotary,
+    pub(crate) local_rotary: Option<Rotary>,
+}
+
+/// Tokens per pass when a cache is computed anew.
+const REPLAY_CHUNK: usize = 512;
+
+/// One block: attention and feed-forward, each behind a norm and in front of a residual sum.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) attn_pre_norm: RmsNorm,
+    pub(crate) attention: Attention,
+    pub(crate) attn_post_norm: Option<RmsNorm>,
+    pub(crate) ffn_pre_norm: RmsNorm,
+    pub(crate) ffn: FeedForward,
+    pub(crate) ffn_post_norm: Option<RmsNorm>,
+}
+
+impl Block {
+    fn forward(&self, x: &Tensor, ctx: &mut Context<'_, '_>) -> Result<Tensor, ModelError> {
+        let attended = self.attention.forward(&self.attn_pre_norm.forward(x)?, ctx)?; // [N, C]
+        let x = residual(x, attended, self.attn_post_norm.as_ref())?;
+        let fed = self.ffn.forward(&self.ffn_pre_norm.forward(&x)?, ctx.precision)?; // [N, C]
+        residual(&x, fed, self.ffn_post_norm.as_ref())
+    }
+}
+
+fn residual(x: &Tensor, branch: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, ModelError> {
+    let branch = match norm {
+        None => branch,
+        Some(norm) => norm.forward(&branch)?,
+    };
+    Ok((x + branch).map_err(puna_nn::NnError::from)?)
+}
+
+impl Decoder {
+    /// The config it was built from.
+    #[must_use]
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Storage of the first block's matrices, as `Weight::format_name` gives it.
+    #[must_use]
+    pub fn matrix_format(&self) -> &'static str {
+        let query = self.blocks.first().map(|b| &b.attention.parts().query);
+        query.unwrap_or(&self.head).weight().format_name()
+    }
+
+    /// An empty cache for one sequence.
+    #[must_use]
+    pub fn new_cache(&self) -> KvCache {
+        KvCache::new(&self.config)
+    }
+
+    /// Runs new tokens of one or more independent sequences.
+    ///
+    /// # Shapes
+    /// Returns float32 logits, row-major `[rows, V]`: one row per segment for [`Logits::Last`],
+    /// one per token for [`Logits::All`].
+    ///
+    /// # Errors
+    /// If there are no tokens, or an id is outside the vocabulary; the caches are then as before.
+    pub fn forward(
+        &self,
+        segments: &mut [Segment<'_>],
+        logits: Logits,
+    ) -> Result<Vec<f32>, ModelError> {
+        let tokens: Vec<u32> = segments.iter().flat_map(|s| s.tokens.iter().copied()).collect();
+        if tokens.is_empty() || segments.iter().any(|s| s.tokens.is_empty()) {
+            return Err(ModelError::NoTokens);
+        }
+        for segment in segments.iter_mut() {
+            self.rotate_anew(segment)?;
+        }
+        let x = self.embedding.forward(&tokens)?; // [N, C]
+        let x = self.forward_embeds(&x, segments)?; // [N, C]
+        let lens: Vec<usize> = segments.iter().map(|s| s.tokens.len()).collect();
+        self.logits(&x, &lens, logits)
+    }
+
+    /// LongRoPE rotates a whole sequence by one of two tables, chosen by its length. Where the
+    /// remembered keys have the other one, they are computed anew, as the reference does.
+    fn rotate_anew(&self, segment: &mut Segment<'_>) -> Result<(), ModelError> {
+        let total = segment.total_len.max(segment.cache.len() + segment.tokens.len());
+        let table = self.global_rotary.table(total);
+        if table == segment.cache.rotary_table() {
+            return Ok(());
+        }
+        let tokens = segment.cache.tokens().to_vec();
+        segment.cache.clear();
+        segment.cache.set_rotary_table(table);
+        for chunk in tokens.chunks(REPLAY_CHUNK) {
+            let mut replay =
+                [Segment { tokens: chunk, cache: &mut *segment.cache, total_len: total }];
+            self.forward_embeds(&self.embedding.forward(chunk)?, &mut replay)?;
+        }
+        Ok(())
+    }
+
+    fn forward_embeds(
+        &self,
+        x: &Tensor,
+        segments: &mut [Segment<'_>],
+    ) -> Result<Tensor, ModelError> {
+        let runs: Vec<(usize, usize, usize)> = segments
+            .iter()
+            .map(|s| {
+                let (first, len) = (s.cache.len(), s.tokens.len());
+                (first, len, s.total_len.max(first + len))
+            })
+            .collect();
+        let global_rope = Arc::new(self.global_rotary.tables(&runs));
+        let local_rope = match &self.local_rotary {
+            None => Arc::clone(&global_rope),
+            Some(rotary) => Arc::new(rotary.tables(&runs)),
+        };
+        let mut parts: Vec<puna_nn::Segment<'_>> = segments
+            .iter_mut()
+            .map(|s| puna_nn::Segment { len: s.tokens.len(), cache: &mut *s.cache })
+            .collect();
+        let mut ctx = Context {
+            precision: self.precision,
+            global_rope,
+            local_rope,
+            segments: &mut parts,
+        };
+        let mut x = x.clone();
+        for block in &self.blocks {
+            x = block.forward(&x, &mut ctx)?;
+        }
+        for segment in segments {
+            segment.cache.advance(segment.tokens);
+        }
+        Ok(x)
+    }
+
+    fn logits(&self, x: &Tensor, lens: &[usize], wanted: Logits) -> Result<Vec<f32>, ModelError> {
+        let x = match wanted {
+            Logits::None => return Ok(Vec::new()),
+            Logits::All => x.clone(),
+            Logits::Last => {
+                let mut end = 0u32;
+                let last: Vec<u32> = lens
+                    .iter()
+                    .map(|len| {
+                        end += *len as u32;
+                        end - 1
+                    })
+                    .collect();
+                let last = Tensor::new(last, &Device::Cpu).map_err(puna_nn::NnError::from)?;
+                x.index_select(&last, 0).map_err(puna_nn::NnError::from)? // [segments, C]
+            }
+        };
+        let x = self.final_norm.forward(&x)?;
+        let y = self.head.forward(&x, self.precision)?; // [rows, V]
+        let mut values = ops::with_f32(&y, <[f32]>::to_vec)?;
+        if let Some(cap) = self.config.final_logit_softcap {
+            puna_kernels::soft_cap(&mut values, cap as f32);
+        }
+        Ok(values)
+    }
+}

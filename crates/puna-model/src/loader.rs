@@ -1,0 +1,342 @@
+//! From a checkpoint's tensors to the layers of a decoder.
+//!
+//! One loader for every container and every way of storing a matrix: it asks the dialect where a
+//! slot's tensor is, checks its shape against the config, and wraps the bytes without copying
+//! where the format allows. Rows of interleaved rotary projections are the one thing copied.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use puna_config::{ModelConfig, NormWeight};
+use puna_io::{Checkpoint, Dtype, StoredTensor, TensorBytes, TensorInfo};
+use puna_kernels::BlockFormat;
+use puna_nn::{BlockWeight, Linear, RmsNorm, SharedBytes, Weight};
+
+use crate::{Dialect, LayerSlot, ModelError, Part, RowOrder, Slot, float, matrix_shape, quantized};
+
+/// Reads the slots of one checkpoint.
+pub(crate) struct Loader<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) config: &'a ModelConfig,
+    dialect: Dialect,
+    used: RefCell<HashSet<String>>,
+    fused: RefCell<HashMap<String, Weight>>,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, config: &'a ModelConfig) -> Result<Self, ModelError> {
+        let dialect = Dialect::of(checkpoint, config.family)?;
+        Ok(Self {
+            checkpoint,
+            config,
+            dialect,
+            used: RefCell::default(),
+            fused: RefCell::default(),
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.checkpoint.root().to_path_buf()
+    }
+
+    /// A stored tensor, marked as used.
+    pub(crate) fn stored(&self, name: &str) -> Result<StoredTensor, ModelError> {
+        if self.checkpoint.info(name).is_none() {
+            return Err(ModelError::MissingTensor { path: self.path(), tensor: name.to_owned() });
+        }
+        self.used.borrow_mut().insert(name.to_owned());
+        Ok(self.checkpoint.tensor(name)?)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.checkpoint.info(name).is_some()
+    }
+
+    pub(crate) fn dtype_error(&self, name: &str, dtype: Dtype, role: &'static str) -> ModelError {
+        let (path, tensor) = (self.path(), name.to_owned());
+        ModelError::Dtype { path, tensor, dtype: dtype.name(), role }
+    }
+
+    pub(crate) fn quantized_error(&self, name: &str, problem: &'static str) -> ModelError {
+        ModelError::Quantized { path: self.path(), tensor: name.to_owned(), problem }
+    }
+
+    pub(crate) fn expect_shape(
+        &self,
+        name: &str,
+        got: &[usize],
+        expected: &[usize],
+    ) -> Result<(), ModelError> {
+        if got == expected {
+            return Ok(());
+        }
+        Err(ModelError::Shape {
+            path: self.path(),
+            tensor: name.to_owned(),
+            expected: expected.to_vec(),
+            got: got.to_vec(),
+        })
+    }
+
+    /// Float values of a stored tensor.
+    pub(crate) fn floats(&self, name: &str, role: &'static str) -> Result<Vec<f32>, ModelError> {
+        let stored = self.stored(name)?;
+        float::to_f32(&stored).ok_or_else(|| self.dtype_error(name, stored.info.dtype, role))
+    }
+
+    /// A vector slot: a bias or a norm.
+    fn vector(&self, slot: Slot, role: &'static str) -> Result<Vec<f32>, ModelError> {
+        let location = self.dialect.locate(&self.config.decoder, slot);
+        let expected = matrix_shape(&self.config.decoder, slot);
+        let name = &location.tensor;
+        let stored = self.stored(name)?;
+        let values = float::to_f32(&stored)
+            .ok_or_else(|| self.dtype_error(name, stored.info.dtype, role))?;
+        self.expect_shape(name, &stored.info.shape, &expected)?;
+        if location.order == RowOrder::Natural {
+            return Ok(values);
+        }
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let natural = location.order.to_natural(&bytes, values.len());
+        Ok(natural.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    /// A norm with the factor itself, whatever the file stores.
+    pub(crate) fn norm(&self, slot: Slot) -> Result<RmsNorm, ModelError> {
+        let mut values = self.vector(slot, "a norm's weight")?;
+        if self.config.decoder.norm.weight == NormWeight::OnePlus {
+            values.iter_mut().for_each(|v| *v += 1.0);
+        }
+        Ok(RmsNorm::new(tensor(values)?, self.config.decoder.norm.eps))
+    }
+
+    /// A bias, if the config has it.
+    pub(crate) fn bias(&self, slot: Option<Slot>) -> Result<Option<Tensor>, ModelError> {
+        slot.map(|slot| tensor(self.vector(slot, "a bias")?)).transpose()
+    }
+
+    /// A linear layer.
+    pub(crate) fn linear(&self, slot: Slot, bias: Option<Slot>) -> Result<Linear, ModelError> {
+        Ok(Linear::new(self.matrix(slot)?, self.bias(bias)?))
+    }
+
+    /// The stored matrix of a slot, in puna's row order.
+    pub(crate) fn matrix(&self, slot: Slot) -> Result<Weight, ModelError> {
+        let location = self.dialect.locate(&self.config.decoder, slot);
+        let shape = matrix_shape(&self.config.decoder, slot);
+        let (rows, cols) = (shape[0], shape[1]);
+        let name = &location.tensor;
+        match location.part {
+            Part::Whole => {
+                let weight = self.whole_matrix(name, rows, cols)?;
+                self.natural_rows(name, weight, location.order)
+            }
+            Part::Rows { range, total } => {
+                let known = self.fused.borrow().get(name).cloned();
+                let weight = match known {
+                    Some(weight) => weight,
+                    None => {
+                        let weight = self.whole_matrix(name, total, cols)?;
+                        self.fused.borrow_mut().insert(name.clone(), weight.clone());
+                        weight
+                    }
+                };
+                Ok(weight.slice_rows(range)?)
+            }
+            Part::Expert { index, count } => {
+                let stored = self.stored(name)?;
+                self.expect_shape(name, &stored.info.shape, &[count, rows, cols])?;
+                let bytes = stored.bytes.len() / count;
+                let slice = stored
+                    .bytes
+                    .slice(index * bytes..(index + 1) * bytes)
+                    .ok_or_else(|| self.quantized_error(name, "experts of uneven size"))?;
+                self.block(name, stored.info.dtype, rows, cols, slice)
+            }
+        }
+    }
+
+    /// A slot's tensor as it is stored, in puna's row order; matrices that several tensors hold
+    /// (GPTQ, AWQ, bitsandbytes, FP8) come dequantized to float32.
+    pub(crate) fn canonical(&self, slot: Slot) -> Result<StoredTensor, ModelError> {
+        let location = self.dialect.locate(&self.config.decoder, slot);
+        let shape = matrix_shape(&self.config.decoder, slot);
+        let name = &location.tensor;
+        if shape.len() == 2 && self.is_quantized(name) {
+            let dense = self.matrix(slot)?.dequantize()?;
+            let bytes = puna_nn::ops::with_f32(&dense, |values| {
+                values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()
+            })?;
+            let info = TensorInfo { dtype: Dtype::F32, shape };
+            return Ok(StoredTensor { info, bytes: TensorBytes::from_vec(bytes) });
+        }
+        let stored = self.stored(name)?;
+        let info = TensorInfo { dtype: stored.info.dtype, shape };
+        let (pieces, piece, stored_shape) = match location.part {
+            Part::Whole => (1, 0..1, info.shape.clone()),
+            Part::Rows { range, total } => (total, range, vec![total, info.shape[1]]),
+            Part::Expert { index, count } => {
+                (count, index..index + 1, vec![count, info.shape[0], info.shape[1]])
+            }
+        };
+        self.expect_shape(name, &stored.info.shape, &stored_shape)?;
+        let step = stored.bytes.len() / pieces.max(1);
+        let bytes = stored
+            .bytes
+            .slice(piece.start * step..piece.end * step)
+            .ok_or_else(|| self.quantized_error(name, "parts of uneven size"))?;
+        let bytes = match location.order {
+            RowOrder::Natural => bytes,
+            order => TensorBytes::from_vec(order.to_natural(&bytes, info.shape[0])),
+        };
+        Ok(StoredTensor { info, bytes })
+    }
+
+    /// The type in which [`Self::canonical`] gives a slot.
+    pub(crate) fn canonical_dtype(&self, slot: Slot) -> Result<Dtype, ModelError> {
+        let name = self.dialect.locate(&self.config.decoder, slot).tensor;
+        if self.is_quantized(&name) {
+            return Ok(Dtype::F32);
+        }
+        let missing = || ModelError::MissingTensor { path: self.path(), tensor: name.clone() };
+        Ok(self.checkpoint.info(&name).ok_or_else(missing)?.dtype)
+    }
+
+    /// Whether norm tensors of these files hold the factor minus one.
+    pub(crate) fn stores_norms_minus_one(&self) -> bool {
+        self.dialect.stores_norms_minus_one()
+    }
+
+    fn is_quantized(&self, name: &str) -> bool {
+        let base = name.strip_suffix(".weight").unwrap_or(name);
+        let parts = [".qweight", ".weight.absmax", ".SCB", ".weight_scale_inv"];
+        parts.iter().any(|part| self.has(&format!("{base}{part}")))
+    }
+
+    fn whole_matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, ModelError> {
+        if let Some(weight) = quantized::load(self, name, rows, cols)? {
+            weight.validate().map_err(ModelError::from)?;
+            return Ok(weight);
+        }
+        let stored = self.stored(name)?;
+        self.expect_shape(name, &stored.info.shape, &[rows, cols])?;
+        self.block(name, stored.info.dtype, rows, cols, stored.bytes)
+    }
+
+    fn block(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        rows: usize,
+        cols: usize,
+        bytes: TensorBytes,
+    ) -> Result<Weight, ModelError> {
+        if dtype == Dtype::F64 {
+            let info = puna_io::TensorInfo { dtype, shape: vec![rows, cols] };
+            let values = float::to_f32(&StoredTensor { info, bytes }).unwrap_or_default();
+            let owned: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let block = BlockWeight::new(BlockFormat::F32, rows, cols, Arc::new(owned))?;
+            return Ok(Weight::Block(block));
+        }
+        let format =
+            block_format(dtype).ok_or_else(|| self.dtype_error(name, dtype, "a matrix"))?;
+        let bytes: SharedBytes = Arc::new(Shared(bytes));
+        Ok(Weight::Block(BlockWeight::new(format, rows, cols, bytes)?))
+    }
+
+    fn natural_rows(
+        &self,
+        name: &str,
+        weight: Weight,
+        order: RowOrder,
+    ) -> Result<Weight, ModelError> {
+        match (&weight, order) {
+            (_, RowOrder::Natural) => Ok(weight),
+            (Weight::Block(block), order) => {
+                let (rows, cols) = (weight.rows(), weight.cols());
+                let bytes = order.to_natural(block.bytes(), rows);
+                Ok(Weight::Block(BlockWeight::new(block.format(), rows, cols, Arc::new(bytes))?))
+            }
+            _ => Err(self.quantized_error(name, "rotary pairs of this format cannot be reordered")),
+        }
+    }
+
+    /// Slots of a layer's biases, where the config has them.
+    pub(crate) fn bias_slot(&self, layer: usize, slot: LayerSlot) -> Option<Slot> {
+        use puna_config::{AttentionBias, FfnBias, FfnConfig};
+        let attention = self.config.decoder.attention.bias;
+        let present = match slot {
+            LayerSlot::QueryBias | LayerSlot::KeyBias | LayerSlot::ValueBias => {
+                attention != AttentionBias::None
+            }
+            LayerSlot::OutputBias => attention == AttentionBias::QkvOutput,
+            _ => matches!(self.config.decoder.ffn, FfnConfig::Dense { bias: FfnBias::All, .. }),
+        };
+        present.then_some(Slot::Layer(layer, slot))
+    }
+
+    /// Early GPTQ packers write a bias of zeros for every module.
+    fn is_zero_bias(&self, name: &str) -> bool {
+        name.ends_with(".bias")
+            && self.checkpoint.tensor(name).is_ok_and(|t| t.bytes.iter().all(|b| *b == 0))
+    }
+
+    /// Names of tensors that no slot asked for and that are not known to be redundant.
+    pub(crate) fn unused(&self) -> Vec<String> {
+        let used = self.used.borrow();
+        self.checkpoint
+            .names()
+            .filter(|name| !used.contains(*name) && !is_redundant(name) && !self.is_zero_bias(name))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// Tensors that files hold although they follow from the config: rotary tables, causal masks,
+/// tied heads, packing scratch.
+fn is_redundant(name: &str) -> bool {
+    ["rotary_emb.inv_freq", "rope.freqs", "masked_bias", "attn.bias", ".weight_format"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
+        || name.starts_with("rope_f")
+        || name.ends_with("lm_head.weight")
+}
+
+fn tensor(values: Vec<f32>) -> Result<Tensor, ModelError> {
+    let len = values.len();
+    Ok(Tensor::from_vec(values, len, &Device::Cpu).map_err(puna_nn::NnError::from)?)
+}
+
+/// A tensor's bytes as the layers share them.
+pub(crate) struct Shared(pub(crate) TensorBytes);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The block format of a stored type.
+#[must_use]
+pub(crate) fn block_format(dtype: Dtype) -> Option<BlockFormat> {
+    Some(match dtype {
+        Dtype::F32 => BlockFormat::F32,
+        Dtype::F16 => BlockFormat::F16,
+        Dtype::BF16 => BlockFormat::BF16,
+        Dtype::Q4_0 => BlockFormat::Q4_0,
+        Dtype::Q4_1 => BlockFormat::Q4_1,
+        Dtype::Q5_0 => BlockFormat::Q5_0,
+        Dtype::Q5_1 => BlockFormat::Q5_1,
+        Dtype::Q8_0 => BlockFormat::Q8_0,
+        Dtype::Q2K => BlockFormat::Q2K,
+        Dtype::Q3K => BlockFormat::Q3K,
+        Dtype::Q4K => BlockFormat::Q4K,
+        Dtype::Q5K => BlockFormat::Q5K,
+        Dtype::Q6K => BlockFormat::Q6K,
+        Dtype::Iq4Nl => BlockFormat::Iq4Nl,
+        _ => return None,
+    })
+}

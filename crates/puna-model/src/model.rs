@@ -1,0 +1,194 @@
+//! A checkpoint on disk made into a running decoder.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use puna_config::{
+    EmbeddingScale, FfnConfig, HeadWeight, MetaFacts, ModelConfig, NormPlacement, QkNorm,
+    Quantization,
+};
+use puna_io::{Checkpoint, Container};
+use puna_nn::{
+    Attention, AttentionParts, Embedding, FeedForward, Linear, Mlp, Moe, Precision, Rotary,
+};
+
+use crate::decoder::Block;
+use crate::gguf_meta::GgufView;
+use crate::loader::Loader;
+use crate::{Decoder, Expert, LayerSlot, ModelError, Slot};
+
+/// How to load a model.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// Arithmetic of the matrix products.
+    pub precision: Precision,
+}
+
+/// A loaded model.
+pub struct Model {
+    /// The decoder.
+    pub decoder: Decoder,
+    /// What the checkpoint's config says.
+    pub config: ModelConfig,
+    /// The checkpoint it came from.
+    pub checkpoint: Checkpoint,
+    /// Tensors in the files that the decoder has no place for.
+    pub unused_tensors: Vec<String>,
+}
+
+impl Model {
+    /// Loads a folder or a file in any container; weights stay in the memory map.
+    ///
+    /// # Errors
+    /// Names the file and the tensor or key that is wrong.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        Self::from_checkpoint(Checkpoint::open(path)?, options)
+    }
+
+    /// Makes a decoder of an open checkpoint.
+    ///
+    /// # Errors
+    /// Names the file and the tensor or key that is wrong.
+    pub fn from_checkpoint(
+        checkpoint: Checkpoint,
+        options: &LoadOptions,
+    ) -> Result<Self, ModelError> {
+        let config = read_config(&checkpoint)?;
+        let loader = Loader::new(&checkpoint, &config)?;
+        let decoder = build(&loader, options.precision)?;
+        let unused_tensors = loader.unused();
+        Ok(Self { decoder, config, checkpoint, unused_tensors })
+    }
+}
+
+/// The config that belongs to a checkpoint.
+///
+/// # Errors
+/// If it is missing or says something that puna does not run.
+pub fn read_config(checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
+    let root = checkpoint.root();
+    if let Some(gguf) = checkpoint.gguf() {
+        let path = checkpoint.files().into_iter().next().unwrap_or_else(|| root.to_path_buf());
+        return ModelConfig::from_gguf(&GgufView(gguf))
+            .map_err(|source| ModelError::Config { path, source });
+    }
+    if checkpoint.container() == Container::Meta {
+        let path = root.join("params.json");
+        let vocab_size = checkpoint
+            .info("tok_embeddings.weight")
+            .and_then(|info| info.shape.first().copied())
+            .ok_or_else(|| ModelError::NoEmbedding { path: root.to_path_buf() })?;
+        let text = read_text(&path)?;
+        return ModelConfig::from_meta_json(&text, &MetaFacts { vocab_size })
+            .map_err(|source| ModelError::Config { path, source });
+    }
+    let path = root.join("config.json");
+    let text = read_text(&path)?;
+    let mut config = ModelConfig::from_hf_json(&text)
+        .map_err(|source| ModelError::Config { path, source })?;
+    let separate = root.join("quantize_config.json");
+    if config.quantization.is_none() && separate.exists() {
+        let text = read_text(&separate)?;
+        let found = Quantization::from_quantize_config_json(&text)
+            .map_err(|source| ModelError::Config { path: separate, source })?;
+        config.quantization = Some(found);
+    }
+    Ok(config)
+}
+
+fn read_text(path: &Path) -> Result<String, ModelError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ModelError::ConfigFile { path: path.to_path_buf(), source })
+}
+
+fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelError> {
+    let config = &loader.config.decoder;
+    let embedding = Arc::new(loader.matrix(Slot::Embedding)?);
+    let head = match config.embedding.head {
+        HeadWeight::Tied => Linear::shared(Arc::clone(&embedding)),
+        HeadWeight::Separate => loader.linear(Slot::Head, None)?,
+    };
+    let scale = match config.embedding.scale {
+        EmbeddingScale::One => 1.0,
+        EmbeddingScale::SqrtHidden => (config.hidden_size as f64).sqrt() as f32,
+    };
+    let blocks =
+        (0..config.num_layers).map(|layer| block(loader, layer)).collect::<Result<_, _>>()?;
+    Ok(Decoder {
+        config: config.clone(),
+        precision,
+        embedding: Embedding::new(embedding, scale),
+        blocks,
+        final_norm: loader.norm(Slot::FinalNorm)?,
+        head,
+        global_rotary: Rotary::new(&config.layers.global_rope),
+        local_rotary: config.layers.local.as_ref().map(|local| Rotary::new(&local.rope)),
+    })
+}
+
+fn block(loader: &Loader<'_>, layer: usize) -> Result<Block, ModelError> {
+    let config = &loader.config.decoder;
+    let norm = |slot| loader.norm(Slot::Layer(layer, slot));
+    let post_norm = |slot| match config.placement {
+        NormPlacement::Pre => Ok(None),
+        NormPlacement::Sandwich => norm(slot).map(Some),
+    };
+    let head_norm = |slot| match config.attention.qk_norm {
+        QkNorm::None => Ok(None),
+        QkNorm::PerHead | QkNorm::WholeProjection => norm(slot).map(Some),
+    };
+    let linear = |slot, bias| {
+        loader.linear(Slot::Layer(layer, slot), loader.bias_slot(layer, bias))
+    };
+    let parts = AttentionParts {
+        query: linear(LayerSlot::Query, LayerSlot::QueryBias)?,
+        key: linear(LayerSlot::Key, LayerSlot::KeyBias)?,
+        value: linear(LayerSlot::Value, LayerSlot::ValueBias)?,
+        output: linear(LayerSlot::Output, LayerSlot::OutputBias)?,
+        query_norm: head_norm(LayerSlot::QueryNorm)?,
+        key_norm: head_norm(LayerSlot::KeyNorm)?,
+    };
+    let kind = config.layers.kind(layer);
+    Ok(Block {
+        attn_pre_norm: norm(LayerSlot::AttnPreNorm)?,
+        attention: Attention::new(&config.attention, layer, kind, parts),
+        attn_post_norm: post_norm(LayerSlot::AttnPostNorm)?,
+        ffn_pre_norm: norm(LayerSlot::FfnPreNorm)?,
+        ffn: feed_forward(loader, layer)?,
+        ffn_post_norm: post_norm(LayerSlot::FfnPostNorm)?,
+    })
+}
+
+fn feed_forward(loader: &Loader<'_>, layer: usize) -> Result<FeedForward, ModelError> {
+    let slot = |slot| Slot::Layer(layer, slot);
+    match &loader.config.decoder.ffn {
+        FfnConfig::Dense { activation, .. } => {
+            let linear = |weight, bias| loader.linear(slot(weight), loader.bias_slot(layer, bias));
+            Ok(FeedForward::Dense(Mlp {
+                gate: linear(LayerSlot::Gate(Expert::Dense), LayerSlot::GateBias)?,
+                up: linear(LayerSlot::Up(Expert::Dense), LayerSlot::UpBias)?,
+                down: linear(LayerSlot::Down(Expert::Dense), LayerSlot::DownBias)?,
+                activation: *activation,
+            }))
+        }
+        FfnConfig::Moe { activation, num_experts, experts_per_token, routing, .. } => {
+            let experts = (0..*num_experts)
+                .map(|index| {
+                    let expert = Expert::Index(index);
+                    Ok(Mlp {
+                        gate: loader.linear(slot(LayerSlot::Gate(expert)), None)?,
+                        up: loader.linear(slot(LayerSlot::Up(expert)), None)?,
+                        down: loader.linear(slot(LayerSlot::Down(expert)), None)?,
+                        activation: *activation,
+                    })
+                })
+                .collect::<Result<_, ModelError>>()?;
+            Ok(FeedForward::Moe(Moe {
+                router: loader.linear(slot(LayerSlot::Router), None)?,
+                experts,
+                experts_per_token: *experts_per_token,
+                routing: *routing,
+            }))
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Packed integers of GPTQ and AWQ, repacked to one row per output feature.
+
+use puna_nn::GroupWeightQuants;
+use rayon::prelude::*;
+
+/// Rows repacked together: their current cache lines stay in the first-level cache.
+const ROW_BLOCK: usize = 64;
+
+/// Integer `index` of `bits` bits, laid end to end from the low bits of 32-bit words.
+pub(super) fn bit_field(words: impl Fn(usize) -> u32, index: usize, bits: u32) -> u32 {
+    let offset = index * bits as usize;
+    let (word, shift) = (offset / 32, (offset % 32) as u32);
+    let mut value = words(word) >> shift;
+    if shift + bits > 32 {
+        value |= words(word + 1) << (32 - shift);
+    }
+    value & (((1u64 << bits) - 1) as u32)
+}
+
+/// Builds `[rows, cols]` integers: two per byte up to 4 bits, one per byte above.
+pub(super) fn pack(
+    rows: usize,
+    cols: usize,
+    bits: u32,
+    value: impl Fn(usize, usize) -> u8 + Sync,
+) -> GroupWeightQuants {
+    let per_byte = if bits <= 4 { 2 } else { 1 };
+    let stride = cols.div_ceil(per_byte);
+    let mut bytes = vec![0u8; rows * stride];
+    bytes.par_chunks_mut((ROW_BLOCK * stride).max(1)).enumerate().for_each(|(block, bytes)| {
+        for col in 0..cols {
+            let shift = if per_byte == 2 { 4 * (col % 2) } else { 0 };
+            for (row, bytes) in bytes.chunks_exact_mut(stride).enumerate() {
+                bytes[col / per_byte] |= value(block * ROW_BLOCK + row, col) << shift;
+            }
+        }
+    });
+    if per_byte == 2 { GroupWeightQuants::Nibbles(bytes) } else { GroupWeightQuants::Bytes(bytes) }
+}
+
+/// `[groups, rows]` → `[rows, groups]`
+pub(super) fn transpose<T: Copy>(values: &[T], groups: usize, rows: usize) -> Vec<T> {
+    (0..rows).flat_map(|row| (0..groups).map(move |g| values[g * rows + row])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_bit_values_straddle_words() {
+        // values 0..8 repeated: value 10 (= 2) lies in bits 30, 31 and 0 of the next word
+        let mut stream = [0u32; 3];
+        for i in 0..32usize {
+            for bit in 0..3 {
+                let at = 3 * i + bit;
+                stream[at / 32] |= (((i % 8) >> bit) as u32 & 1) << (at % 32);
+            }
+        }
+        for i in 0..32 {
+            assert_eq!(bit_field(|w| stream[w], i, 3), (i % 8) as u32);
+        }
+    }
+}

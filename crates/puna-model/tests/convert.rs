@@ -1,0 +1,130 @@
+//! Conversion: bit-exact round trips, and the same logits from every container.
+
+use std::path::Path;
+
+use puna_io::Checkpoint;
+use puna_model::convert::{OutType, Target, convert};
+use puna_model::{LoadOptions, Model, Precision};
+
+use crate::support::{cases, load, max_abs, model_path, prefill, prompts, rms_over_std};
+
+fn run(source: &Path, target: Target, out_type: OutType, out: &Path) {
+    let checkpoint = Checkpoint::open(&model_path(source)).unwrap();
+    let mut last = 0;
+    let report = convert(&checkpoint, target, out_type, out, &mut |done, total| {
+        assert!(done <= total);
+        last = done;
+    })
+    .unwrap_or_else(|e| panic!("{} to {target:?}: {e}", source.display()));
+    assert_eq!(last, report.bytes);
+}
+
+/// Tensors of two checkpoints are the same, byte for byte; those missing on one side are named.
+fn assert_same_tensors(a: &Path, b: &Path) {
+    let (a, b) = (Checkpoint::open(a).unwrap(), Checkpoint::open(b).unwrap());
+    let mut names: Vec<&str> = a.names().filter(|n| !n.contains("rotary_emb")).collect();
+    let mut others: Vec<&str> = b.names().collect();
+    names.sort_unstable();
+    others.sort_unstable();
+    assert_eq!(names, others);
+    for name in names {
+        let (x, y) = (a.tensor(name).unwrap(), b.tensor(name).unwrap());
+        assert_eq!(x.info, y.info, "{name}");
+        assert!(x.bytes[..] == y.bytes[..], "{name}: bytes differ");
+    }
+}
+
+const HF: Target = Target::Hf { max_shard_bytes: None };
+
+#[test]
+fn hf_to_gguf_to_hf_is_the_identity_for_every_family() {
+    let Some(cases) = cases("text") else { return };
+    for case in cases.iter().filter(|c| !c.ends_with("llama4-text")) {
+        let dir = tempfile::tempdir().unwrap();
+        let (gguf, back) = (dir.path().join("model.gguf"), dir.path().join("back"));
+        run(case, Target::Gguf, OutType::Auto, &gguf);
+        run(&gguf, HF, OutType::Auto, &back);
+        assert_same_tensors(&case.join("model.safetensors"), &back.join("model.safetensors"));
+        let config = |dir: &Path| {
+            let model = Model::load(dir, &LoadOptions { precision: Precision::Exact }).unwrap();
+            model.config.decoder
+        };
+        assert_eq!(config(case).ffn, config(&back).ffn);
+    }
+}
+
+#[test]
+fn hf_to_meta_in_two_shards_and_back_is_the_identity() {
+    let Some(cases) = cases("text") else { return };
+    for name in ["llama1", "llama2-gqa", "llama3"] {
+        let case = cases.iter().find(|c| c.ends_with(name)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (meta, back) = (dir.path().join("meta"), dir.path().join("back"));
+        run(case, Target::Meta { model_parallel: 2 }, OutType::Auto, &meta);
+        assert!(meta.join("consolidated.01.pth").exists());
+        run(&meta, HF, OutType::Auto, &back);
+        assert_same_tensors(&case.join("model.safetensors"), &back.join("model.safetensors"));
+    }
+}
+
+#[test]
+fn a_gguf_of_every_family_gives_the_logits_of_its_source() {
+    let Some(cases) = cases("text") else { return };
+    for case in cases.iter().filter(|c| !c.ends_with("llama4-text")) {
+        let dir = tempfile::tempdir().unwrap();
+        let gguf = dir.path().join("model.gguf");
+        run(case, Target::Gguf, OutType::Auto, &gguf);
+        let ours = Model::load(&gguf, &LoadOptions { precision: Precision::Exact })
+            .unwrap_or_else(|e| panic!("{}: {e}", case.display()));
+        for prompt in prompts(case) {
+            let error = max_abs(&prefill(&ours.decoder, &prompt.input).1, &prompt.logits);
+            assert!(error <= 1e-4, "{}: {error}", case.display());
+        }
+    }
+}
+
+#[test]
+fn quantized_sources_become_float_folders_with_nearly_the_same_logits() {
+    for group in ["gguf", "gptq", "awq", "bnb"] {
+        let Some(cases) = cases(group) else { return };
+        for case in &cases {
+            let dir = tempfile::tempdir().unwrap();
+            run(case, HF, OutType::F32, dir.path());
+            let ours = load(dir.path(), Precision::Exact);
+            for prompt in prompts(case) {
+                let error = max_abs(&prefill(&ours.decoder, &prompt.input).1, &prompt.logits);
+                assert!(error <= 1e-4, "{}: {error}", case.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn q8_0_and_q4_0_files_stay_near_their_source() {
+    let Some(cases) = cases("text") else { return };
+    let case = cases.iter().find(|c| c.ends_with("llama2-gqa")).unwrap();
+    // rms/std of weights rounded to 8 and to 4 bits in a model this small
+    for (out_type, bound) in [(OutType::Q8_0, 0.02), (OutType::Q4_0, 0.35)] {
+        let dir = tempfile::tempdir().unwrap();
+        let gguf = dir.path().join("model.gguf");
+        run(case, Target::Gguf, out_type, &gguf);
+        let ours = Model::load(&gguf, &LoadOptions { precision: Precision::Exact }).unwrap();
+        for prompt in prompts(case) {
+            let error = rms_over_std(&prefill(&ours.decoder, &prompt.input).1, &prompt.logits);
+            assert!(error <= bound, "{out_type:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_conversion_that_cannot_be_leaves_the_target_as_it_was() {
+    let Some(cases) = cases("text") else { return };
+    let gemma = cases.iter().find(|c| c.ends_with("gemma2")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("params.json"), "mine").unwrap();
+    let checkpoint = Checkpoint::open(gemma).unwrap();
+    let target = Target::Meta { model_parallel: 1 };
+    let result = convert(&checkpoint, target, OutType::Auto, dir.path(), &mut |_, _| {});
+    assert!(result.is_err());
+    assert_eq!(std::fs::read_to_string(dir.path().join("params.json")).unwrap(), "mine");
+}
