@@ -68,8 +68,22 @@ pub(crate) struct Unpacked<'a> {
 }
 
 /// Unpacks whole blocks; safe whatever the lengths are (the shortest one decides).
+///
+/// Asks for the bytes `ahead` of these, which the caller will unpack later (0: for none): sixteen
+/// rows at a time are more streams than hardware follows.
 #[inline(always)]
-pub(crate) fn unpack<S: Simd>(s: S, format: BlockFormat, bytes: &[u8], out: &mut Unpacked) {
+pub(crate) fn unpack<S: Simd>(
+    s: S,
+    format: BlockFormat,
+    bytes: &[u8],
+    ahead: usize,
+    out: &mut Unpacked,
+) {
+    if ahead > 0 {
+        for offset in (0..bytes.len()).step_by(64) {
+            s.prefetch(bytes.as_ptr().wrapping_add(ahead + offset));
+        }
+    }
     use BlockFormat as F;
     match format {
         F::F32 | F::F16 | F::BF16 => {}

@@ -74,7 +74,7 @@ pub struct Kernels {
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),
     interleave: unsafe fn(*const u8, usize, *mut u8, usize),
-    unpack: unsafe fn(BlockFormat, &[u8], &mut Unpacked),
+    unpack: unsafe fn(BlockFormat, &[u8], usize, &mut Unpacked),
     expand: unsafe fn(Layout, &Unpacked, &mut [f32]),
     widen: unsafe fn(BlockFormat, &[u8], &mut [f32]),
     quantize_activations: QuantizeActivations,
@@ -127,7 +127,7 @@ impl Kernels {
 
     call! {
         /// See [`crate::blocks::unpack`].
-        fn unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked);
+        fn unpack(format: BlockFormat, bytes: &[u8], ahead: usize, out: &mut Unpacked);
         /// See [`crate::matrix::expand`].
         fn expand(layout: Layout, from: &Unpacked, out: &mut [f32]);
         /// See [`crate::blocks::widen`].

@@ -105,6 +105,8 @@ pub(crate) trait Simd: Copy {
     fn mask_b(self, bits: u32) -> Self::B;
     /// `table[v]` for bytes below 16.
     fn lookup(self, table: &[u8; 16], v: Self::B) -> Self::B;
+    /// Unsigned bytes as i32.
+    fn widen_b(self, v: &[u8; 16]) -> Self::I;
     fn load_b(self, v: &[u8; 32]) -> Self::B;
     fn store_b(self, out: &mut [u8; 32], v: Self::B);
     /// Asks for a cache line; any address is fine.

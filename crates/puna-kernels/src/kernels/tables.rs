@@ -54,11 +54,12 @@ macro_rules! table {
                 cap(x: &mut [f32], cap: f32) = activation::cap;
                 softmax(x: &mut [f32]) = softmax::softmax_row;
                 log_softmax(x: &[f32], out: &mut [f32]) = softmax::log_softmax_row;
-                unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked) = blocks::unpack;
+                unpack(format: BlockFormat, bytes: &[u8], ahead: usize, out: &mut Unpacked) =
+                    blocks::unpack;
+                expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
                 attend(task: &HeadTask) = attention::attend;
                 }
                 plain {
-                expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
                 widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
                 quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [f32]) =
                     matmul::quantize_activations;

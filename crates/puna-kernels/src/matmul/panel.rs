@@ -88,6 +88,40 @@ pub(crate) unsafe fn interleave<S: Simd>(
     }
 }
 
+/// Integer dot products of `SUB` columns of 16 rows with `T` tokens that are `stride` apart.
+///
+/// # Safety
+/// The columns must be readable at `w` (interleaved) and at each token.
+#[inline(always)]
+unsafe fn dot_sub<S: Simd, const SUB: usize, const T: usize>(
+    s: S,
+    w: *const u8,
+    x: *const i8,
+    stride: usize,
+    width: Width,
+) -> [S::I; T] {
+    let mut dot = [s.splat_i(0); T];
+    // Integer sums are exact in any order: one token alone is spread over four chains to hide the
+    // latency of the instruction.
+    let mut chains = [s.splat_i(0); 4];
+    for i in 0..SUB / 4 {
+        // SAFETY: column 4 i of the rows and of each token is in range by contract.
+        unsafe {
+            let w = s.load_i(w.add(64 * i));
+            for (t, dot) in dot.iter_mut().enumerate() {
+                let x = s.splat_i(x.add(t * stride + 4 * i).cast::<i32>().read_unaligned());
+                let chain = if T == 1 { &mut chains[i % 4] } else { dot };
+                *chain = s.dot4(*chain, w, x, width);
+            }
+        }
+    }
+    if T == 1 {
+        let [a, b, c, d] = chains;
+        dot[0] = s.add_i(s.add_i(a, b), s.add_i(c, d));
+    }
+    dot
+}
+
 /// `T` tokens against a chunk.
 ///
 /// # Safety
@@ -111,14 +145,7 @@ unsafe fn tokens<S: Simd, const SUB: usize, const T: usize>(
         }
         for sub in 0..tile.subs {
             let w = tile.quants.add(sub * SUB * LANES);
-            let mut dot = [s.splat_i(0); T];
-            for i in 0..SUB / 4 {
-                let w = s.load_i(w.add(64 * i));
-                for (t, dot) in dot.iter_mut().enumerate() {
-                    let x = x.add(t * tile.cols + sub * SUB + 4 * i).cast::<i32>();
-                    *dot = s.dot4(*dot, w, s.splat_i(x.read_unaligned()), width);
-                }
-            }
+            let dot = dot_sub::<S, SUB, T>(s, w, x.add(sub * SUB), tile.cols, width);
             let scale = s.load(tile.scales.add(sub * LANES));
             let bias = s.load(tile.bias.add(sub * LANES));
             for (t, (acc, dot)) in acc.iter_mut().zip(dot).enumerate() {
@@ -179,7 +206,7 @@ impl PanelSource<'_> {
                 let stride = bytes.len() / w.rows;
                 let at = |col: usize| col / format.block_len() * format.block_bytes();
                 let bytes = &bytes[row * stride..(row + 1) * stride];
-                kernels.unpack(format, &bytes[at(cols.start)..at(cols.end)], out);
+                kernels.unpack(format, &bytes[at(cols.start)..at(cols.end)], LANES * stride, out);
                 if let Zero::Constant(zero) = layout.zero {
                     for (bias, scale) in out.bias.iter_mut().zip(out.scales.iter()) {
                         *bias = -f32::from(zero) * scale;

@@ -5,6 +5,7 @@ use super::{Matrix, MatrixData};
 use crate::Kernels;
 use crate::blocks::{CHUNK, Layout, Unpacked, Zero, layout};
 use crate::numbers::e4m3_to_f32;
+use crate::simd::{LANES, Simd};
 use std::ops::Range;
 
 /// Room for one chunk of unpacked weights.
@@ -85,7 +86,7 @@ pub(crate) fn dequantize_cols(
                     scales: &mut scratch.scales[..subs],
                     bias: &mut scratch.bias[..subs],
                 };
-                kernels.unpack(format, source, &mut unpacked);
+                kernels.unpack(format, source, 0, &mut unpacked);
                 kernels.expand(layout, &unpacked, out);
             }
         }
@@ -99,23 +100,23 @@ pub(crate) fn dequantize_cols(
 
 /// `out = scale (q - z)` or `scale q + bias`; rounding steps as in ggml.
 #[inline(always)]
-pub(crate) fn expand(layout: Layout, from: &Unpacked, out: &mut [f32]) {
-    let Layout { sub, zero, .. } = layout;
-    let blocks = from.quants.chunks_exact(sub).zip(out.chunks_exact_mut(sub));
-    let factors = from.scales.iter().zip(from.bias.iter());
-    for ((q, y), (&scale, &bias)) in blocks.zip(factors) {
-        match zero {
+pub(crate) fn expand<S: Simd>(s: S, layout: Layout, from: &Unpacked, out: &mut [f32]) {
+    let per_scale = layout.sub / LANES;
+    let vectors = from.quants.as_chunks::<LANES>().0.iter().zip(out.as_chunks_mut::<LANES>().0);
+    for (i, (q, y)) in vectors.enumerate() {
+        let scale = s.splat(from.scales[i / per_scale]);
+        let value = match layout.zero {
             Zero::Constant(zero) => {
-                for (y, &q) in y.iter_mut().zip(q) {
-                    *y = scale * (i32::from(q) - i32::from(zero)) as f32;
-                }
+                let q = s.sub_i(s.widen_b(q), s.splat_i(i32::from(zero)));
+                s.mul(scale, s.to_f(q))
             }
             Zero::Bias => {
-                for (y, &q) in y.iter_mut().zip(q) {
-                    *y = scale * f32::from(q) + bias;
-                }
+                let bias = s.splat(from.bias[i / per_scale]);
+                s.add(s.mul(scale, s.to_f(s.widen_b(q))), bias)
             }
-        }
+        };
+        // SAFETY: a whole array of 16 f32.
+        unsafe { s.store(y.as_mut_ptr(), value) }
     }
 }
 

@@ -131,6 +131,14 @@ impl Simd for Avx2 {
         unsafe { [_mm256_set1_epi32(v); 2] }
     }
     #[inline(always)]
+    fn widen_b(self, v: &[u8; 16]) -> I {
+        // SAFETY: `self` proves that the CPU has the instructions; 16 bytes are readable.
+        unsafe {
+            let v = _mm_loadu_si128(v.as_ptr().cast());
+            [_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(v))]
+        }
+    }
+    #[inline(always)]
     fn dot4(self, acc: I, w: I, x: I, width: Width) -> I {
         [self.dot4_half(acc[0], w[0], x[0], width), self.dot4_half(acc[1], w[1], x[1], width)]
     }
@@ -194,6 +202,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a hint that never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

@@ -50,6 +50,8 @@ impl Simd for Avx512 {
         fn shl23(v: __m512i) -> __m512i = _mm512_slli_epi32::<23>(v);
         fn sra1(v: __m512i) -> __m512i = _mm512_srai_epi32::<1>(v);
         fn to_f(v: __m512i) -> __m512 = _mm512_cvtepi32_ps(v);
+        fn widen_b(v: &[u8; 16]) -> __m512i =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128(v.as_ptr().cast()));
         fn dot4(acc: __m512i, w: __m512i, x: __m512i, _width: Width) -> __m512i =
             _mm512_dpbusd_epi32(acc, w, x);
         fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 = _mm512_dpbf16_ps(
@@ -139,6 +141,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a hint that never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

@@ -188,6 +188,10 @@ impl Simd for Scalar {
         v.map(|v| table[usize::from(v & 15)])
     }
     #[inline(always)]
+    fn widen_b(self, v: &[u8; 16]) -> Self::I {
+        v.map(i32::from)
+    }
+    #[inline(always)]
     fn load_b(self, v: &[u8; 32]) -> Self::B {
         *v
     }
