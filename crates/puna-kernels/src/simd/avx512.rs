@@ -2,7 +2,7 @@
 
 use super::Simd;
 use crate::blocks::Width;
-#[expect(clippy::wildcard_imports, reason = "intrinsics name themselves")]
+#[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics name themselves"))]
 use std::arch::x86_64::*;
 
 /// Proof that the CPU has AVX-512 F, BW, DQ, VL, VNNI and BF16.

@@ -35,6 +35,7 @@ impl Random {
 }
 
 /// The tables of this machine; those it lacks are named on stderr.
+#[expect(clippy::print_stderr, reason = "a skip must be visible")]
 pub(crate) fn tables() -> Vec<&'static Kernels> {
     let present = |&isa: &Isa| {
         let table = Kernels::for_isa(isa);
