@@ -1,7 +1,7 @@
 //! The gate of gated feed-forward layers (Shazeer 2020) and Gemma 2's soft caps.
 
 use crate::kernels::Kernels;
-use crate::math;
+use crate::math::{self, map_lanes};
 use crate::simd::Simd;
 use rayon::prelude::*;
 
@@ -65,9 +65,9 @@ pub(crate) fn gate<S: Simd>(s: S, act: GateActivation, gate: &[f32], up: &[f32],
     out.copy_from_slice(gate);
     match act {
         GateActivation::Silu => {
-            math::map_in_place(s, out, 0.0, |x| s.mul(x, math::sigmoid(s, x)));
+            map_lanes!(s, out, 0.0, |x| s.mul(x, math::sigmoid(s, x)));
         }
-        GateActivation::GeluTanh => math::map_in_place(s, out, 0.0, |x| {
+        GateActivation::GeluTanh => map_lanes!(s, out, 0.0, |x| {
             // 0.5 (1 + tanh u) = sigmoid(2 u); 2 sqrt(2 / pi) = 1.5957691.
             let cube = s.mul(s.mul(x, x), s.mul(x, s.splat(0.044_715)));
             let u2 = s.mul(s.splat(1.595_769), s.add(x, cube));
@@ -88,5 +88,5 @@ pub(crate) fn gate<S: Simd>(s: S, act: GateActivation, gate: &[f32], up: &[f32],
 #[inline(always)]
 pub(crate) fn cap<S: Simd>(s: S, x: &mut [f32], cap: f32) {
     let cap = s.splat(cap);
-    math::map_in_place(s, x, 0.0, |x| s.mul(cap, math::tanh(s, s.div(x, cap))));
+    map_lanes!(s, x, 0.0, |x| s.mul(cap, math::tanh(s, s.div(x, cap))));
 }

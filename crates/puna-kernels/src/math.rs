@@ -7,7 +7,7 @@
 use crate::simd::{LANES, Simd};
 
 /// Lane vectors summed in f32 before a partial sum moves on to f64: bounds the error of long rows.
-const STEPS_PER_PARTIAL: usize = 16;
+pub(crate) const STEPS_PER_PARTIAL: usize = 16;
 
 /// `e^x` per lane.
 #[inline(always)]
@@ -27,8 +27,13 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     // 2^n in two factors: n reaches from -152 to 129.
     let n = s.sub_i(s.bits(shifted), s.splat_i(12_582_912f32.to_bits().cast_signed()));
     let half = s.sra1(n);
-    let power = |n| s.of_bits(s.shl23(s.add_i(n, s.splat_i(127))));
-    s.mul(s.mul(p, power(half)), power(s.sub_i(n, half)))
+    s.mul(s.mul(p, power_of_two(s, half)), power_of_two(s, s.sub_i(n, half)))
+}
+
+/// `2^n` for n from -126 to 127.
+#[inline(always)]
+fn power_of_two<S: Simd>(s: S, n: S::I) -> S::F {
+    s.of_bits(s.shl23(s.add_i(n, s.splat_i(127))))
 }
 
 /// `1 / (1 + e^-x)` per lane.
@@ -53,45 +58,61 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     s.select_lt(z, s.splat(0.390_625), near, far)
 }
 
-/// Calls `f` on every lane vector of `x`, the last one filled up with `fill`, and writes back.
-#[inline(always)]
-pub(crate) fn map_in_place<S: Simd>(s: S, x: &mut [f32], fill: f32, f: impl Fn(S::F) -> S::F) {
-    let (vectors, tail) = x.as_chunks_mut::<LANES>();
-    for v in vectors {
-        // SAFETY: a whole array of 16 f32.
-        unsafe { s.store(v.as_mut_ptr(), f(s.load(v.as_ptr()))) }
-    }
-    if !tail.is_empty() {
-        let mut v = [fill; LANES];
-        v[..tail.len()].copy_from_slice(tail);
-        // SAFETY: a whole array of 16 f32.
-        unsafe { s.store(v.as_mut_ptr(), f(s.load(v.as_ptr()))) }
-        tail.copy_from_slice(&v[..tail.len()]);
-    }
+/// Replaces every lane vector `v` of a slice by an expression; the last one is filled up with
+/// `$fill`.
+///
+/// A macro because a closure is a function of its own without `target_feature`: once it is too
+/// large to be inlined its intrinsics become calls.
+macro_rules! map_lanes {
+    ($s:expr, $x:expr, $fill:expr, |$v:ident| $value:expr) => {{
+        let (s, x): (_, &mut [f32]) = ($s, $x);
+        let mut at = 0;
+        while at < x.len() {
+            let n = x.len().min(at + $crate::simd::LANES) - at;
+            let mut padded = [$fill; $crate::simd::LANES];
+            let whole = n == $crate::simd::LANES;
+            if !whole {
+                padded[..n].copy_from_slice(&x[at..]);
+            }
+            let p = if whole { x[at..].as_mut_ptr() } else { padded.as_mut_ptr() };
+            // SAFETY: 16 f32 of the slice or of the array.
+            let $v = unsafe { s.load(p) };
+            let value = $value;
+            // SAFETY: as above.
+            unsafe { s.store(p, value) }
+            if !whole {
+                x[at..].copy_from_slice(&padded[..n]);
+            }
+            at += n;
+        }
+    }};
 }
 
-/// Sum over `f` of every lane vector of `x` (the last one filled up with `fill`, for which `f`
-/// must give zero), with partial sums in f64.
-#[inline(always)]
-pub(crate) fn sum<S: Simd>(s: S, x: &[f32], fill: f32, f: impl Fn(S::F) -> S::F) -> f64 {
-    let mut total = 0.0;
-    for part in x.chunks(STEPS_PER_PARTIAL * LANES) {
-        let (vectors, tail) = part.as_chunks::<LANES>();
-        let mut acc = s.splat(0.0);
-        for v in vectors {
-            // SAFETY: a whole array of 16 f32.
-            acc = s.add(acc, f(unsafe { s.load(v.as_ptr()) }));
+/// Sum of an expression over every lane vector `v` of a slice, with partial sums in f64; the last
+/// vector is filled up with `$fill`, for which the expression must give zero.
+macro_rules! sum_lanes {
+    ($s:expr, $x:expr, $fill:expr, |$v:ident| $value:expr) => {{
+        let (s, x): (_, &[f32]) = ($s, $x);
+        let mut total = 0.0f64;
+        for part in x.chunks($crate::math::STEPS_PER_PARTIAL * $crate::simd::LANES) {
+            let mut acc = s.splat(0.0);
+            for chunk in part.chunks($crate::simd::LANES) {
+                let mut padded = [$fill; $crate::simd::LANES];
+                let whole = chunk.len() == $crate::simd::LANES;
+                if !whole {
+                    padded[..chunk.len()].copy_from_slice(chunk);
+                }
+                let p = if whole { chunk.as_ptr() } else { padded.as_ptr() };
+                // SAFETY: 16 f32 of the slice or of the array.
+                let $v = unsafe { s.load(p) };
+                acc = s.add(acc, $value);
+            }
+            total += f64::from(s.sum(acc));
         }
-        if !tail.is_empty() {
-            let mut v = [fill; LANES];
-            v[..tail.len()].copy_from_slice(tail);
-            // SAFETY: a whole array of 16 f32.
-            acc = s.add(acc, f(unsafe { s.load(v.as_ptr()) }));
-        }
-        total += f64::from(s.sum(acc));
-    }
-    total
+        total
+    }};
 }
+pub(crate) use {map_lanes, sum_lanes};
 
 /// The largest element; NaN if there is one, -inf of nothing.
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Root-mean-square normalization (Zhang and Sennrich 2019, eq. 4).
 
 use crate::kernels::Kernels;
-use crate::math;
+use crate::math::sum_lanes;
 use crate::simd::Simd;
 use rayon::prelude::*;
 
@@ -47,7 +47,7 @@ impl Kernels {
 /// One row.
 #[inline(always)]
 pub(crate) fn rms_norm_row<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let mean = math::sum(s, x, 0.0, |v| s.mul(v, v)) / x.len() as f64;
+    let mean = sum_lanes!(s, x, 0.0, |v| s.mul(v, v)) / x.len() as f64;
     let inverse = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
     for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
         *out = w * (x * inverse);

@@ -1,7 +1,7 @@
 //! Softmax and its logarithm over one row, shifted by the maximum.
 
 use crate::kernels::Kernels;
-use crate::math;
+use crate::math::{self, map_lanes, sum_lanes};
 use crate::simd::Simd;
 
 /// `x = e^x / sum e^x`, in place.
@@ -37,8 +37,8 @@ impl Kernels {
 #[inline(always)]
 pub(crate) fn softmax_row<S: Simd>(s: S, x: &mut [f32]) {
     let max = s.splat(math::max(x));
-    math::map_in_place(s, x, f32::NEG_INFINITY, |v| math::exp(s, s.sub(v, max)));
-    let inverse = (1.0 / math::sum(s, x, 0.0, |v| v)) as f32;
+    map_lanes!(s, x, f32::NEG_INFINITY, |v| math::exp(s, s.sub(v, max)));
+    let inverse = (1.0 / sum_lanes!(s, x, 0.0, |v| v)) as f32;
     for x in x {
         *x *= inverse;
     }
@@ -49,7 +49,7 @@ pub(crate) fn softmax_row<S: Simd>(s: S, x: &mut [f32]) {
 pub(crate) fn log_softmax_row<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
     let max = math::max(x);
     let shift = s.splat(max);
-    let sum = math::sum(s, x, f32::NEG_INFINITY, |v| math::exp(s, s.sub(v, shift)));
+    let sum = sum_lanes!(s, x, f32::NEG_INFINITY, |v| math::exp(s, s.sub(v, shift)));
     let log = sum.ln() as f32;
     for (out, x) in out.iter_mut().zip(x) {
         *out = (x - max) - log;

@@ -1,7 +1,7 @@
 //! One query against one key/value head.
 
 use super::ScoreTransform;
-use crate::math;
+use crate::math::{self, map_lanes, sum_lanes};
 use crate::matmul::{F32, dots};
 use crate::simd::{LANES, Simd};
 use std::ops::Range;
@@ -149,10 +149,10 @@ fn weights<S: Simd>(
 ) -> f32 {
     let scale = s.splat(transform.scale);
     match transform.softcap {
-        None => math::map_in_place(s, scores, 0.0, |x| s.mul(x, scale)),
+        None => map_lanes!(s, scores, 0.0, |x| s.mul(x, scale)),
         Some(cap) => {
             let cap = s.splat(cap);
-            math::map_in_place(s, scores, 0.0, |x| {
+            map_lanes!(s, scores, 0.0, |x| {
                 s.mul(cap, math::tanh(s, s.div(s.mul(x, scale), cap)))
             });
         }
@@ -161,9 +161,9 @@ fn weights<S: Simd>(
     // A NaN score becomes the maximum and so reaches the output.
     let max = if running.max > block { running.max } else { block };
     let shift = s.splat(max);
-    math::map_in_place(s, scores, f32::NEG_INFINITY, |x| math::exp(s, s.sub(x, shift)));
+    map_lanes!(s, scores, f32::NEG_INFINITY, |x| math::exp(s, s.sub(x, shift)));
     let correction = if running.max == max { 1.0 } else { (running.max - max).exp() };
-    running.sum = running.sum * correction + math::sum(s, scores, 0.0, |x| x) as f32;
+    running.sum = running.sum * correction + sum_lanes!(s, scores, 0.0, |x| x) as f32;
     running.max = max;
     correction
 }

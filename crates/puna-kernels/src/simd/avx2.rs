@@ -17,12 +17,17 @@ macro_rules! halves {
     ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {$(
         #[inline(always)]
         fn $name(self, $($arg: $ty),*) -> $ret {
-            let half = |i: usize| {
-                $(let $arg = $arg[i];)*
+            let low = {
+                $(let $arg = $arg[0];)*
                 // SAFETY: `self` proves that the CPU has the instructions; registers only.
                 unsafe { $body }
             };
-            [half(0), half(1)]
+            let high = {
+                $(let $arg = $arg[1];)*
+                // SAFETY: as above.
+                unsafe { $body }
+            };
+            [low, high]
         }
     )*};
 }
@@ -33,16 +38,15 @@ impl Avx2 {
     fn dot4_half(self, acc: __m256i, w: __m256i, x: __m256i, width: Width) -> __m256i {
         // SAFETY: `self` proves that the CPU has the instructions; registers only.
         unsafe {
-            let ones = _mm256_set1_epi16(1);
-            let sum = |w: __m256i| _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones);
-            match width {
-                Width::Seven => _mm256_add_epi32(acc, sum(w)),
-                Width::Eight => {
-                    let low = _mm256_and_si256(w, _mm256_set1_epi8(0x7f));
-                    let top = _mm256_and_si256(w, _mm256_set1_epi8(-0x80));
-                    _mm256_add_epi32(acc, _mm256_add_epi32(sum(low), sum(top)))
-                }
+            let low = _mm256_and_si256(w, _mm256_set1_epi8(0x7f));
+            let low = _mm256_maddubs_epi16(if width == Width::Seven { w } else { low }, x);
+            let sum = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
+            if width == Width::Seven {
+                return _mm256_add_epi32(acc, sum);
             }
+            let top = _mm256_and_si256(w, _mm256_set1_epi8(-0x80));
+            let top = _mm256_madd_epi16(_mm256_maddubs_epi16(top, x), _mm256_set1_epi16(1));
+            _mm256_add_epi32(acc, _mm256_add_epi32(sum, top))
         }
     }
 
@@ -109,14 +113,11 @@ impl Simd for Avx2 {
         fn sra1(v: I) -> I = _mm256_srai_epi32::<1>(v);
         fn to_f(v: I) -> F = _mm256_cvtepi32_ps(v);
         fn dot_bf16(acc: F, a: I, b: I) -> F = {
-            let odd = |v| _mm256_and_si256(v, _mm256_set1_epi32(-0x1_0000));
-            let even = |v| _mm256_slli_epi32::<16>(v);
-            let acc = _mm256_fmadd_ps(
-                _mm256_castsi256_ps(even(a)),
-                _mm256_castsi256_ps(even(b)),
-                acc,
-            );
-            _mm256_fmadd_ps(_mm256_castsi256_ps(odd(a)), _mm256_castsi256_ps(odd(b)), acc)
+            let odd = _mm256_set1_epi32(-0x1_0000);
+            let (a_even, b_even) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));
+            let (a_odd, b_odd) = (_mm256_and_si256(a, odd), _mm256_and_si256(b, odd));
+            let acc = _mm256_fmadd_ps(_mm256_castsi256_ps(a_even), _mm256_castsi256_ps(b_even), acc);
+            _mm256_fmadd_ps(_mm256_castsi256_ps(a_odd), _mm256_castsi256_ps(b_odd), acc)
         };
     }
 
@@ -175,11 +176,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u8) -> F {
         // SAFETY: the caller vouches for 32 readable bytes.
-        let half = |p: *const u8| unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        };
-        [half(p), half(p.wrapping_add(16))]
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
+        }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: F) {
