@@ -124,8 +124,8 @@ pub fn convert(
         }
         Target::Gguf => {
             let metadata = sidecar::gguf_metadata(source, &config, plan.dtype, &mut notes)?;
-            let factors = config.gguf_rope_factors();
-            write_gguf_with_factors(out, metadata, list.clone(), factors, bytes_of)?
+            let factors = config.decoder.gguf_rope_tensors();
+            write_gguf(out, metadata, list.clone(), &factors, bytes_of)?
         }
     };
     Ok(ConvertReport { files, tensors: list.len(), bytes: total, notes })
@@ -133,27 +133,28 @@ pub fn convert(
 
 /// Vocabularies from this size on are Llama 3's, whose embedding is split along the vocabulary.
 const LLAMA3_VOCAB: usize = 100_000;
-/// llama.cpp's tensor of divisors per rotary frequency.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-fn write_gguf_with_factors(
+/// Writes a GGUF: first the divisors of rotary frequencies, then the model's tensors.
+fn write_gguf(
     out: &Path,
     metadata: Vec<(String, GgufValue)>,
-    mut list: Vec<(String, TensorInfo)>,
-    factors: Option<Vec<f32>>,
+    tensors: Vec<(String, TensorInfo)>,
+    factors: &[(String, Vec<f32>)],
     mut bytes_of: impl FnMut(&str) -> Result<TensorBytes, ModelError>,
 ) -> Result<Vec<PathBuf>, ModelError> {
-    let factors = factors.unwrap_or_default();
-    if !factors.is_empty() {
-        let info = TensorInfo { dtype: Dtype::F32, shape: vec![factors.len()] };
-        list.insert(0, (ROPE_FACTORS.to_owned(), info));
-    }
-    let bytes_of = |name: &str| {
-        if name == ROPE_FACTORS {
-            let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
-            return Ok(TensorBytes::from_vec(bytes));
+    let mut list: Vec<(String, TensorInfo)> = factors
+        .iter()
+        .map(|(name, values)| {
+            (name.clone(), TensorInfo { dtype: Dtype::F32, shape: vec![values.len()] })
+        })
+        .collect();
+    list.extend(tensors);
+    let bytes_of = |name: &str| match factors.iter().find(|(factor, _)| factor == name) {
+        None => bytes_of(name),
+        Some((_, values)) => {
+            let bytes = values.iter().flat_map(|f| f.to_le_bytes()).collect();
+            Ok(TensorBytes::from_vec(bytes))
         }
-        bytes_of(name)
     };
-    Ok(GgufWriter::new(metadata).write(out, &list, bytes_of)?)
+    GgufWriter::new(metadata).write(out, &list, bytes_of)
 }

@@ -26,7 +26,9 @@ impl GgufMetadata for GgufView<'_> {
     }
 
     fn u64_array(&self, key: &str) -> Option<Vec<u64>> {
-        self.0.metadata().get_u64s(key)
+        let meta = self.0.metadata();
+        let flags = || Some(meta.get_bools(key)?.iter().map(|b| u64::from(*b)).collect());
+        meta.get_u64s(key).or_else(flags)
     }
 
     fn f64_array(&self, key: &str) -> Option<Vec<f64>> {

@@ -78,8 +78,12 @@ pub fn read_config(checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
             .info("tok_embeddings.weight")
             .and_then(|info| info.shape.first().copied())
             .ok_or_else(|| ModelError::NoEmbedding { path: root.to_path_buf() })?;
+        let head = match checkpoint.info("output.weight") {
+            Some(_) => HeadWeight::Separate,
+            None => HeadWeight::Tied,
+        };
         let text = read_text(&path)?;
-        return ModelConfig::from_meta_json(&text, &MetaFacts { vocab_size })
+        return ModelConfig::from_meta_json(&text, &MetaFacts { vocab_size, head })
             .map_err(|source| ModelError::Config { path, source });
     }
     let path = root.join("config.json");

@@ -6,12 +6,12 @@ use puna_io::{Checkpoint, Dtype, StoredTensor};
 use puna_model::{Decoder, KvCache, LoadOptions, Logits, Model, Precision, Segment};
 
 /// Largest difference of logits and log-probabilities in exact mode (the goldens' contract).
-pub const LOGITS_MAX_ABS: f32 = 1e-4;
+pub(crate) const LOGITS_MAX_ABS: f32 = 1e-4;
 /// Greedy tokens per golden prompt.
-pub const GREEDY_STEPS: usize = 24;
+pub(crate) const GREEDY_STEPS: usize = 24;
 
 /// The golden cases of a group (`text`, `gguf`, …), or `None`, said visibly, where there are none.
-pub fn cases(group: &str) -> Option<Vec<PathBuf>> {
+pub(crate) fn cases(group: &str) -> Option<Vec<PathBuf>> {
     let dir = golden_root()?.join(group);
     let mut found: Vec<PathBuf> = std::fs::read_dir(&dir)
         .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
@@ -22,7 +22,7 @@ pub fn cases(group: &str) -> Option<Vec<PathBuf>> {
     Some(found)
 }
 
-pub fn golden_root() -> Option<PathBuf> {
+pub(crate) fn golden_root() -> Option<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let candidates = [
         std::env::var_os("PUNA_GOLDEN").map(PathBuf::from),
@@ -37,14 +37,14 @@ pub fn golden_root() -> Option<PathBuf> {
 }
 
 /// One prompt of a case with the reference's results.
-pub struct Prompt {
-    pub input: Vec<u32>,
-    pub logits: Vec<f32>,
-    pub greedy: Vec<u32>,
-    pub logprobs: Vec<f32>,
+pub(crate) struct Prompt {
+    pub(crate) input: Vec<u32>,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) greedy: Vec<u32>,
+    pub(crate) logprobs: Vec<f32>,
 }
 
-pub fn prompts(case: &Path) -> Vec<Prompt> {
+pub(crate) fn prompts(case: &Path) -> Vec<Prompt> {
     let golden = Checkpoint::open(&case.join("golden.safetensors")).unwrap();
     let tensor = |name: String| golden.tensor(&name).unwrap_or_else(|e| panic!("{e}"));
     (0..2)
@@ -68,7 +68,7 @@ fn ids(t: &StoredTensor) -> Vec<u32> {
 }
 
 /// The model file or folder of a case.
-pub fn model_path(case: &Path) -> PathBuf {
+pub(crate) fn model_path(case: &Path) -> PathBuf {
     if case.is_file() {
         return case.to_path_buf();
     }
@@ -79,37 +79,37 @@ pub fn model_path(case: &Path) -> PathBuf {
     gguf.unwrap_or_else(|| case.to_path_buf())
 }
 
-pub fn load(case: &Path, precision: Precision) -> Model {
+pub(crate) fn load(case: &Path, precision: Precision) -> Model {
     Model::load(&model_path(case), &LoadOptions { precision })
         .unwrap_or_else(|e| panic!("{}: {e}", case.display()))
 }
 
 /// Runs tokens through a cache and returns the logits of all of them.
-pub fn run(decoder: &Decoder, cache: &mut KvCache, tokens: &[u32], total_len: usize) -> Vec<f32> {
+pub(crate) fn run(decoder: &Decoder, cache: &mut KvCache, tokens: &[u32], total_len: usize) -> Vec<f32> {
     let mut segment = [Segment { tokens, cache, total_len }];
     decoder.forward(&mut segment, Logits::All).unwrap()
 }
 
 /// Logits of a whole prompt.
-pub fn prefill(decoder: &Decoder, tokens: &[u32]) -> (KvCache, Vec<f32>) {
+pub(crate) fn prefill(decoder: &Decoder, tokens: &[u32]) -> (KvCache, Vec<f32>) {
     let mut cache = decoder.new_cache();
     let logits = run(decoder, &mut cache, tokens, tokens.len());
     (cache, logits)
 }
 
-pub fn argmax(row: &[f32]) -> u32 {
+pub(crate) fn argmax(row: &[f32]) -> u32 {
     let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
     best.map_or(0, |(id, _)| id as u32)
 }
 
-pub fn log_softmax_at(row: &[f32], id: u32) -> f32 {
+pub(crate) fn log_softmax_at(row: &[f32], id: u32) -> f32 {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = row.iter().map(|v| f64::from(v - max).exp()).sum();
     (f64::from(row[id as usize] - max) - sum.ln()) as f32
 }
 
 /// Greedy tokens and their log-probabilities, one step at a time.
-pub fn greedy(decoder: &Decoder, prompt: &[u32], steps: usize) -> (Vec<u32>, Vec<f32>) {
+pub(crate) fn greedy(decoder: &Decoder, prompt: &[u32], steps: usize) -> (Vec<u32>, Vec<f32>) {
     let vocab = decoder.config().vocab_size;
     let (mut cache, logits) = prefill(decoder, prompt);
     let mut row = logits[logits.len() - vocab..].to_vec();
@@ -127,13 +127,13 @@ pub fn greedy(decoder: &Decoder, prompt: &[u32], steps: usize) -> (Vec<u32>, Vec
 }
 
 /// Largest difference from the golden logits, which may be of the last positions only.
-pub fn max_abs(ours: &[f32], golden: &[f32]) -> f32 {
+pub(crate) fn max_abs(ours: &[f32], golden: &[f32]) -> f32 {
     let (a, b) = (&ours[ours.len() - golden.len()..], golden);
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// rms(a − b) / std(b)
-pub fn rms_over_std(ours: &[f32], golden: &[f32]) -> f64 {
+pub(crate) fn rms_over_std(ours: &[f32], golden: &[f32]) -> f64 {
     let (a, b) = (&ours[ours.len() - golden.len()..], golden);
     let n = b.len() as f64;
     let error: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / n;

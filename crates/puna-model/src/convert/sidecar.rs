@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use puna_config::{ConfigTokens, GgufValue as ConfigValue, ModelConfig};
+use puna_io::gguf::Array;
 use puna_io::write::ExtraFile;
 use puna_io::{Checkpoint, Dtype, GgufValue, IoError};
 use puna_text::{ChatTemplate, Tokenizer};
@@ -119,11 +120,13 @@ pub(super) fn gguf_metadata(
     notes: &mut Vec<String>,
 ) -> Result<Vec<(String, GgufValue)>, ModelError> {
     let name = source.root().file_name().map(|n| n.to_string_lossy().into_owned());
-    let mut entries: Vec<(String, GgufValue)> = config
+    let described = config
         .to_gguf_metadata()
-        .into_iter()
-        .map(|(key, value)| (key, from_config(value)))
-        .collect();
+        .map_err(|source| ModelError::Inexpressible { target: "GGUF metadata", source })?;
+    let mut entries = Vec::with_capacity(described.len());
+    for (key, value) in described {
+        entries.push((key, from_config(value)?));
+    }
     entries.push(("general.type".into(), GgufValue::String("model".into())));
     entries.push(("general.name".into(), GgufValue::String(name.unwrap_or_default())));
     entries.push(("general.file_type".into(), GgufValue::U32(file_type(dtype))));
@@ -150,13 +153,17 @@ pub(super) fn gguf_metadata(
     Ok(entries)
 }
 
-fn from_config(value: ConfigValue) -> GgufValue {
-    match value {
+fn from_config(value: ConfigValue) -> Result<GgufValue, ModelError> {
+    Ok(match value {
         ConfigValue::U32(v) => GgufValue::U32(v),
+        ConfigValue::U64(v) => GgufValue::U64(v),
         ConfigValue::F32(v) => GgufValue::F32(v),
+        ConfigValue::F64(v) => GgufValue::F64(v),
         ConfigValue::Bool(v) => GgufValue::Bool(v),
-        ConfigValue::String(v) => GgufValue::String(v),
-    }
+        ConfigValue::Str(v) => GgufValue::String(v),
+        ConfigValue::F64s(v) => GgufValue::Array(Array::F64(v)),
+        _ => return Err(ModelError::CannotWrite { dtype: "this kind of metadata" }),
+    })
 }
 
 /// llama.cpp's number for "mostly this type".
