@@ -18,7 +18,7 @@ use crate::blocks::layout;
 use crate::kernels::{FloatPair, Kernels};
 use crate::matrix::{DequantizeScratch, Matrix, MatrixData, dequantize_cols};
 use crate::parallel::{Grid, OutPtr};
-use crate::{BlockFormat, GroupQuants};
+use crate::{BlockFormat, GroupQuants, Isa};
 use activations::{QuantizedActivations, round_tokens};
 use panel::PanelSource;
 use std::borrow::Cow;
@@ -28,9 +28,10 @@ use std::borrow::Cow;
 pub enum Precision {
     /// f32 arithmetic on dequantized weights and f32 activations.
     Exact,
-    /// The quickest kernel for the format: BF16 with activations rounded to bfloat16, block and
-    /// group formats with 8-bit activations (one scale per 32); F32, F16, codebook and FP8 weights
-    /// as [`Precision::Exact`].
+    /// The quickest kernel for the format: BF16 with activations rounded to bfloat16 (AVX2 has no
+    /// instruction for it and takes f32 ones), block and group formats with 8-bit activations (one
+    /// scale per 32); F32, F16, codebook and FP8 weights as [`Precision::Exact`]. So are groups
+    /// that are not whole blocks of 32 columns.
     Fast,
 }
 
@@ -57,14 +58,14 @@ enum Path<'a> {
     Dequantized,
 }
 
-fn choose<'a>(w: &Matrix<'a>, precision: Precision) -> Path<'a> {
+fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
     let fast = precision == Precision::Fast;
     match w.data {
         MatrixData::Block { format, bytes } => {
             let pair = match format {
                 BlockFormat::F32 => FloatPair::F32,
                 BlockFormat::F16 => FloatPair::F16,
-                BlockFormat::BF16 if fast => FloatPair::Bf16Bf16,
+                BlockFormat::BF16 if fast && isa != Isa::Avx2 => FloatPair::Bf16Bf16,
                 BlockFormat::BF16 => FloatPair::Bf16,
                 _ => {
                     return match layout(format) {
@@ -111,7 +112,7 @@ impl Kernels {
         let x = in_stored_order(w, x);
         let grid = Grid::new(w.rows, tokens, w.cols);
         let y = OutPtr::new(y);
-        match choose(w, precision) {
+        match choose(self.isa(), w, precision) {
             Path::InPlace { pair: FloatPair::Bf16Bf16, weights } => {
                 let rounded = round_tokens(self, &x);
                 let x = rounded.as_ptr().cast();

@@ -283,3 +283,41 @@ pub(crate) unsafe fn float_tile<S: Simd, const R: usize, const T: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Isa, Kernels};
+
+    #[test]
+    fn every_instruction_set_multiplies_bfloat16_pairs() {
+        let (rows, tokens, cols) = (5, 7, 77);
+        // Integers up to 8 bits are exact in bfloat16, and so are their sums in f32.
+        let value = |i: usize| (i * 37 % 101) as f32 - 50.0;
+        let pack = |n: usize| -> Vec<u16> {
+            (0..n).map(|i| crate::numbers::f32_to_bf16(value(i))).collect()
+        };
+        let (w, x) = (pack(rows * cols), pack(tokens * cols));
+        for kernels in Isa::ALL.iter().filter_map(|&isa| Kernels::for_isa(isa)) {
+            let mut y = vec![f32::NAN; rows * tokens];
+            let tile = FloatTile {
+                w: w.as_ptr().cast(),
+                w_stride: 2 * cols,
+                rows,
+                x: x.as_ptr().cast(),
+                x_stride: 2 * cols,
+                tokens,
+                cols,
+                y: y.as_mut_ptr(),
+                y_stride: rows,
+            };
+            // SAFETY: the buffers were made for this shape.
+            unsafe { kernels.float_tile(FloatPair::Bf16Bf16, &tile) }
+            for (i, &y) in y.iter().enumerate() {
+                let (t, r) = (i / rows, i % rows);
+                let terms = (0..cols).map(|c| value(t * cols + c) * value(r * cols + c));
+                assert_eq!(y, terms.sum::<f32>(), "{:?}", kernels.isa());
+            }
+        }
+    }
+}
