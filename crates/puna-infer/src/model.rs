@@ -5,6 +5,7 @@
 //! known, and so that a draft model or a remote one can stand in the decoder's place.
 
 use crate::error::{InferError, Source};
+use puna_config::RopeScaling;
 pub use puna_model::Logits;
 
 /// New tokens of one sequence, and the cache that holds the sequence so far.
@@ -26,7 +27,7 @@ pub trait LanguageModel: Send + Sync {
     /// Rows of the vocabulary (`V`).
     fn vocab_size(&self) -> usize;
 
-    /// Tokens the context holds.
+    /// Tokens the context holds; `usize::MAX` where only memory sets a limit.
     fn max_seq_len(&self) -> usize;
 
     /// The cache of an empty sequence.
@@ -73,8 +74,14 @@ impl LanguageModel for puna_model::Decoder {
         self.config().vocab_size
     }
 
+    /// The config's length, except with dynamic NTK scaling: there it is where the stretching
+    /// begins, and the base grows with the sequence without a limit.
     fn max_seq_len(&self) -> usize {
-        self.config().max_seq_len
+        let config = self.config();
+        match config.layers.global_rope.scaling {
+            RopeScaling::DynamicNtk { .. } => usize::MAX,
+            _ => config.max_seq_len,
+        }
     }
 
     fn new_cache(&self) -> Self::Cache {
