@@ -27,9 +27,12 @@ const LONGEST_RUN: usize = 25_000;
 pub(crate) enum MergeOrder {
     /// By the id of the merged token.
     Rank,
-    /// By a list: (left id, right id) to (place in the list, merged id).
-    Pairs(HashMap<(u32, u32), (u32, u32)>),
+    /// By a list.
+    Pairs(MergePairs),
 }
+
+/// (left id, right id) to (place in the list of merges, merged id).
+pub(crate) type MergePairs = HashMap<(u32, u32), (u32, u32)>;
 
 /// A token beside the byte-level vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,11 +150,9 @@ impl BytePair {
     }
 
     fn encode_word(&self, word: &[u8], ids: &mut Vec<u32>) -> Result<(), TextError> {
-        if self.whole_words {
-            if let Some(&id) = self.lookup.get(word) {
-                ids.push(id);
-                return Ok(());
-            }
+        if let Some(&id) = self.lookup.get(word).filter(|_| self.whole_words) {
+            ids.push(id);
+            return Ok(());
         }
         let mut bytes = Vec::with_capacity(word.len());
         for &byte in word {

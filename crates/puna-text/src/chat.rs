@@ -42,7 +42,8 @@ pub struct RenderInput<'a> {
     pub eos_token: &'a str,
     /// Further variables, such as `date_string`.
     pub variables: Map<String, Value>,
-    /// The time that `strftime_now` tells; without it the function is an error.
+    /// The time that `strftime_now` tells. Without it there is no such function: Llama 3.2's
+    /// templates then print their own fixed date, others fail.
     pub now: Option<CivilTime>,
 }
 

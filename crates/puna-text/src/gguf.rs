@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::TextError;
 use crate::bytepair::split::{PreTokenizer, Splitter};
-use crate::bytepair::{BytePair, MergeOrder, Special, alphabet};
+use crate::bytepair::{BytePair, MergeOrder, MergePairs, Special, alphabet};
 use crate::sentencepiece::SentencePiece;
 use crate::sentencepiece::byte_of;
 use crate::sentencepiece::proto::{
@@ -136,7 +136,7 @@ impl GgufVocab {
     }
 
     /// The merges, by ids.
-    fn pairs(&self) -> Result<HashMap<(u32, u32), (u32, u32)>, TextError> {
+    fn pairs(&self) -> Result<MergePairs, TextError> {
         let merges = self.merges.as_deref().ok_or_else(|| {
             TextError::invalid("tokenizer.ggml.merges", "the merges of a gpt2 vocabulary", "none")
         })?;

@@ -36,7 +36,7 @@ pub(crate) struct SentencePiece {
     reserved: HashMap<String, u32>,
     /// User-defined symbols, which stand for themselves in any text.
     symbols: LiteralMatcher,
-    /// Control tokens, which only rendered templates may spell out.
+    /// Control and unknown tokens, which only rendered templates may spell out.
     controls: LiteralMatcher,
     pub(crate) unknown: u32,
     unk_surface: String,
@@ -137,12 +137,13 @@ impl SentencePiece {
         if byte_fallback && bytes.iter().all(Option::is_some) {
             self.bytes = Some(Box::new(bytes.map(Option::unwrap_or_default)));
         }
-        let of_kind = |kind| {
-            let ids = (0u32..).zip(&self.pieces).filter(move |(_, p)| p.kind == kind);
+        let of_kinds = |kinds: &'static [PieceKind]| {
+            let ids = (0u32..).zip(&self.pieces).filter(|(_, p)| kinds.contains(&p.kind));
             ids.map(|(id, p)| (p.text.as_str(), id))
         };
-        self.symbols = LiteralMatcher::new(of_kind(PieceKind::UserDefined))?;
-        self.controls = LiteralMatcher::new(of_kind(PieceKind::Control))?;
+        self.symbols = LiteralMatcher::new(of_kinds(&[PieceKind::UserDefined]))?;
+        let controls = of_kinds(&[PieceKind::Control, PieceKind::Unknown]);
+        self.controls = LiteralMatcher::new(controls)?;
         Ok(())
     }
 

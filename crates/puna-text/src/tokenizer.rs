@@ -276,10 +276,8 @@ impl Tokenizer {
             Engine::SentencePiece(model) => model.to_gguf_vocab()?,
             Engine::BytePair(model) => model.to_gguf_vocab(),
         };
-        if let (Engine::SentencePiece(model), None) = (&self.engine, &vocab.tokenizer_json) {
-            if model.needs_whole_json() {
-                vocab.tokenizer_json = Some(self.to_tokenizer_json()?);
-            }
+        if matches!(&self.engine, Engine::SentencePiece(model) if model.needs_whole_json()) {
+            vocab.tokenizer_json = Some(self.to_tokenizer_json()?);
         }
         let roles = &self.roles;
         vocab.bos = roles.bos;

@@ -2,7 +2,11 @@
 //!
 //! minijinja with Python's string methods, and with the functions and the whitespace rules of
 //! transformers' `_compile_jinja_template`. Work and memory of a render are bounded by its fuel
-//! (about one unit per instruction or 64 bytes), recursion by its own limit.
+//! (about one unit per instruction or 64 bytes), which grows with the conversation: published
+//! templates take 25 to 75 units for a message. Recursion of macros has the engine's own limit;
+//! values nested in each other have none there and are dropped recursively, so that a render runs
+//! on a thread whose stack is deep enough for all that its fuel can nest (8 units a level, up to
+//! 400 bytes of stack).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,8 +23,12 @@ use super::clock::CivilTime;
 use super::{GenerationPrompt, RenderInput, python};
 use crate::TextError;
 
-/// Budget of one render: a thousand messages cost some ten thousand units.
-const FUEL: u64 = 4_000_000;
+/// Fuel of a render: for the template itself, for each message, and at most.
+const FUEL_BASE: usize = 20_000;
+const FUEL_PER_MESSAGE: usize = 1_000;
+const FUEL_LIMIT: usize = 2_500_000;
+/// Stack of a render's thread; reserved, not used.
+const STACK_BYTES: usize = 256 << 20;
 /// Largest template that is compiled; the longest known has 20 kB.
 const MOST_SOURCE_BYTES: usize = 1 << 20;
 
@@ -50,15 +58,44 @@ pub(super) fn check(source: &str) -> Result<(), TextError> {
             format!("{} bytes", source.len()),
         ));
     }
-    let environment = environment(None).map_err(failure)?;
+    let environment = environment(None, FUEL_BASE).map_err(failure)?;
     environment.template_from_str(&plain_blocks(source)).map_err(failure)?;
     Ok(())
 }
 
 /// Renders a conversation.
 pub(super) fn render(source: &str, input: &RenderInput<'_>) -> Result<String, TextError> {
+    let failed = |source: std::io::Error| TextError::Template {
+        detail: "no thread to render on".into(),
+        source: Box::new(source),
+    };
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = builder.spawn_scoped(scope, || render_here(source, input)).map_err(failed)?;
+        thread.join().unwrap_or_else(|_| Err(failed(std::io::Error::other("the engine panicked"))))
+    })
+}
+
+/// What a conversation may cost.
+fn fuel(input: &RenderInput<'_>) -> usize {
+    let messages = input.messages.as_array().map_or(0, Vec::len);
+    let bytes = size(input.messages) + input.tools.map_or(0, size);
+    FUEL_LIMIT.min(FUEL_BASE + FUEL_PER_MESSAGE * messages + bytes)
+}
+
+/// Bytes of a value's texts.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(size).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + size(value)).sum(),
+        _ => 1,
+    }
+}
+
+fn render_here(source: &str, input: &RenderInput<'_>) -> Result<String, TextError> {
     let source = plain_blocks(source);
-    let environment = environment(input.now).map_err(failure)?;
+    let environment = environment(input.now, fuel(input)).map_err(failure)?;
     let template = environment.template_from_str(&source).map_err(failure)?;
     let given = |value: Option<&Value>| value.map(python::from_json);
     let mut variables: Vec<(String, Dynamic)> = vec![
@@ -89,7 +126,7 @@ fn plain_blocks(source: &str) -> Cow<'_, str> {
     })
 }
 
-fn environment(now: Option<CivilTime>) -> Result<Environment<'static>, Error> {
+fn environment(now: Option<CivilTime>, fuel: usize) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     let mut syntax = SyntaxConfig::builder();
     let syntax = syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(false);
@@ -98,16 +135,15 @@ fn environment(now: Option<CivilTime>) -> Result<Environment<'static>, Error> {
     environment.set_formatter(|out, _, value| python::print(out, value));
     environment.set_unknown_method_callback(unknown_method_callback);
     environment.set_debug(false);
-    environment.set_fuel(Some(FUEL));
+    environment.set_fuel(Some(fuel as u64));
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", |message: String| -> Result<Dynamic, Error> {
         let error = Error::new(ErrorKind::InvalidOperation, message.clone());
         Err(error.with_source(RaisedMessage(message)))
     });
-    environment.add_function("strftime_now", move |format: &str| match now {
-        Some(now) => Ok(now.format(format)),
-        None => Err(Error::new(ErrorKind::InvalidOperation, "the time was not given")),
-    });
+    if let Some(now) = now {
+        environment.add_function("strftime_now", move |format: &str| now.format(format));
+    }
     Ok(environment)
 }
 

@@ -26,7 +26,7 @@ impl CharsMap {
         let size = blob.first_chunk::<4>().ok_or_else(|| invalid("at least 4 bytes"))?;
         let size = u32::from_le_bytes(*size) as usize;
         let rest = &blob[4..];
-        if size % 4 != 0 || size > rest.len() {
+        if !size.is_multiple_of(4) || size > rest.len() {
             return Err(invalid("a blob that holds its whole trie"));
         }
         let (trie, replacements) = rest.split_at(size);

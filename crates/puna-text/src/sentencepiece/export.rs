@@ -4,7 +4,6 @@
 //! `LlamaConverter` and `SpmConverter`): a merge for every way to cut a piece into two, ordered by
 //! score.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use base64::Engine;
@@ -161,32 +160,9 @@ fn merges(model: &SentencePiece) -> Vec<[&str; 2]> {
         merges.extend(cuts.into_iter().map(|(_, _, halves)| (piece.score, halves)));
     }
     // stable: pieces of one score stay in the order of their ids
-    merges.sort_by(|a, b| Reverse(TotalF32(a.0)).cmp(&Reverse(TotalF32(b.0))));
+    merges.sort_by(|a: &(f32, _), b| (b.0 + 0.0).total_cmp(&(a.0 + 0.0)));
     merges.into_iter().map(|(_, halves)| halves).collect()
 }
-
-/// A score in its total order.
-struct TotalF32(f32);
-
-impl Ord for TotalF32 {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0 + 0.0).total_cmp(&(other.0 + 0.0))
-    }
-}
-
-impl PartialOrd for TotalF32 {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for TotalF32 {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for TotalF32 {}
 
 fn unigram(model: &SentencePiece) -> Value {
     let vocab: Vec<Value> = model.pieces.iter().map(|p| json!([p.text, p.score])).collect();
