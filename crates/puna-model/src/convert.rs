@@ -11,9 +11,7 @@ mod sidecar;
 use std::path::{Path, PathBuf};
 
 use puna_io::GgufWriter;
-use puna_io::write::{
-    EmbeddingSplit, HfOptions, MetaOptions, write_hf_folder, write_meta_folder,
-};
+use puna_io::write::{EmbeddingSplit, HfOptions, MetaOptions, write_hf_folder, write_meta_folder};
 use puna_io::{Checkpoint, Dtype, GgufValue, TensorBytes, TensorInfo};
 
 use crate::loader::Loader;

@@ -168,12 +168,8 @@ impl Decoder {
             .iter_mut()
             .map(|s| puna_nn::Segment { len: s.tokens.len(), cache: &mut *s.cache })
             .collect();
-        let mut ctx = Context {
-            precision: self.precision,
-            global_rope,
-            local_rope,
-            segments: &mut parts,
-        };
+        let mut ctx =
+            Context { precision: self.precision, global_rope, local_rope, segments: &mut parts };
         let mut x = x.clone();
         for block in &self.blocks {
             x = block.forward(&x, &mut ctx)?;

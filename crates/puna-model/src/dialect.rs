@@ -106,8 +106,7 @@ impl Dialect {
             Container::Meta => Ok(Dialect::Meta),
             Container::Gguf => {
                 let separate = checkpoint.info("blk.0.ffn_gate.0.weight").is_some();
-                let experts =
-                    if separate { GgufExperts::Separate } else { GgufExperts::Stacked };
+                let experts = if separate { GgufExperts::Separate } else { GgufExperts::Stacked };
                 Ok(Dialect::Gguf { family, experts })
             }
             _ => HF_PREFIXES
@@ -139,10 +138,7 @@ impl Dialect {
     /// Whether norm tensors hold the factor minus one (Gemma's Hugging Face files).
     #[must_use]
     pub fn stores_norms_minus_one(&self) -> bool {
-        matches!(
-            self,
-            Dialect::Hf { family: Family::Gemma | Family::Gemma2 | Family::Gemma3, .. }
-        )
+        matches!(self, Dialect::Hf { family: Family::Gemma | Family::Gemma2 | Family::Gemma3, .. })
     }
 }
 

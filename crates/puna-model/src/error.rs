@@ -19,7 +19,7 @@ pub enum ModelError {
         /// The file that holds the config.
         path: PathBuf,
         /// What is wrong with it.
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// The config file is missing or unreadable.
     #[error("{}: {source}", path.display())]
@@ -95,7 +95,7 @@ pub enum ModelError {
         /// The target's name.
         target: &'static str,
         /// What it cannot say.
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// The tokenizer is broken or does not fit the model.
     #[error(transparent)]

@@ -27,7 +27,10 @@ pub(crate) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(checkpoint: &'a Checkpoint, config: &'a ModelConfig) -> Result<Self, ModelError> {
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        config: &'a ModelConfig,
+    ) -> Result<Self, ModelError> {
         let dialect = Dialect::of(checkpoint, config.family)?;
         Ok(Self {
             checkpoint,

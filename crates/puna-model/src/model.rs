@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use puna_config::{
-    EmbeddingScale, FfnConfig, HeadWeight, MetaFacts, ModelConfig, NormPlacement, QkNorm,
-    Quantization,
+    DecoderConfig, EmbeddingScale, FfnConfig, HeadWeight, MetaFacts, ModelConfig, NormPlacement,
+    QkNorm, Quantization,
 };
 use puna_io::{Checkpoint, Container};
 use puna_nn::{
-    Attention, AttentionParts, Embedding, FeedForward, Linear, Mlp, Moe, Precision, Rotary,
+    Attention, AttentionParts, Embedding, FeedForward, Linear, Mlp, Moe, Precision, Rotary, Weight,
 };
 
 use crate::decoder::Block;
@@ -70,7 +70,7 @@ pub fn read_config(checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
     if let Some(gguf) = checkpoint.gguf() {
         let path = checkpoint.files().into_iter().next().unwrap_or_else(|| root.to_path_buf());
         return ModelConfig::from_gguf(&GgufView(gguf))
-            .map_err(|source| ModelError::Config { path, source });
+            .map_err(|source| ModelError::Config { path, source: Box::new(source) });
     }
     if checkpoint.container() == Container::Meta {
         let path = root.join("params.json");
@@ -84,17 +84,17 @@ pub fn read_config(checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
         };
         let text = read_text(&path)?;
         return ModelConfig::from_meta_json(&text, &MetaFacts { vocab_size, head })
-            .map_err(|source| ModelError::Config { path, source });
+            .map_err(|source| ModelError::Config { path, source: Box::new(source) });
     }
     let path = root.join("config.json");
     let text = read_text(&path)?;
     let mut config = ModelConfig::from_hf_json(&text)
-        .map_err(|source| ModelError::Config { path, source })?;
+        .map_err(|source| ModelError::Config { path, source: Box::new(source) })?;
     let separate = root.join("quantize_config.json");
     if config.quantization.is_none() && separate.exists() {
         let text = read_text(&separate)?;
         let found = Quantization::from_quantize_config_json(&text)
-            .map_err(|source| ModelError::Config { path: separate, source })?;
+            .map_err(|source| ModelError::Config { path: separate, source: Box::new(source) })?;
         config.quantization = Some(found);
     }
     Ok(config)
@@ -120,7 +120,7 @@ fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelErro
         (0..config.num_layers).map(|layer| block(loader, layer)).collect::<Result<_, _>>()?;
     Ok(Decoder {
         config: config.clone(),
-        precision,
+        precision: decoder_precision(config, precision, &embedding),
         embedding: Embedding::new(embedding, scale),
         blocks,
         final_norm: loader.norm(Slot::FinalNorm)?,
@@ -128,6 +128,17 @@ fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelErro
         global_rotary: Rotary::new(&config.layers.global_rope),
         local_rotary: config.layers.local.as_ref().map(|local| Rotary::new(&local.rope)),
     })
+}
+
+/// A mixture of experts over float weights computes exactly in both modes: activations rounded to
+/// bf16 move router logits enough to pick other experts (OLMoE's golden case: rms/std 0.07), and
+/// decoding, which is bound by memory, loses nothing.
+fn decoder_precision(config: &DecoderConfig, wanted: Precision, embedding: &Weight) -> Precision {
+    let floats = matches!(embedding.format_name(), "F32" | "F16" | "BF16");
+    match config.ffn {
+        FfnConfig::Moe { .. } if floats => Precision::Exact,
+        _ => wanted,
+    }
 }
 
 fn block(loader: &Loader<'_>, layer: usize) -> Result<Block, ModelError> {
@@ -141,9 +152,8 @@ fn block(loader: &Loader<'_>, layer: usize) -> Result<Block, ModelError> {
         QkNorm::None => Ok(None),
         QkNorm::PerHead | QkNorm::WholeProjection => norm(slot).map(Some),
     };
-    let linear = |slot, bias| {
-        loader.linear(Slot::Layer(layer, slot), loader.bias_slot(layer, bias))
-    };
+    let linear =
+        |slot, bias| loader.linear(Slot::Layer(layer, slot), loader.bias_slot(layer, bias));
     let parts = AttentionParts {
         query: linear(LayerSlot::Query, LayerSlot::QueryBias)?,
         key: linear(LayerSlot::Key, LayerSlot::KeyBias)?,

@@ -128,7 +128,8 @@ fn layer_slots(config: &DecoderConfig) -> Vec<LayerSlot> {
 #[must_use]
 pub fn matrix_shape(config: &DecoderConfig, slot: Slot) -> Vec<usize> {
     let a = &config.attention;
-    let (q, kv, hidden) = (a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, config.hidden_size);
+    let (q, kv, hidden) =
+        (a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, config.hidden_size);
     let (ffn, experts) = match &config.ffn {
         FfnConfig::Dense { ffn_size, .. } => (*ffn_size, 0),
         FfnConfig::Moe { ffn_size, num_experts, .. } => (*ffn_size, *num_experts),

@@ -72,7 +72,8 @@ fn gguf_vocab(checkpoint: &Checkpoint) -> Option<GgufVocab> {
 /// A vocabulary as GGUF metadata, filled up to the embedding's `rows`.
 pub(crate) fn gguf_entries(vocab: GgufVocab, rows: usize) -> Vec<(String, GgufValue)> {
     let mut entries = Vec::new();
-    let mut add = |key: &str, value: GgufValue| entries.push((format!("tokenizer.ggml.{key}"), value));
+    let mut add =
+        |key: &str, value: GgufValue| entries.push((format!("tokenizer.ggml.{key}"), value));
     let known = vocab.tokens.len();
     let mut tokens = vocab.tokens;
     tokens.extend((known..rows).map(|id| format!("[PAD{id}]")));
@@ -91,7 +92,8 @@ pub(crate) fn gguf_entries(vocab: GgufVocab, rows: usize) -> Vec<(String, GgufVa
     if let Some(merges) = vocab.merges {
         add("merges", GgufValue::strings(merges));
     }
-    let ids = [("bos", vocab.bos), ("eos", vocab.eos), ("unknown", vocab.unk), ("padding", vocab.pad)];
+    let ids =
+        [("bos", vocab.bos), ("eos", vocab.eos), ("unknown", vocab.unk), ("padding", vocab.pad)];
     for (name, id) in ids {
         if let Some(id) = id {
             add(&format!("{name}_token_id"), GgufValue::U32(id));

@@ -3,7 +3,7 @@
 use puna_model::Precision;
 
 use crate::support::{
-    GREEDY_STEPS, LOGITS_MAX_ABS, cases, greedy, load, max_abs, prefill, prompts,
+    GREEDY_STEPS, LOGITS_MAX_ABS, cases, golden_root, greedy, load, max_abs, prefill, prompts,
 };
 
 /// Cases of architectures that puna does not run yet; each must be refused by name.
@@ -66,9 +66,13 @@ fn bitsandbytes_matches_the_reference() {
 
 #[test]
 fn an_unsupported_architecture_is_refused_by_name() {
-    let Some(cases) = cases("text") else { return };
-    let case = cases.iter().find(|c| c.ends_with("llama4-text")).unwrap();
+    let Some(root) = golden_root() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let llama4 = root.join("text/llama4-text/config.json");
+    std::fs::copy(llama4, dir.path().join("config.json")).unwrap();
+    let weights = root.join("text/llama2-gqa/model.safetensors");
+    std::fs::copy(weights, dir.path().join("model.safetensors")).unwrap();
     let options = puna_model::LoadOptions { precision: Precision::Exact };
-    let error = puna_model::Model::load(case, &options).err().unwrap().to_string();
+    let error = puna_model::Model::load(dir.path(), &options).err().unwrap().to_string();
     assert!(error.contains("llama4_text") && error.contains("config.json"), "{error}");
 }

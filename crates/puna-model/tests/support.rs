@@ -85,7 +85,12 @@ pub(crate) fn load(case: &Path, precision: Precision) -> Model {
 }
 
 /// Runs tokens through a cache and returns the logits of all of them.
-pub(crate) fn run(decoder: &Decoder, cache: &mut KvCache, tokens: &[u32], total_len: usize) -> Vec<f32> {
+pub(crate) fn run(
+    decoder: &Decoder,
+    cache: &mut KvCache,
+    tokens: &[u32],
+    total_len: usize,
+) -> Vec<f32> {
     let mut segment = [Segment { tokens, cache, total_len }];
     decoder.forward(&mut segment, Logits::All).unwrap()
 }

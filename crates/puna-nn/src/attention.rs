@@ -121,11 +121,8 @@ impl Attention {
     }
 
     fn attend_segment(&self, q: &[f32], segment: &crate::Segment<'_>, out: &mut [f32]) {
-        let shape = AttentionShape {
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-        };
+        let shape =
+            AttentionShape { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim };
         let (view, oldest) = segment.cache.view(self.layer);
         let window = match self.kind {
             LayerKind::Global => None,

@@ -149,12 +149,12 @@ impl GroupWeight {
             GroupWeightQuants::Nibbles(q) => {
                 GroupWeightQuants::Nibbles(q[rows.start * stride..rows.end * stride].to_vec())
             }
-            GroupWeightQuants::Bytes(q) => GroupWeightQuants::Bytes(
-                q[rows.start * self.cols..rows.end * self.cols].to_vec(),
-            ),
-            GroupWeightQuants::Signed(q) => GroupWeightQuants::Signed(
-                q[rows.start * self.cols..rows.end * self.cols].to_vec(),
-            ),
+            GroupWeightQuants::Bytes(q) => {
+                GroupWeightQuants::Bytes(q[rows.start * self.cols..rows.end * self.cols].to_vec())
+            }
+            GroupWeightQuants::Signed(q) => {
+                GroupWeightQuants::Signed(q[rows.start * self.cols..rows.end * self.cols].to_vec())
+            }
         };
         let zeros = if self.zeros.is_empty() {
             Vec::new()

@@ -34,20 +34,26 @@ pub(super) fn cast(
         Dtype::F16 => out.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
         Dtype::BF16 => out.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
         other => {
-            let format = block_format(other).ok_or(ModelError::CannotWrite { dtype: other.name() })?;
+            let format =
+                block_format(other).ok_or(ModelError::CannotWrite { dtype: other.name() })?;
             quantize_rows(format, &values, cols, &mut out).map_err(puna_nn::NnError::from)?;
         }
     }
     Ok(TensorBytes::from_vec(out))
 }
 
-/// Whether the values of a float tensor survive being narrowed to `dtype`.
-pub(super) fn is_exact_in(values: &[f32], dtype: Dtype) -> bool {
-    match dtype {
-        Dtype::F16 => values.iter().all(|v| f16::from_f32(*v).to_f32().to_bits() == v.to_bits()),
-        Dtype::BF16 => values.iter().all(|v| bf16::from_f32(*v).to_f32().to_bits() == v.to_bits()),
-        _ => true,
-    }
+/// Whether values, shifted and narrowed to `dtype`, still mean the same: bit for bit without a
+/// shift; with one, that shifting back in float32 gives the stored factor.
+pub(super) fn survives(values: &[f32], dtype: Dtype, shift: Shift) -> bool {
+    let narrow = |v: f32| match dtype {
+        Dtype::F16 => f16::from_f32(v).to_f32(),
+        Dtype::BF16 => bf16::from_f32(v).to_f32(),
+        _ => v,
+    };
+    values.iter().all(|&v| match shift {
+        Shift::None => narrow(v).to_bits() == v.to_bits(),
+        Shift::Add(constant) => narrow(v + constant) - constant == v,
+    })
 }
 
 pub(super) fn floats(tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use puna_config::Family;
 use puna_io::{Dtype, TensorBytes, TensorInfo};
 
-use super::cast::{Shift, cast, floats, is_exact_in};
+use super::cast::{Shift, cast, floats, survives};
 use super::{OutType, Target};
 use crate::dialect::GgufExperts;
 use crate::loader::{Loader, block_format};
@@ -75,14 +75,16 @@ impl Plan {
         name: &str,
     ) -> Result<Dtype, ModelError> {
         let shape = matrix_shape(&loader.config.decoder, slot);
+        let shift = norm_shift(loader, &target_dialect(target, loader.config.family), slot);
         let router = matches!(slot, Slot::Layer(_, LayerSlot::Router));
         if target == Target::Gguf && (shape.len() == 1 || router) {
             return Ok(Dtype::F32); // what llama.cpp expects of vectors and routers
         }
         let stored = loader.canonical_dtype(slot)?;
-        if shape.len() == 1 {
+        if shape.len() == 1 || router {
+            // GGUF has them in F32; they come back narrow where nothing is lost
             let values = floats(&loader.canonical(slot)?)?;
-            let narrow = is_exact_in(&values, self.dtype) || out_type != OutType::Auto;
+            let narrow = survives(&values, self.dtype, shift) || out_type != OutType::Auto;
             return Ok(if narrow { self.dtype } else { Dtype::F32 });
         }
         if out_type == OutType::Auto && holds(target, stored) {
@@ -140,11 +142,7 @@ pub(super) fn target_dialect(target: Target, family: Family) -> Dialect {
 }
 
 /// Type of most matrices: the one asked for, or the embedding's where the target can hold it.
-fn base_dtype(
-    loader: &Loader<'_>,
-    target: Target,
-    out_type: OutType,
-) -> Result<Dtype, ModelError> {
+fn base_dtype(loader: &Loader<'_>, target: Target, out_type: OutType) -> Result<Dtype, ModelError> {
     if let Some(dtype) = out_type.dtype() {
         if !holds(target, dtype) {
             return Err(ModelError::CannotWrite { dtype: dtype.name() });

@@ -30,9 +30,10 @@ pub(super) fn hf_files(
     config: &ModelConfig,
     notes: &mut Vec<String>,
 ) -> Result<Vec<ExtraFile>, ModelError> {
-    let hf = config
-        .to_hf_json()
-        .map_err(|source| ModelError::Inexpressible { target: "config.json", source })?;
+    let hf = config.to_hf_json().map_err(|source| ModelError::Inexpressible {
+        target: "config.json",
+        source: Box::new(source),
+    })?;
     let mut files = vec![json_file("config.json", &hf)];
     let root = source.root();
     if source.gguf().is_none() {
@@ -81,7 +82,8 @@ fn generation_config(tokens: &ConfigTokens) -> Value {
 fn tokenizer_config(tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Value {
     let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
     let eos = tokenizer.eos().first().copied();
-    let named = [("bos_token", tokenizer.bos()), ("eos_token", eos), ("pad_token", tokenizer.pad())];
+    let named =
+        [("bos_token", tokenizer.bos()), ("eos_token", eos), ("pad_token", tokenizer.pad())];
     for (key, id) in named {
         if let Some(token) = id.and_then(|id| tokenizer.token(id)) {
             config[key] = token.into();
@@ -99,9 +101,10 @@ pub(super) fn meta_files(
     config: &ModelConfig,
     notes: &mut Vec<String>,
 ) -> Result<(Vec<u8>, Vec<ExtraFile>), ModelError> {
-    let params = config
-        .to_meta_json()
-        .map_err(|source| ModelError::Inexpressible { target: "Meta params.json", source })?;
+    let params = config.to_meta_json().map_err(|source| ModelError::Inexpressible {
+        target: "Meta params.json",
+        source: Box::new(source),
+    })?;
     let tokenizer = match source.gguf() {
         None => carry(source.root(), "tokenizer.model")?,
         Some(_) => None,
@@ -120,9 +123,10 @@ pub(super) fn gguf_metadata(
     notes: &mut Vec<String>,
 ) -> Result<Vec<(String, GgufValue)>, ModelError> {
     let name = source.root().file_name().map(|n| n.to_string_lossy().into_owned());
-    let described = config
-        .to_gguf_metadata()
-        .map_err(|source| ModelError::Inexpressible { target: "GGUF metadata", source })?;
+    let described = config.to_gguf_metadata().map_err(|source| ModelError::Inexpressible {
+        target: "GGUF metadata",
+        source: Box::new(source),
+    })?;
     let mut entries = Vec::with_capacity(described.len());
     for (key, value) in described {
         entries.push((key, from_config(value)?));

@@ -116,8 +116,7 @@ mod tests {
 
     #[test]
     fn gated_backward_matches_central_differences_for_every_activation() {
-        for activation in
-            [GateActivation::Silu, GateActivation::GeluTanh, GateActivation::GeluErf]
+        for activation in [GateActivation::Silu, GateActivation::GeluTanh, GateActivation::GeluErf]
         {
             gradcheck(
                 |inputs| {

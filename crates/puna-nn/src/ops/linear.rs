@@ -87,7 +87,9 @@ mod tests {
         let weight = block_weight(&w, 5, 6);
         let x = random_tensor(8, &[3, 6]);
         gradcheck(
-            |inputs| linear(&inputs[0], &weight, Precision::Exact).map_err(candle_core::Error::wrap),
+            |inputs| {
+                linear(&inputs[0], &weight, Precision::Exact).map_err(candle_core::Error::wrap)
+            },
             &[x],
             GradTolerance::default(),
         );
