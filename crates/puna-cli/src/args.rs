@@ -1,0 +1,84 @@
+//! Arguments that several commands share, as typed, and the settings made of them.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use puna_model::Precision;
+
+use crate::model_ref::ModelRef;
+use crate::report::Hint;
+use crate::{model_ref, threads};
+
+/// Which model.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Folder, file, Hub id (org/name or org/name:file.gguf) or built-in name
+    /// [default: the built-in puna-mini]
+    #[arg(short, long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+}
+
+impl ModelArgs {
+    /// Finds the model, downloading it if it is a Hub id that is not in the cache.
+    pub(crate) fn resolve(&self) -> anyhow::Result<ModelRef> {
+        model_ref::resolve(self.model.as_deref())
+    }
+}
+
+/// How to run it.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// Float32 arithmetic throughout on the stored or dequantized weights, without rounding
+    /// activations: slower, and what reference numbers are compared with
+    #[arg(long)]
+    exact: bool,
+
+    /// Threads [default: physical cores]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+
+    /// Folder of an adapter (not supported yet)
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+}
+
+/// [`RunArgs`], checked; the thread pool is running.
+#[derive(Debug)]
+pub(crate) struct RunSettings {
+    pub(crate) model: ModelRef,
+    pub(crate) precision: Precision,
+    pub(crate) threads: usize,
+}
+
+impl RunArgs {
+    pub(crate) fn settings(&self) -> anyhow::Result<RunSettings> {
+        if let Some(dir) = &self.adapter {
+            return Err(anyhow!("{}: adapters are not supported yet", dir.display()))
+                .hint("merge the adapter into its base model and give the merged folder as MODEL");
+        }
+        let threads = threads::start(self.threads.map(NonZeroUsize::get))?;
+        let precision = if self.exact { Precision::Exact } else { Precision::Fast };
+        Ok(RunSettings { model: self.model.resolve()?, precision, threads })
+    }
+}
+
+/// Reads a text file; `-` is stdin.
+pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
+    let text = if path == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(path)
+    };
+    text.with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads a JSON file; `-` is stdin.
+pub(crate) fn read_json(path: &Path) -> anyhow::Result<serde_json::Value> {
+    serde_json::from_str(&read_text(path)?)
+        .with_context(|| format!("{} is not valid JSON", path.display()))
+}

@@ -1,0 +1,33 @@
+//! The commands, one file each.
+
+pub(crate) mod bench;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod convert;
+pub(crate) mod detokenize;
+pub(crate) mod generate;
+pub(crate) mod info;
+pub(crate) mod pull;
+pub(crate) mod score;
+pub(crate) mod template;
+pub(crate) mod tokenize;
+
+use crate::cli::Command;
+use crate::report::Outcome;
+
+/// Runs a command to its end.
+pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Chat(args) => chat::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Score(args) => score::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Detokenize(args) => detokenize::run(&args),
+        Command::Template(args) => template::run(&args),
+        Command::Pull(args) => pull::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

@@ -1,0 +1,9 @@
+//! End-to-end tests: the binary, as a user calls it.
+
+mod chat;
+mod convert;
+mod golden;
+mod help;
+mod hostile;
+mod run;
+mod shapes;
