@@ -44,8 +44,8 @@ pub(crate) struct SentencePiece {
     bytes: Option<Box<[u32; 256]>>,
     model_type: ModelType,
     normalizer: Normalizer,
-    /// Lowest and highest score of a normal piece.
-    score_range: (f32, f32),
+    /// Lowest score of a normal piece.
+    lowest_score: f32,
     /// Bytes of the longest piece.
     longest_piece: usize,
     pub(crate) named: NamedPieces,
@@ -94,7 +94,7 @@ impl SentencePiece {
             bytes: None,
             model_type: proto.trainer.model_type,
             normalizer,
-            score_range: (0.0, 0.0),
+            lowest_score: 0.0,
             longest_piece: 0,
             named: NamedPieces {
                 bos: proto.trainer.bos_piece,
@@ -109,7 +109,7 @@ impl SentencePiece {
     /// Builds the tables from `pieces`.
     fn index(&mut self, byte_fallback: bool) -> Result<(), TextError> {
         let mut bytes = [None; 256];
-        let (mut lowest, mut highest) = (f32::MAX, f32::MIN);
+        self.lowest_score = f32::MAX;
         self.lookup.clear();
         self.reserved.clear();
         for (id, piece) in (0u32..).zip(&self.pieces) {
@@ -123,7 +123,7 @@ impl SentencePiece {
                 bytes[usize::from(byte)].get_or_insert(id);
             }
             if piece.kind == PieceKind::Normal {
-                (lowest, highest) = (lowest.min(piece.score), highest.max(piece.score));
+                self.lowest_score = self.lowest_score.min(piece.score);
             }
             let table = match piece.kind {
                 PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused => &mut self.lookup,
@@ -132,7 +132,6 @@ impl SentencePiece {
             table.entry(piece.text.clone()).or_insert(id);
         }
         self.longest_piece = self.lookup.keys().map(String::len).max().unwrap_or(0);
-        self.score_range = (lowest, highest);
         self.bytes = None;
         if byte_fallback && bytes.iter().all(Option::is_some) {
             self.bytes = Some(Box::new(bytes.map(Option::unwrap_or_default)));

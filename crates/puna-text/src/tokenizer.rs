@@ -269,16 +269,14 @@ impl Tokenizer {
     /// The vocabulary for a GGUF file.
     ///
     /// # Errors
-    /// [`TextError::Inexpressible`] if it is neither SentencePiece-like BPE nor byte-level BPE.
+    /// [`TextError::Inexpressible`] if it is neither SentencePiece-like BPE with byte fallback nor
+    /// byte-level BPE.
     pub fn to_gguf_vocab(&self) -> Result<GgufVocab, TextError> {
         let mut vocab = match &self.engine {
             Engine::Fast(fast) => fast.to_gguf_vocab()?,
             Engine::SentencePiece(model) => model.to_gguf_vocab()?,
             Engine::BytePair(model) => model.to_gguf_vocab(),
         };
-        if matches!(&self.engine, Engine::SentencePiece(model) if model.needs_whole_json()) {
-            vocab.tokenizer_json = Some(self.to_tokenizer_json()?);
-        }
         let roles = &self.roles;
         vocab.bos = roles.bos;
         vocab.eos = roles.eos.first().copied();
@@ -293,7 +291,7 @@ impl Tokenizer {
     /// The tokenizer as the text of a `tokenizer.json`.
     ///
     /// # Errors
-    /// If the library fails to write or read its own format.
+    /// [`TextError::Inexpressible`] for SentencePiece models that are not BPE with byte fallback.
     pub fn to_tokenizer_json(&self) -> Result<String, TextError> {
         match &self.engine {
             Engine::Fast(fast) => fast.to_json(),

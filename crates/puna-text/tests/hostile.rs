@@ -196,7 +196,7 @@ fn values_nested_without_end_are_stopped() {
 #[test]
 fn a_long_conversation_has_fuel_enough() {
     let message = |i: usize| {
-        json!({ "role": if i % 2 == 0 { "user" } else { "assistant" },
+        json!({ "role": if i.is_multiple_of(2) { "user" } else { "assistant" },
         "content": format!("message {i}") })
     };
     let messages = Value::Array((0..3001).map(message).collect());

@@ -1,5 +1,7 @@
 //! `tokenizers/`: ids and texts of the reference libraries.
 
+use std::path::Path;
+
 use puna_text::{DecodeSpecials, SpecialTokens, Tokenizer, TokenizerKind};
 
 use crate::golden::{case, foreign, ids, rows};
@@ -151,6 +153,28 @@ fn llama3_matches_tiktoken() {
     assert_eq!((tokenizer.bos(), tokenizer.vocab_size()), (Some(128_000), 128_256));
     assert_eq!(tokenizer.eos(), [128_001, 128_009, 128_008]);
     check("llama3", &tokenizer);
+}
+
+#[test]
+fn unigram_character_maps_and_user_symbols_match_sentencepiece() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for name in ["unigram", "bpe"] {
+        let tokenizer = Tokenizer::from_path(&data.join(format!("{name}.model"))).unwrap();
+        let rows = rows(&data.join(format!("{name}.jsonl")));
+        assert_eq!(rows.len(), 183);
+        for row in &rows {
+            let ids = ids(&row["ids"]);
+            if let Some(text) = row["text"].as_str() {
+                assert_eq!(tokenizer.encode(text, SpecialTokens::Omit).unwrap(), ids, "{text:?}");
+            } else {
+                let decoded = tokenizer.decode(&ids, DecodeSpecials::AsLibrary).unwrap();
+                assert_eq!(decoded, row["decoded"].as_str().unwrap(), "{ids:?}");
+            }
+        }
+        // what no other format says exactly is not converted
+        assert_eq!(tokenizer.to_tokenizer_json().is_ok(), name == "bpe");
+        assert_eq!(tokenizer.to_gguf_vocab().is_ok(), name == "bpe");
+    }
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! A SentencePiece model as a GGUF vocabulary and as a tokenizer.json.
 //!
 //! The conversion to tokenizer.json is transformers' (`convert_slow_tokenizer.py`,
-//! `LlamaConverter` and `SpmConverter`): a merge for every way to cut a piece into two, ordered by
+//! `LlamaConverter`): a merge for every way to cut a piece into two, ordered by
 //! score.
 
 use std::collections::HashMap;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::proto::{ModelType, Piece, PieceKind};
@@ -17,19 +15,25 @@ use crate::gguf::GgufVocab;
 use crate::tokenizer::{Roles, template_processing};
 
 impl SentencePiece {
-    /// Whether a GGUF `llama` vocabulary leaves out something that changes ids.
-    pub(crate) fn needs_whole_json(&self) -> bool {
+    /// Checks that this is a model as the LLaMA family has them. Others segment or normalize text
+    /// in ways that neither format reproduces exactly: measured on random text, the usual
+    /// conversions of NFKC and of removed whitespace change ids.
+    fn check_expressible(&self, target: &'static str) -> Result<(), TextError> {
         let spec = self.normalizer_spec();
-        self.model_type != ModelType::Bpe
-            || !self.has_byte_fallback()
-            || !spec.charsmap.is_empty()
-            || spec.remove_extra_whitespaces
-            || !spec.escape_whitespaces
-            || self.normalizer.whitespace_as_suffix
+        let plain = spec.charsmap.is_empty()
+            && !spec.remove_extra_whitespaces
+            && spec.escape_whitespaces
+            && !self.normalizer.whitespace_as_suffix;
+        if self.model_type == ModelType::Bpe && self.has_byte_fallback() && plain {
+            return Ok(());
+        }
+        let reason = "only BPE with byte fallback and without text normalization converts exactly";
+        Err(TextError::Inexpressible { target, reason })
     }
 
     /// `tokenizer.ggml.model = llama`; the roles are set by the caller.
     pub(crate) fn to_gguf_vocab(&self) -> Result<GgufVocab, TextError> {
+        self.check_expressible("a GGUF vocabulary")?;
         Ok(GgufVocab {
             model: "llama".into(),
             pre: Some("default".into()),
@@ -44,6 +48,7 @@ impl SentencePiece {
 
 /// The text of a tokenizer.json.
 pub(crate) fn to_json(model: &SentencePiece, roles: &Roles) -> Result<String, TextError> {
+    model.check_expressible("tokenizer.json")?;
     let token = |id: u32| model.piece(id).map(|p| p.text.clone()).unwrap_or_default();
     let document = json!({
         "version": "1.0",
@@ -54,10 +59,7 @@ pub(crate) fn to_json(model: &SentencePiece, roles: &Roles) -> Result<String, Te
         "pre_tokenizer": null,
         "post_processor": template_processing(&roles.frame, token),
         "decoder": decoder(model),
-        "model": match model.model_type {
-            ModelType::Bpe => bpe(model),
-            ModelType::Unigram => unigram(model),
-        },
+        "model": bpe(model),
     });
     Ok(document.to_string())
 }
@@ -84,23 +86,12 @@ fn added_tokens(model: &SentencePiece) -> Vec<Value> {
 }
 
 fn normalizer(model: &SentencePiece) -> Value {
-    let spec = model.normalizer_spec();
     let mut steps = Vec::new();
-    if !spec.charsmap.is_empty() {
-        let blob = STANDARD.encode(&spec.charsmap);
-        steps.push(json!({ "type": "Precompiled", "precompiled_charsmap": blob }));
-    }
-    if spec.remove_extra_whitespaces {
-        steps.push(json!({ "type": "Strip", "strip_left": true, "strip_right": true }));
-        steps.push(json!({ "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }));
-    }
-    if spec.add_dummy_prefix {
+    if model.adds_space_prefix() {
         steps.push(json!({ "type": "Prepend", "prepend": SPACE.to_string() }));
     }
-    if spec.escape_whitespaces {
-        let pattern = json!({ "String": " " });
-        steps.push(json!({ "type": "Replace", "pattern": pattern, "content": SPACE.to_string() }));
-    }
+    let pattern = json!({ "String": " " });
+    steps.push(json!({ "type": "Replace", "pattern": pattern, "content": SPACE.to_string() }));
     json!({ "type": "Sequence", "normalizers": steps })
 }
 
@@ -162,14 +153,4 @@ fn merges(model: &SentencePiece) -> Vec<[&str; 2]> {
     // stable: pieces of one score stay in the order of their ids
     merges.sort_by(|a: &(f32, _), b| (b.0 + 0.0).total_cmp(&(a.0 + 0.0)));
     merges.into_iter().map(|(_, halves)| halves).collect()
-}
-
-fn unigram(model: &SentencePiece) -> Value {
-    let vocab: Vec<Value> = model.pieces.iter().map(|p| json!([p.text, p.score])).collect();
-    json!({
-        "type": "Unigram",
-        "unk_id": model.unknown,
-        "vocab": vocab,
-        "byte_fallback": model.has_byte_fallback(),
-    })
 }

@@ -1,7 +1,7 @@
 //! SentencePiece's unigram model: the segmentation with the highest sum of log-probabilities.
 //!
 //! Viterbi over character positions, a port of `unigram::Model::EncodeOptimized`
-//! (unigram_model.cc, google/sentencepiece 0.2), with a hash map of pieces bounded by the longest
+//! (unigram_model.cc, google/sentencepiece 0.2.3), with a hash map of pieces bounded by the longest
 //! piece in place of its trie. Sums are f32 in the same order, so that ties fall the same way.
 
 use super::SentencePiece;
@@ -9,6 +9,11 @@ use super::proto::PieceKind;
 
 /// How much worse an unknown character is than the worst piece (`kUnkPenalty`).
 const UNKNOWN_PENALTY: f32 = 10.0;
+
+/// Score of a user-defined symbol for each of its bytes beyond the first, whatever its own score:
+/// better than any log-probability, so that it is always chosen (measured on 0.2.3; 0.2.1 and
+/// before had another formula).
+const USER_DEFINED_BONUS: f32 = 0.1;
 
 /// Best way to reach a position.
 #[derive(Clone, Copy)]
@@ -21,8 +26,7 @@ struct Node {
 
 /// Cuts normalized text into pieces, each with its id (the unknown id where it has none).
 pub(crate) fn segment<'a>(model: &'a SentencePiece, text: &'a str) -> Vec<(&'a str, u32)> {
-    let (lowest, highest) = model.score_range;
-    let unknown = lowest - UNKNOWN_PENALTY;
+    let unknown = model.lowest_score - UNKNOWN_PENALTY;
     let origin = Node { id: model.unknown, score: 0.0, start: 0, reached: false };
     let mut best = vec![origin; text.len() + 1];
     for (start, c) in text.char_indices() {
@@ -38,7 +42,7 @@ pub(crate) fn segment<'a>(model: &'a SentencePiece, text: &'a str) -> Vec<(&'a s
             let piece = &model.pieces[id as usize];
             let score = match piece.kind {
                 PieceKind::Unused => continue,
-                PieceKind::UserDefined => length as f32 * highest - 0.1,
+                PieceKind::UserDefined => USER_DEFINED_BONUS * (length - 1) as f32,
                 _ => piece.score,
             };
             single |= index == 0;
