@@ -5,8 +5,15 @@ import json
 import resource
 import time
 
+import llama_cpp
 import numpy as np
 from llama_cpp import Llama
+
+
+def best(model):
+    """The most likely next token; llama-cpp-python keeps no copy of the logits."""
+    row = llama_cpp.llama_get_logits_ith(model.ctx, -1)
+    return int(np.ctypeslib.as_array(row, shape=(model.n_vocab(),)).argmax())
 
 
 def main():
@@ -24,12 +31,12 @@ def main():
                   verbose=False, logits_all=False)
     loaded = time.perf_counter()
     model.eval(ids)
-    token = int(np.argmax(model._scores[-1] if len(model._scores) else model.scores[len(ids) - 1]))
+    token = best(model)
     first = time.perf_counter()
     out = [token]
     for _ in range(args.max_new_tokens - 1):
         model.eval([token])
-        token = int(np.argmax(model.scores[model.n_tokens - 1]))
+        token = best(model)
         out.append(token)
     done = time.perf_counter()
     print(json.dumps({

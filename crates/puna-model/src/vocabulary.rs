@@ -94,7 +94,8 @@ pub(crate) fn gguf_entries(vocab: GgufVocab, rows: usize) -> Vec<(String, GgufVa
     }
     let ids =
         [("bos", vocab.bos), ("eos", vocab.eos), ("unknown", vocab.unk), ("padding", vocab.pad)];
-    for (name, id) in ids {
+    let extra = ["eot", "eom", "eog"].into_iter().zip(vocab.extra_eos.into_iter().map(Some));
+    for (name, id) in ids.into_iter().chain(extra) {
         if let Some(id) = id {
             add(&format!("{name}_token_id"), GgufValue::U32(id));
         }
