@@ -16,6 +16,10 @@ use crate::report::Hint;
 /// Files that make a folder one with a tokenizer.
 const TOKENIZER_FILES: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
 
+/// Files that may hold a chat template.
+const TEMPLATE_FILES: [&str; 3] =
+    ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"];
+
 /// Tokenizer and chat template of a model, where it has them.
 pub(crate) struct TextSide {
     pub(crate) tokenizer: Option<Tokenizer>,
@@ -25,16 +29,25 @@ pub(crate) struct TextSide {
 impl TextSide {
     /// Of a model whose weights are not needed.
     pub(crate) fn of_model(model: &ModelRef) -> anyhow::Result<Self> {
-        match model {
-            ModelRef::Path(path) if path.is_dir() && has_tokenizer(path) => Self::of_folder(path),
-            ModelRef::Path(path) => Self::of_checkpoint(&Checkpoint::open(path)?),
-            ModelRef::BuiltIn(model) => Self::of_checkpoint(&model.open()?),
+        let path = match model {
+            ModelRef::BuiltIn(model) => return Self::of_checkpoint(&model.open()?),
+            ModelRef::Path(path) => path,
+        };
+        if has_any(path, &TOKENIZER_FILES) {
+            return Self::of_folder(path);
+        }
+        match Checkpoint::open(path) {
+            Ok(checkpoint) => Self::of_checkpoint(&checkpoint),
+            Err(_) if has_any(path, &TEMPLATE_FILES) => Self::of_folder(path),
+            Err(error) => Err(error.into()),
         }
     }
 
     fn of_folder(path: &Path) -> anyhow::Result<Self> {
         Ok(Self {
-            tokenizer: Some(Tokenizer::from_path(path)?),
+            tokenizer: has_any(path, &TOKENIZER_FILES)
+                .then(|| Tokenizer::from_path(path))
+                .transpose()?,
             template: ChatTemplate::from_folder(path)?,
         })
     }
@@ -48,8 +61,8 @@ impl TextSide {
     }
 }
 
-fn has_tokenizer(folder: &Path) -> bool {
-    TOKENIZER_FILES.iter().any(|name| folder.join(name).exists())
+fn has_any(folder: &Path, files: &[&str]) -> bool {
+    files.iter().any(|name| folder.join(name).exists())
 }
 
 /// The tokenizer of MODEL, or of a file that is nothing but a tokenizer.

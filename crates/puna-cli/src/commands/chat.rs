@@ -62,6 +62,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     )?;
     let mut input = Input::open()?;
     greet(&loaded, format.is_some(), input.is_interactive());
+    if format.is_none() && args.system.is_some() {
+        output::note("warning: without a chat template --system has no effect");
+    }
     let mut talk = Talk::new(&loaded, format, options)?;
     talk.conversation.system.clone_from(&args.system);
     converse(&mut input, &mut talk)?;
@@ -132,7 +135,12 @@ fn take(line: &str, interactive: bool, talk: &mut Talk<'_>) -> anyhow::Result<Ne
 fn obey(command: Command<'_>, talk: &mut Talk<'_>) -> anyhow::Result<Next> {
     match command {
         Command::Help => output::note(command::HELP),
-        Command::System(Some(text)) => talk.conversation.system = Some(text.to_string()),
+        Command::System(Some(text)) => {
+            talk.conversation.system = Some(text.to_string());
+            if !talk.has_template() {
+                output::note("Without a chat template the system prompt has no effect.");
+            }
+        }
         Command::System(None) => {
             let system = talk.conversation.system.as_deref();
             output::note(system.unwrap_or("There is no system prompt."));

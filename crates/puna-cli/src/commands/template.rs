@@ -34,7 +34,7 @@ pub(crate) struct Args {
     variable: Vec<String>,
     #[command(flatten)]
     template: TemplateArgs,
-    /// Print {"text", "token_ids"}
+    /// Print {"rendered", "text", "token_ids"}; the first two are the same
     #[arg(long)]
     json: bool,
 }
@@ -63,7 +63,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         None => None,
     };
     if args.json {
-        output::json(&json!({ "text": text, "token_ids": ids }))?;
+        // "text" as in `generate`, "rendered" as chat data sets call it.
+        output::json(&json!({ "rendered": text, "text": text, "token_ids": ids }))?;
     } else {
         output::text(&text)?;
         match ids {

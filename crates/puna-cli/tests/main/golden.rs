@@ -1,7 +1,11 @@
 //! The reference's numbers through the binary: one case for each way to store a model.
 
-use puna_testkit::{GoldenCase, Tolerance, assert_close};
+use std::fs;
+use std::path::Path;
+
+use puna_testkit::{GoldenCase, Tolerance, assert_close, skipped};
 use safetensors::SafeTensors;
+use serde_json::Value;
 
 use crate::run::{arg, floats, ids, puna, tokens};
 
@@ -26,7 +30,7 @@ const CASES: [&str; 12] = [
 
 /// Folder or, for GGUF, file.
 fn model_path(case: &GoldenCase) -> String {
-    let gguf = std::fs::read_dir(&case.dir)
+    let gguf = fs::read_dir(&case.dir)
         .expect("a case is a folder")
         .flatten()
         .map(|entry| entry.path())
@@ -85,7 +89,7 @@ fn score_writes_the_reference_logits() {
             let json = ran.json();
             assert_eq!(tokens(&json["token_ids"]), prompt_ids);
             assert!(json["logprobs"][0].is_null());
-            let bytes = std::fs::read(&out).expect("the logits file");
+            let bytes = fs::read(&out).expect("the logits file");
             let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
             let logits = file.tensor("logits").expect("a tensor of this name");
             assert_eq!(logits.shape()[0], prompt_ids.len());
@@ -98,20 +102,65 @@ fn score_writes_the_reference_logits() {
 }
 
 #[test]
+fn score_gives_the_reference_perplexity_of_a_trained_model() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/model");
+    let Ok(expected) = fs::read_to_string(model.join("expected.json")) else {
+        skipped("the trained BF16 model and its evaluation text are not here");
+        return;
+    };
+    let expected: Value = serde_json::from_str(&expected).expect("JSON");
+    let text = model.join("eval.txt");
+    let score = |window: &str| {
+        puna(&[
+            "score",
+            "-m",
+            arg(&model),
+            "--text-file",
+            arg(&text),
+            "--window",
+            window,
+            "--exact",
+            "--json",
+        ])
+        .json()
+    };
+    let four_digits = |got: f64, want: &Value| {
+        let want = want.as_f64().expect("a number");
+        assert!((got - want).abs() <= 5e-5 * want.abs(), "got {got}, want {want}");
+    };
+    let windows = score("512");
+    assert_eq!(
+        windows["token_ids"].as_array().map(Vec::len),
+        expected["tokens"].as_u64().map(|n| n as usize)
+    );
+    assert_eq!(windows["bytes"], expected["bytes"]);
+    let number = |key: &str| windows[key].as_f64().expect("a number");
+    four_digits(number("nll"), &expected["windows_512_bos_mean_nll"]);
+    four_digits(number("perplexity"), &expected["windows_512_bos_perplexity"]);
+    four_digits(number("bits_per_byte"), &expected["bits_per_byte_windows"]);
+    let whole = score("1024");
+    let first: Vec<f64> = whole["logprobs"].as_array().expect("logprobs")[1..1024]
+        .iter()
+        .filter_map(Value::as_f64)
+        .collect();
+    four_digits(-first.iter().sum::<f64>() / 1023.0, &expected["first_1024_mean_nll"]);
+}
+
+#[test]
 fn info_tells_a_golden_model_s_shape() {
     let Some(case) = GoldenCase::open("text/llama2-gqa") else { return };
     let json = puna(&["info", "-m", &model_path(&case), "--json", "--tensors"]).json();
     assert_eq!(json["architecture"], "llama");
     assert_eq!(json["format"], "safetensors");
     assert_eq!(json["vocab_size"], case.json["vocab_size"]);
-    let config = std::fs::read_to_string(case.dir.join("config.json")).expect("a config");
-    let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    let config = fs::read_to_string(case.dir.join("config.json")).expect("a config");
+    let config: Value = serde_json::from_str(&config).expect("JSON");
     assert_eq!(json["layers"], config["num_hidden_layers"]);
     assert_eq!(json["hidden_size"], config["hidden_size"]);
     assert_eq!(json["heads"], config["num_attention_heads"]);
     assert_eq!(json["kv_heads"], config["num_key_value_heads"]);
     assert_eq!(json["context"], config["max_position_embeddings"]);
-    let of_tensor = |t: &serde_json::Value| -> u64 {
+    let of_tensor = |t: &Value| -> u64 {
         t["shape"]
             .as_array()
             .expect("a shape")

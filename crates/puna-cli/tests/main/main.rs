@@ -5,5 +5,6 @@ mod convert;
 mod golden;
 mod help;
 mod hostile;
+mod hub;
 mod run;
 mod shapes;

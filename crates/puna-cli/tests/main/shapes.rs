@@ -170,3 +170,16 @@ fn template_shows_text_and_ids() {
     let ids = tokens(&json["token_ids"]);
     assert_eq!(ids.iter().filter(|&&id| id == 0).count(), 1, "exactly one bos: {ids:?}");
 }
+
+#[test]
+fn a_folder_with_only_a_template_can_be_rendered() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{{ end }}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).expect("written");
+    let messages = r#"[{"role": "user", "content": "Hi"}]"#;
+    let args =
+        ["template", "-m", arg(folder.path()), "--messages", "-", "--variable", "end=.", "--json"];
+    let json = puna_with(&args, messages).json();
+    assert_eq!(json["text"], "<user>Hi.");
+    assert!(json["token_ids"].is_null());
+}

@@ -47,6 +47,11 @@ impl<'a> Talk<'a> {
         })
     }
 
+    /// Whether messages are put into a template; only then does a system prompt count.
+    pub(super) fn has_template(&self) -> bool {
+        self.format.is_some()
+    }
+
     /// Asks, and prints the answer as it comes. A message that fails is taken back.
     pub(super) fn ask(&mut self, message: &str) -> anyhow::Result<()> {
         self.conversation.ask(message);

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use anyhow::bail;
 use puna_infer::{GenerateOptions, Session, TokensOnly};
 use puna_io::{Checkpoint, Dtype};
 use puna_model::{Decoder, LoadOptions, Logits, Model, Precision, Segment};
@@ -69,9 +70,18 @@ pub(super) fn verify(source: &ModelRef, written: &Path) -> anyhow::Result<Outcom
     }
     let context = before.config.decoder.max_seq_len;
     prompts.retain(|prompt| !prompt.is_empty() && prompt.len() + GREEDY_TOKENS <= context);
+    if prompts.is_empty() {
+        bail!("a context of {context} tokens is too short to compare anything");
+    }
     let difference = compare(&before.decoder, &after.decoder, &prompts)?;
     drop(spinner);
-    Ok(judge(&difference, expected, same_ids, prompts.len()))
+    let (outcome, numbers) = judge(&difference, expected, same_ids, prompts.len());
+    output::note(&numbers);
+    output::note(match outcome {
+        Outcome::Done => "verified",
+        Outcome::No => "verification failed: the two sides are not the same model",
+    });
+    Ok(outcome)
 }
 
 fn load(model: &ModelRef) -> anyhow::Result<(Model, TextSide)> {
@@ -186,7 +196,13 @@ fn greedy(decoder: &Decoder, prompt: &[u32]) -> anyhow::Result<Vec<u32>> {
     Ok(made.completion.token_ids)
 }
 
-fn judge(difference: &Difference, expected: Expected, same_ids: bool, prompts: usize) -> Outcome {
+/// The verdict, and the numbers it rests on.
+fn judge(
+    difference: &Difference,
+    expected: Expected,
+    same_ids: bool,
+    prompts: usize,
+) -> (Outcome, String) {
     let Difference { max, relative, greedy_equal, greedy_total } = *difference;
     let logits_agree = match expected {
         Expected::Identical => max == 0.0 && greedy_equal == greedy_total,
@@ -196,16 +212,13 @@ fn judge(difference: &Difference, expected: Expected, same_ids: bool, prompts: u
         Expected::Identical => "identical".to_string(),
         Expected::Within(bound) => format!("relative at most {bound}"),
     };
-    output::note(&format!(
-        "verified on {prompts} prompts: max |Δ logit| {max:.3e}, relative {relative:.3e} \
+    let numbers = format!(
+        "compared on {prompts} prompts: max |Δ logit| {max:.3e}, relative {relative:.3e} \
          (expected: {wanted}); {greedy_equal} of {greedy_total} greedy tokens equal; token ids {}",
         if same_ids { "equal" } else { "DIFFER" }
-    ));
-    if logits_agree && same_ids {
-        return Outcome::Done;
-    }
-    output::note("verification failed: the two sides are not the same model");
-    Outcome::No
+    );
+    let outcome = if logits_agree && same_ids { Outcome::Done } else { Outcome::No };
+    (outcome, numbers)
 }
 
 #[cfg(test)]
@@ -218,7 +231,7 @@ mod tests {
 
     #[test]
     fn identical_means_every_bit_and_every_token() {
-        let judged = |d| judge(&d, Expected::Identical, true, 1);
+        let judged = |d| judge(&d, Expected::Identical, true, 1).0;
         assert_eq!(judged(difference(0.0, 0.0, 16)), Outcome::Done);
         assert_eq!(judged(difference(1e-7, 1e-8, 16)), Outcome::No);
         assert_eq!(judged(difference(f64::NAN, f64::NAN, 16)), Outcome::No);
@@ -227,9 +240,9 @@ mod tests {
     #[test]
     fn rounding_is_bounded_and_ids_must_agree_anyway() {
         let within = Expected::Within(0.05);
-        assert_eq!(judge(&difference(0.3, 0.04, 9), within, true, 1), Outcome::Done);
-        assert_eq!(judge(&difference(0.3, 0.06, 16), within, true, 1), Outcome::No);
-        assert_eq!(judge(&difference(f64::NAN, f64::NAN, 16), within, true, 1), Outcome::No);
-        assert_eq!(judge(&difference(0.0, 0.0, 16), within, false, 1), Outcome::No);
+        assert_eq!(judge(&difference(0.3, 0.04, 9), within, true, 1).0, Outcome::Done);
+        assert_eq!(judge(&difference(0.3, 0.06, 16), within, true, 1).0, Outcome::No);
+        assert_eq!(judge(&difference(f64::NAN, f64::NAN, 16), within, true, 1).0, Outcome::No);
+        assert_eq!(judge(&difference(0.0, 0.0, 16), within, false, 1).0, Outcome::No);
     }
 }
