@@ -1,7 +1,7 @@
 //! Writing to stdout and stderr.
 //!
 //! `println!` panics when the reader has gone; here a closed pipe becomes
-//! [`ClosedPipe`](crate::report::ClosedPipe), which ends the program with code 0.
+//! [`ClosedPipe`], which ends the program with code 0.
 
 use std::io::{self, ErrorKind, Write};
 
