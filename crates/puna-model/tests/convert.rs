@@ -68,6 +68,11 @@ fn hf_to_meta_in_two_shards_and_back_is_the_identity() {
     let Some(cases) = cases("text") else { return };
     for name in ["llama1", "llama2-gqa", "llama3"] {
         let case = cases.iter().find(|c| c.ends_with(name)).unwrap();
+        let attention = load(case, Precision::Exact).config.decoder.attention;
+        if !attention.num_kv_heads.is_multiple_of(2) || !attention.num_heads.is_multiple_of(2) {
+            eprintln!("skipped: {name} of this set has heads that two shards do not divide");
+            continue;
+        }
         let dir = tempfile::tempdir().unwrap();
         let (meta, back) = (dir.path().join("meta"), dir.path().join("back"));
         run(case, Target::Meta { model_parallel: 2 }, OutType::Auto, &meta);
@@ -96,7 +101,7 @@ fn a_gguf_of_every_family_gives_the_logits_of_its_source() {
 #[test]
 fn quantized_sources_become_float_folders_with_nearly_the_same_logits() {
     for group in ["gguf", "gptq", "awq", "bnb"] {
-        let Some(cases) = cases(group) else { return };
+        let Some(cases) = cases(group) else { continue };
         for case in &cases {
             let dir = tempfile::tempdir().unwrap();
             run(case, HF, OutType::F32, dir.path());
@@ -118,7 +123,12 @@ fn q8_0_and_q4_0_matrices_equal_those_of_llama_quantize_bit_for_bit() {
         let gguf = dir.path().join("model.gguf");
         run(&source, Target::Gguf, out_type, &gguf);
         let ours = Checkpoint::open(&gguf).unwrap();
-        let theirs = Checkpoint::open(&model_path(&root.join("gguf").join(name))).unwrap();
+        let theirs = root.join("gguf").join(name);
+        if !theirs.is_dir() {
+            eprintln!("skipped: {} is not there", theirs.display());
+            continue;
+        }
+        let theirs = Checkpoint::open(&model_path(&theirs)).unwrap();
         let mut compared = 0;
         for tensor in theirs.names() {
             let (a, b) = (ours.tensor(tensor).unwrap(), theirs.tensor(tensor).unwrap());
