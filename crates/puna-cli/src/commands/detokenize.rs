@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let tokenizer = args.source.load()?;
-    let special = if args.skip_special { DecodeSpecials::Skip } else { DecodeSpecials::Keep };
+    let special = if args.skip_special { DecodeSpecials::Skip } else { DecodeSpecials::AsLibrary };
     let text = tokenizer.decode(&args.token_ids, special)?;
     if args.json {
         output::json(&json!({ "text": text }))?;
