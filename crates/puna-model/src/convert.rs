@@ -6,6 +6,7 @@
 
 mod cast;
 mod plan;
+mod portability;
 mod sidecar;
 
 use std::path::{Path, PathBuf};
@@ -122,6 +123,7 @@ pub fn convert(
         }
         Target::Gguf => {
             let metadata = sidecar::gguf_metadata(source, &config, plan.dtype, &mut notes)?;
+            notes.extend(portability::notes(&config));
             let factors = config.decoder.gguf_rope_tensors();
             write_gguf(out, metadata, list.clone(), &factors, bytes_of)?
         }

@@ -146,6 +146,22 @@ fn q8_0_and_q4_0_matrices_equal_those_of_llama_quantize_bit_for_bit() {
 }
 
 #[test]
+fn what_llama_cpp_cannot_see_in_a_gguf_is_said() {
+    let Some(cases) = cases("text") else { return };
+    let notes = |name: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Checkpoint::open(cases.iter().find(|c| c.ends_with(name)).unwrap()).unwrap();
+        let out = dir.path().join("model.gguf");
+        let report = convert(&source, Target::Gguf, OutType::Auto, &out, &mut |_, _| {}).unwrap();
+        report.notes.join("\n")
+    };
+    assert!(notes("mistral-sliding").contains("sliding window"));
+    assert!(notes("llama-dynamic-ntk").contains("dynamic NTK"));
+    assert!(notes("gemma2").contains("attention scale"));
+    assert!(!notes("llama3").contains("llama.cpp"));
+}
+
+#[test]
 fn a_conversion_that_cannot_be_leaves_the_target_as_it_was() {
     let Some(cases) = cases("text") else { return };
     let gemma = cases.iter().find(|c| c.ends_with("gemma2")).unwrap();
