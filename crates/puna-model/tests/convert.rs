@@ -5,8 +5,9 @@ use std::path::Path;
 use puna_io::{Checkpoint, Dtype, StoredTensor};
 use puna_model::convert::{OutType, Target, convert};
 use puna_model::{LoadOptions, Model, Precision};
+use puna_testkit::golden_root;
 
-use crate::support::{cases, golden_root, load, max_abs, model_path, prefill, prompts};
+use crate::support::{cases, load, max_abs, model_path, prefill, prompts};
 
 fn run(source: &Path, target: Target, out_type: OutType, out: &Path) {
     let checkpoint = Checkpoint::open(&model_path(source)).unwrap();

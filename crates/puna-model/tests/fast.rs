@@ -5,13 +5,13 @@ use puna_model::Precision;
 use crate::support::{cases, load, prefill, prompts, rms_over_std};
 
 /// Quantized weights with 8-bit activations; llama.cpp itself shows 0.016 to 0.031.
-const QUANTIZED: f64 = 0.05;
+const QUANTIZED: f32 = 0.05;
 /// Activations rounded to bf16.
-const BF16: f64 = 0.015;
+const BF16: f32 = 0.015;
 /// f16 weights; float32 arithmetic needs none of it.
-const F16: f64 = 0.002;
+const F16: f32 = 0.002;
 
-fn bound(format: &str) -> f64 {
+fn bound(format: &str) -> f32 {
     match format {
         "F32" | "F16" | "codebook4" | "F8_E4M3" => F16,
         "BF16" => BF16,

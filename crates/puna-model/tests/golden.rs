@@ -2,8 +2,10 @@
 
 use puna_model::Precision;
 
+use puna_testkit::golden_root;
+
 use crate::support::{
-    GREEDY_STEPS, LOGITS_MAX_ABS, cases, golden_root, greedy, load, max_abs, prefill, prompts,
+    GREEDY_STEPS, LOGITS_MAX_ABS, cases, greedy, load, max_abs, prefill, prompts,
 };
 
 /// Cases of architectures that puna does not run yet; each must be refused by name.

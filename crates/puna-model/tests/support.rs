@@ -1,43 +1,26 @@
-//! Golden cases: where they are, what they hold, and how logits are compared.
+//! Golden cases as this crate's tests read them, and running a decoder on them.
 
 use std::path::{Path, PathBuf};
 
-use puna_io::{Checkpoint, Dtype, StoredTensor};
 use puna_model::{Decoder, KvCache, LoadOptions, Logits, Model, Precision, Segment};
+use puna_testkit::{GoldenCase, closeness, golden_cases, golden_root};
 
 /// Largest difference of logits and log-probabilities in exact mode (the goldens' contract).
 pub(crate) const LOGITS_MAX_ABS: f32 = 1e-4;
 /// Greedy tokens per golden prompt.
 pub(crate) const GREEDY_STEPS: usize = 24;
 
-/// The golden cases of a group (`text`, `gguf`, …), or `None`, said visibly, where there are none.
+/// The folders of a group of golden cases (`text`, `gguf`, …) that hold numbers, or `None`, said
+/// visibly, where there are none.
 pub(crate) fn cases(group: &str) -> Option<Vec<PathBuf>> {
-    let dir = golden_root()?.join(group);
-    if !dir.is_dir() {
-        eprintln!("skipped: {} is not there", dir.display());
+    let root = golden_root()?;
+    let dirs = golden_cases(group).into_iter().map(|name| root.join(name));
+    let found: Vec<PathBuf> = dirs.filter(|dir| dir.join("golden.safetensors").exists()).collect();
+    if found.is_empty() {
+        puna_testkit::skipped(&format!("no golden cases in {group}/"));
         return None;
     }
-    let mut found: Vec<PathBuf> = std::fs::read_dir(&dir)
-        .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("golden.safetensors").exists())
-        .collect();
-    found.sort();
     Some(found)
-}
-
-pub(crate) fn golden_root() -> Option<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let candidates = [
-        std::env::var_os("PUNA_GOLDEN").map(PathBuf::from),
-        Some(manifest.join("../../testdata/golden")),
-        Some(manifest.join("../../../shared/golden/cases")),
-    ];
-    let found = candidates.into_iter().flatten().find(|dir| dir.join("text").is_dir());
-    if found.is_none() {
-        eprintln!("skipped: no golden cases found; set PUNA_GOLDEN");
-    }
-    found
 }
 
 /// One prompt of a case with the reference's results.
@@ -49,26 +32,15 @@ pub(crate) struct Prompt {
 }
 
 pub(crate) fn prompts(case: &Path) -> Vec<Prompt> {
-    let golden = Checkpoint::open(&case.join("golden.safetensors")).unwrap();
-    let tensor = |name: String| golden.tensor(&name).unwrap_or_else(|e| panic!("{e}"));
-    (0..2)
+    let golden = GoldenCase::load(&case.display().to_string(), case);
+    (0..golden.prompts())
         .map(|i| Prompt {
-            input: ids(&tensor(format!("input_ids_{i}"))),
-            logits: floats(&tensor(format!("logits_{i}"))),
-            greedy: ids(&tensor(format!("greedy_{i}"))),
-            logprobs: floats(&tensor(format!("logprobs_{i}"))),
+            input: golden.input_ids(i),
+            logits: golden.logits(i).values,
+            greedy: golden.greedy(i),
+            logprobs: golden.logprobs(i),
         })
         .collect()
-}
-
-fn floats(t: &StoredTensor) -> Vec<f32> {
-    assert_eq!(t.info.dtype, Dtype::F32);
-    t.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-}
-
-fn ids(t: &StoredTensor) -> Vec<u32> {
-    assert_eq!(t.info.dtype, Dtype::I64);
-    t.bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
 }
 
 /// The model file or folder of a case.
@@ -137,16 +109,10 @@ pub(crate) fn greedy(decoder: &Decoder, prompt: &[u32], steps: usize) -> (Vec<u3
 
 /// Largest difference from the golden logits, which may be of the last positions only.
 pub(crate) fn max_abs(ours: &[f32], golden: &[f32]) -> f32 {
-    let (a, b) = (&ours[ours.len() - golden.len()..], golden);
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    closeness(&ours[ours.len() - golden.len()..], golden).max_abs
 }
 
-/// rms(a − b) / std(b)
-pub(crate) fn rms_over_std(ours: &[f32], golden: &[f32]) -> f64 {
-    let (a, b) = (&ours[ours.len() - golden.len()..], golden);
-    let n = b.len() as f64;
-    let error: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / n;
-    let mean: f64 = b.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
-    let variance: f64 = b.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n;
-    (error / variance).sqrt()
+/// rms(ours − golden) / std(golden)
+pub(crate) fn rms_over_std(ours: &[f32], golden: &[f32]) -> f32 {
+    puna_testkit::rms_over_std(&ours[ours.len() - golden.len()..], golden)
 }

@@ -1,5 +1,6 @@
 //! `puna detokenize`: token ids to text.
 
+use anyhow::anyhow;
 use puna_text::DecodeSpecials;
 use serde_json::json;
 
@@ -27,6 +28,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let tokenizer = args.source.load()?;
     let special = if args.skip_special { DecodeSpecials::Skip } else { DecodeSpecials::AsLibrary };
+    if let Some(id) = args.token_ids.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
+        let known = tokenizer.vocab_size();
+        return Err(anyhow!("token {id} is outside the tokenizer's {known} tokens"));
+    }
     let text = tokenizer.decode(&args.token_ids, special)?;
     if args.json {
         output::json(&json!({ "text": text }))?;

@@ -105,6 +105,9 @@ impl Args {
         }
         let path = self.text_file.as_ref().ok_or_else(|| anyhow!("there is nothing to score"))?;
         let text = read_text(path)?;
+        if text.is_empty() {
+            return Err(anyhow!("{}: there is no text to score", path.display()));
+        }
         Ok((loaded.encode(&text)?, Some(text.len())))
     }
 }

@@ -6,7 +6,7 @@
 use puna_nn::{GroupWeight, Weight};
 
 use super::gptq::ints;
-use super::groups::{pack, transpose};
+use super::groups::{self, pack};
 use crate::ModelError;
 use crate::loader::Loader;
 
@@ -29,10 +29,7 @@ pub(super) fn load(
     let words = rows / 8;
     let qweight = ints(loader, &name, &[cols, words])?;
     let qzeros = ints(loader, &format!("{base}.qzeros"), &[groups, words])?;
-    let scales_name = format!("{base}.scales");
-    let scales_shape = loader.stored(&scales_name)?.info.shape.clone();
-    loader.expect_shape(&scales_name, &scales_shape, &[groups, rows])?;
-    let scales = transpose(&loader.floats(&scales_name, "scales")?, groups, rows);
+    let scales = groups::scales(loader, base, groups, rows)?;
     let nibble = |words: &[i32], line: usize, output: usize| {
         let word = words[line * (rows / 8) + output / 8] as u32;
         (word >> (4 * NIBBLE[output % 8])) as u8 & 15

@@ -10,7 +10,7 @@ use puna_kernels::BlockFormat;
 use puna_nn::{BlockWeight, GroupWeight, Weight};
 use std::sync::Arc;
 
-use super::groups::{bit_field, pack, transpose};
+use super::groups::{self, bit_field, pack};
 use crate::loader::Loader;
 use crate::{ModelError, float};
 
@@ -34,10 +34,7 @@ pub(super) fn load(
     let qweight = ints(loader, &format!("{base}.qweight"), &[words, rows])?;
     let zero_words = (rows * bits as usize).div_ceil(32);
     let qzeros = ints(loader, &format!("{base}.qzeros"), &[groups, zero_words])?;
-    let scales_name = format!("{base}.scales");
-    let scales_shape = loader.stored(&scales_name)?.info.shape.clone();
-    loader.expect_shape(&scales_name, &scales_shape, &[groups, rows])?;
-    let scales = transpose(&loader.floats(&scales_name, "scales")?, groups, rows);
+    let scales = groups::scales(loader, base, groups, rows)?;
     let zeros = zero_points(loader, base, &qzeros, (groups, rows), settings)?;
     let group_of = group_indices(loader, base, cols, group_size)?;
     let value = |row: usize, col: usize| {

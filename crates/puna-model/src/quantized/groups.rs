@@ -3,6 +3,9 @@
 use puna_nn::GroupWeightQuants;
 use rayon::prelude::*;
 
+use crate::ModelError;
+use crate::loader::Loader;
+
 /// Rows repacked together: their current cache lines stay in the first-level cache.
 const ROW_BLOCK: usize = 64;
 
@@ -38,9 +41,19 @@ pub(super) fn pack(
     if per_byte == 2 { GroupWeightQuants::Nibbles(bytes) } else { GroupWeightQuants::Bytes(bytes) }
 }
 
-/// `[groups, rows]` → `[rows, groups]`
-pub(super) fn transpose<T: Copy>(values: &[T], groups: usize, rows: usize) -> Vec<T> {
-    (0..rows).flat_map(|row| (0..groups).map(move |g| values[g * rows + row])).collect()
+/// The scales of a module, stored `[groups, rows]`, as `[rows, groups]`.
+pub(super) fn scales(
+    loader: &Loader<'_>,
+    base: &str,
+    groups: usize,
+    rows: usize,
+) -> Result<Vec<f32>, ModelError> {
+    let name = format!("{base}.scales");
+    let shape = loader.stored(&name)?.info.shape.clone();
+    loader.expect_shape(&name, &shape, &[groups, rows])?;
+    let stored = loader.floats(&name, "scales")?;
+    let row_scales = |row: usize| stored.iter().skip(row).step_by(rows).copied();
+    Ok((0..rows).flat_map(row_scales).collect())
 }
 
 #[cfg(test)]
