@@ -13,8 +13,9 @@ const F16: f32 = 0.002;
 
 fn bound(format: &str) -> f32 {
     match format {
-        "F32" | "F16" | "codebook4" | "F8_E4M3" => F16,
-        "BF16" => BF16,
+        "F32" | "F16" => F16,
+        // exact themselves, but their embeddings and heads are BF16
+        "BF16" | "codebook4" | "F8_E4M3" => BF16,
         _ => QUANTIZED,
     }
 }
