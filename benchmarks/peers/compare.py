@@ -32,7 +32,8 @@ def figures(result):
     return dict(
         start=t["load_seconds"] + t["prefill_seconds"],
         prefill=t["prefill_tokens"] / t["prefill_seconds"],
-        decode=t["decode_tokens"] / t["decode_seconds"],
+        # the first new token comes with the prompt: one step less than tokens
+        decode=(len(result["token_ids"]) - 1) / t["decode_seconds"],
         rss=t["peak_rss_bytes"],
     )
 
