@@ -123,8 +123,8 @@ fn bpe_small_matches_the_tokenizers_library() {
     let Some(folder) = case("tokenizers/bpe-small") else { return };
     let tokenizer = Tokenizer::from_path(&folder.join("tokenizer.json")).unwrap();
     assert_eq!(tokenizer.kind(), TokenizerKind::TokenizerJson);
-    assert_eq!(tokenizer.vocab_size(), 512);
-    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(510), vec![511]));
+    let vocab = u32::try_from(tokenizer.vocab_size()).unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(vocab - 2), vec![vocab - 1]));
     check("bpe-small", &tokenizer).unwrap();
 }
 
