@@ -149,8 +149,12 @@ fn check_out(origin: &ModelRef, out: &Path, force: bool) -> anyhow::Result<()> {
     {
         bail!("{} is the source itself", out.display());
     }
-    let is_empty_folder =
-        || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    // an interrupted conversion leaves only its own working folder, which the next one clears
+    let left_over = |name: &std::ffi::OsStr| name == ".puna.tmp";
+    let is_empty_folder = || {
+        std::fs::read_dir(out)
+            .is_ok_and(|entries| entries.flatten().all(|entry| left_over(&entry.file_name())))
+    };
     if force || !out.exists() || is_empty_folder() {
         return Ok(());
     }

@@ -58,6 +58,19 @@ fn nothing_is_overwritten_unasked() {
 }
 
 #[test]
+fn what_a_killed_conversion_leaves_does_not_stop_the_next() {
+    let Some(model) = golden_dir("text/llama2-gqa") else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let left = folder.path().join(".puna.tmp");
+    fs::create_dir(&left).expect("a folder");
+    fs::write(left.join("model.safetensors"), "half").expect("a file");
+    succeeds(&convert(&model, "hf", folder.path(), &["--verify"]));
+    assert!(!left.exists(), "the working folder is cleared");
+    fs::write(folder.path().join("mine.txt"), "mine").expect("a file");
+    assert_eq!(convert(&model, "hf", folder.path(), &[]).code, 2);
+}
+
+#[test]
 fn shards_are_no_larger_than_asked() {
     let Some(model) = golden_dir("text/llama2-gqa") else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
