@@ -20,7 +20,7 @@ use crate::tokenizer::{AddedToken, DecodeSpecials};
 /// A `tokenizer.json`, loaded.
 #[derive(Debug, Clone)]
 pub(crate) struct Fast {
-    library: Library,
+    inner: Library,
     /// Added tokens: id to (text, special).
     added: HashMap<u32, (String, bool)>,
     /// Whether decoding concatenates bytes, so that it can be done token by token.
@@ -41,16 +41,17 @@ impl Fast {
         let mut library = guarded("read the file", || Library::from_bytes(json))?;
         guarded("turn truncation off", || library.with_truncation(None).map(|_| ()))?;
         library.with_padding(None);
-        let mut fast = Self { library, added: HashMap::new(), byte_level: false, vocab_size: 0 };
+        let mut fast =
+            Self { inner: library, added: HashMap::new(), byte_level: false, vocab_size: 0 };
         fast.index();
         Ok(fast)
     }
 
     fn index(&mut self) {
-        let added = self.library.get_added_tokens_decoder();
+        let added = self.inner.get_added_tokens_decoder();
         self.added = added.into_iter().map(|(id, t)| (id, (t.content, t.special))).collect();
-        self.byte_level = matches!(self.library.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
-        let vocab = self.library.get_vocab(true);
+        self.byte_level = matches!(self.inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        let vocab = self.inner.get_vocab(true);
         let highest = vocab.values().chain(self.added.keys()).max();
         self.vocab_size = highest.map_or(0, |&id| id as usize + 1);
     }
@@ -58,12 +59,12 @@ impl Fast {
     /// Adds the tokens that the files beside it list and it lacks, in the order of their ids.
     pub(crate) fn add_tokens(&mut self, tokens: &[AddedToken]) -> Result<(), TextError> {
         for token in tokens {
-            if self.library.token_to_id(&token.text).is_some() {
+            if self.inner.token_to_id(&token.text).is_some() {
                 continue;
             }
             let new = LibraryToken::from(token.text.clone(), token.special).normalized(false);
-            guarded("add a token", || self.library.add_tokens([new]).map(|_| ()))?;
-            let given = self.library.token_to_id(&token.text);
+            guarded("add a token", || self.inner.add_tokens([new]).map(|_| ()))?;
+            let given = self.inner.token_to_id(&token.text);
             if given != Some(token.id) {
                 let key = format!("added token `{}`", token.text);
                 let got = format!("{} (tokenizer.json would give {given:?})", token.id);
@@ -76,7 +77,7 @@ impl Fast {
 
     /// Ids without what the post-processor adds.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let encoding = guarded("encode", || self.library.encode_fast(text, false))?;
+        let encoding = guarded("encode", || self.inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -84,7 +85,7 @@ impl Fast {
     pub(crate) fn frame(&self) -> Result<Frame, TextError> {
         for probe in ["a", " ", "the", "0"] {
             let plain = self.encode(probe)?;
-            let framed = guarded("encode", || self.library.encode_fast(probe, true))?;
+            let framed = guarded("encode", || self.inner.encode_fast(probe, true))?;
             let framed = framed.get_ids();
             if plain.is_empty() {
                 continue;
@@ -102,7 +103,7 @@ impl Fast {
         ids: &[u32],
         specials: DecodeSpecials,
     ) -> Result<String, TextError> {
-        guarded("decode", || self.library.decode(ids, specials == DecodeSpecials::Skip))
+        guarded("decode", || self.inner.decode(ids, specials == DecodeSpecials::Skip))
     }
 
     pub(crate) fn is_skipped(&self, id: u32, specials: DecodeSpecials) -> bool {
@@ -111,7 +112,7 @@ impl Fast {
 
     /// A token's own bytes. Ids without a token have none, as in the library's decoding.
     pub(crate) fn token_bytes(&self, id: u32) -> Vec<u8> {
-        let Some(token) = self.library.id_to_token(id) else { return Vec::new() };
+        let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
         if self.byte_level {
             return alphabet::decode(&token).unwrap_or_else(|| token.into_bytes());
         }
@@ -125,11 +126,11 @@ impl Fast {
     }
 
     pub(crate) fn token(&self, id: u32) -> Option<String> {
-        self.library.id_to_token(id)
+        self.inner.id_to_token(id)
     }
 
     pub(crate) fn id(&self, token: &str) -> Option<u32> {
-        self.library.token_to_id(token)
+        self.inner.token_to_id(token)
     }
 
     pub(crate) fn vocab_size(&self) -> usize {
@@ -144,7 +145,7 @@ impl Fast {
 
     /// The file's text.
     pub(crate) fn to_json(&self) -> Result<String, TextError> {
-        guarded("write the file", || self.library.to_string(false))
+        guarded("write the file", || self.inner.to_string(false))
     }
 }
 
