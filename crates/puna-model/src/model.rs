@@ -131,8 +131,8 @@ fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelErro
 }
 
 /// A mixture of experts over float weights computes exactly in both modes: activations rounded to
-/// bf16 move router logits enough to pick other experts (OLMoE's golden case: rms/std 0.07), and
-/// decoding, which is bound by memory, loses nothing.
+/// bf16 move router logits enough to pick other experts (OLMoE's golden case: rms/std 0.07). What
+/// that costs in speed has not been measured.
 fn decoder_precision(config: &DecoderConfig, wanted: Precision, embedding: &Weight) -> Precision {
     let floats = matches!(embedding.format_name(), "F32" | "F16" | "BF16");
     match config.ffn {

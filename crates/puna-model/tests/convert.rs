@@ -159,6 +159,8 @@ fn what_llama_cpp_cannot_see_in_a_gguf_is_said() {
     assert!(notes("mistral-sliding").contains("sliding window"));
     assert!(notes("llama-dynamic-ntk").contains("dynamic NTK"));
     assert!(notes("gemma2").contains("attention scale"));
+    let gemma3 = notes("gemma3-text");
+    assert!(gemma3.contains("attention scale") && !gemma3.contains("window"), "{gemma3}");
     assert!(!notes("llama3").contains("llama.cpp"));
 }
 
