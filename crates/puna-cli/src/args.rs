@@ -61,7 +61,7 @@ impl RunArgs {
             return Err(anyhow!("{}: adapters are not supported yet", dir.display()))
                 .hint("merge the adapter into its base model and give the merged folder as MODEL");
         }
-        let threads = threads::start(self.threads.map(NonZeroUsize::get))?;
+        let threads = threads::start(self.threads.map(NonZeroUsize::get));
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
         Ok(RunSettings { model: self.model.resolve()?, precision, threads })
     }

@@ -1,17 +1,12 @@
-//! The one thread pool.
+//! How many threads the kernels use.
 
-use anyhow::Context;
-
-/// Starts the global pool. Without a number it has one thread per physical core this process may
-/// use: the second thread of a core adds nothing to products that are bound by memory or by the
-/// core's one set of vector units.
-pub(crate) fn start(threads: Option<usize>) -> anyhow::Result<usize> {
+/// Sets the number of threads. Without one it is that of the physical cores this process may use:
+/// the second thread of a core adds nothing to products that are bound by memory or by the core's
+/// one set of vector units.
+pub(crate) fn start(threads: Option<usize>) -> usize {
     let threads = threads.unwrap_or_else(default_threads);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .context("cannot start the thread pool")?;
-    Ok(threads)
+    puna_kernels::set_threads(threads);
+    threads
 }
 
 fn default_threads() -> usize {

@@ -5,7 +5,6 @@
 #![expect(clippy::print_stdout, reason = "the measurements are this program's data")]
 
 use puna_kernels::{BlockFormat, Isa, Kernels, Matrix, MatrixData, Precision};
-use rayon::prelude::*;
 use std::time::Instant;
 
 /// Bytes of weights per measurement of one token: well above a shared cache of 32 MiB.
@@ -40,14 +39,15 @@ fn main() {
 fn measure(rows: usize, cols: usize, tokens: usize) {
     let bytes = weights(WORKING_SET);
     let secs = best(5, || {
-        let sum: u64 = bytes
-            .par_chunks(1 << 20)
-            .map(|c| c.as_chunks::<8>().0.iter().fold(0, |s, b| s ^ u64::from_le_bytes(*b)))
-            .sum();
-        std::hint::black_box(sum);
+        let mut sums = vec![0u64; bytes.len().div_ceil(1 << 20)];
+        puna_kernels::for_each_chunk_mut(&mut sums, 1, |i, sum| {
+            let part = &bytes[i << 20..bytes.len().min((i + 1) << 20)];
+            sum[0] = part.as_chunks::<8>().0.iter().fold(0, |s, b| s ^ u64::from_le_bytes(*b));
+        });
+        std::hint::black_box(sums);
     });
     let memory = bytes.len() as f64 / secs / 1e9;
-    println!("read {memory:.1} GB/s on {} threads", rayon::current_num_threads());
+    println!("read {memory:.1} GB/s on {} threads", puna_kernels::threads());
     for isa in [Isa::Avx512, Isa::Avx2] {
         let Some(kernels) = Kernels::for_isa(isa) else { continue };
         for &format in BlockFormat::ALL {

@@ -2,11 +2,11 @@
 
 use crate::kernels::Kernels;
 use crate::math::{self, map_lanes};
+use crate::parallel::for_each_chunk_mut;
 use crate::simd::Simd;
-use rayon::prelude::*;
 
 /// Values per task: below this another thread costs more than it saves.
-const CHUNK: usize = 16 * 1024;
+const CHUNK: usize = 4 * 1024;
 
 /// The function of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,23 +39,15 @@ impl Kernels {
     /// As there.
     pub fn gated(&self, act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert_eq!((gate.len(), up.len()), (out.len(), out.len()), "gate, up and output");
-        if out.len() <= CHUNK {
-            self.gate(act, gate, up, out);
-        } else {
-            let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
-            inputs
-                .zip(out.par_chunks_mut(CHUNK))
-                .for_each(|((gate, up), out)| self.gate(act, gate, up, out));
-        }
+        for_each_chunk_mut(out, CHUNK, |first, out| {
+            let range = first..first + out.len();
+            self.gate(act, &gate[range.clone()], &up[range], out);
+        });
     }
 
     /// [`soft_cap`] with this instruction set.
     pub fn soft_cap(&self, x: &mut [f32], cap: f32) {
-        if x.len() <= CHUNK {
-            self.cap(x, cap);
-        } else {
-            x.par_chunks_mut(CHUNK).for_each(|x| self.cap(x, cap));
-        }
+        for_each_chunk_mut(x, CHUNK, |_, x| self.cap(x, cap));
     }
 }
 

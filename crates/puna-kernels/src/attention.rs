@@ -10,7 +10,7 @@ pub(crate) use head::{HeadTask, attend};
 
 use crate::kernels::Kernels;
 use crate::parallel::{MIN_TASK, OutPtr};
-use rayon::prelude::*;
+use crate::pool;
 
 /// Keys and values of the past, `[kv_heads, capacity, head_dim]` each; position `p` lies in slot
 /// `p % capacity`.
@@ -136,8 +136,7 @@ impl Kernels {
         if work < 2 * MIN_TASK {
             (0..tasks).for_each(task);
         } else {
-            let least = tasks.saturating_mul(MIN_TASK) / work;
-            (0..tasks).into_par_iter().with_min_len(least.max(1)).for_each(task);
+            pool::run(tasks, task);
         }
     }
 }

@@ -26,6 +26,7 @@ mod matrix;
 mod norm;
 mod numbers;
 mod parallel;
+mod pool;
 mod quantize;
 mod rope;
 mod router;
@@ -42,6 +43,8 @@ pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Matrix, MatrixData,
 };
 pub use norm::rms_norm;
+pub use parallel::for_each_chunk_mut;
+pub use pool::{set_threads, threads, with_threads};
 pub use quantize::{can_quantize, quantize_rows};
 pub use rope::{RopeTable, rope};
 pub use router::top_k;

@@ -3,7 +3,7 @@
 //! Three inner loops cover everything. Floats are multiplied where they lie (`float.rs`). Block
 //! and group formats in [`Precision::Fast`] become panels of 16 interleaved rows of bytes that
 //! meet 8-bit activations (`panel.rs`). The rest is dequantized to f32 rows and then is a float
-//! product. Rows are split over the rayon pool; an output never depends on the split, nor on how
+//! product. Rows are split over the thread pool; an output never depends on the split, nor on how
 //! many tokens there are.
 
 mod activations;

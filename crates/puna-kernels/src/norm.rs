@@ -2,11 +2,11 @@
 
 use crate::kernels::Kernels;
 use crate::math::sum_lanes;
+use crate::parallel::for_each_chunk_mut;
 use crate::simd::Simd;
-use rayon::prelude::*;
 
 /// Values from which rows are worth a second thread.
-const MIN_PARALLEL: usize = 64 * 1024;
+const MIN_PARALLEL: usize = 16 * 1024;
 
 /// `out = weight * (x / sqrt(mean(x²) + eps))` for each row.
 ///
@@ -36,10 +36,11 @@ impl Kernels {
                 self.rms_norm_row(x, weight, eps, out);
             }
         } else {
-            x.par_chunks_exact(cols)
-                .zip(out.par_chunks_exact_mut(cols))
-                .with_min_len(MIN_PARALLEL.div_ceil(cols))
-                .for_each(|(x, out)| self.rms_norm_row(x, weight, eps, out));
+            let chunk = MIN_PARALLEL.div_ceil(cols) * cols;
+            for_each_chunk_mut(out, chunk, |first, out| {
+                let rows = x[first..].chunks_exact(cols).zip(out.chunks_exact_mut(cols));
+                rows.for_each(|(x, out)| self.rms_norm_row(x, weight, eps, out));
+            });
         }
     }
 }

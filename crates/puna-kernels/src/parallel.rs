@@ -1,6 +1,6 @@
-//! Splitting a product over the rayon pool without letting the split show in the results.
+//! Splitting work over the pool without letting the split show in the results.
 
-use rayon::prelude::*;
+use crate::pool;
 use std::ops::Range;
 
 /// Products below this many multiplications run on the calling thread: waking another costs
@@ -21,7 +21,7 @@ pub(crate) struct Grid {
 
 impl Grid {
     pub(crate) fn new(rows: usize, tokens: usize, cols: usize) -> Self {
-        let threads = rayon::current_num_threads();
+        let threads = pool::threads();
         let whole = Self { rows, tokens, cols, row_chunk: rows, token_chunk: tokens };
         let work_per_row = tokens.saturating_mul(cols);
         if threads == 1 || rows.saturating_mul(work_per_row) < 2 * MIN_TASK {
@@ -49,33 +49,66 @@ impl Grid {
         if row_tasks * token_tasks == 1 {
             cell(0);
         } else {
-            (0..row_tasks * token_tasks).into_par_iter().with_max_len(1).for_each(cell);
+            pool::run(row_tasks * token_tasks, cell);
         }
     }
 }
 
+/// `body(first, chunk)` for every chunk of `chunk` elements (the last may be shorter), `first`
+/// being the index of its first element; on the pool where there is more than one.
+pub fn for_each_chunk_mut<T: Send>(
+    out: &mut [T],
+    chunk: usize,
+    body: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let (len, chunk) = (out.len(), chunk.max(1));
+    let out = OutPtr::new(out);
+    pool::run(len.div_ceil(chunk), |i| {
+        let first = i * chunk;
+        // SAFETY: the chunks are disjoint and within `out`, which this function borrows mutably.
+        body(first, unsafe { out.slice(first..len.min(first + chunk)) });
+    });
+}
+
 /// A pointer into a buffer whose parts different tasks read or write.
-#[derive(Clone, Copy)]
-pub(crate) struct OutPtr(*mut f32);
+pub(crate) struct OutPtr<T = f32>(*mut T);
+
+impl<T> Clone for OutPtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for OutPtr<T> {}
 
 // SAFETY: a bare address; whoever dereferences it vouches that tasks do not overlap.
-unsafe impl Send for OutPtr {}
+unsafe impl<T: Send> Send for OutPtr<T> {}
 // SAFETY: as above.
-unsafe impl Sync for OutPtr {}
+unsafe impl<T: Send> Sync for OutPtr<T> {}
 
-impl OutPtr {
-    pub(crate) fn new(out: &mut [f32]) -> Self {
+impl<T> OutPtr<T> {
+    pub(crate) fn new(out: &mut [T]) -> Self {
         Self(out.as_mut_ptr())
     }
 
+    /// Address of element `index`.
+    pub(crate) fn at(self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
+    }
+
+    /// A part of the buffer.
+    ///
+    /// # Safety
+    /// The range lies in the buffer, which lives, and no other reference to it exists.
+    pub(crate) unsafe fn slice<'a>(self, range: Range<usize>) -> &'a mut [T] {
+        // SAFETY: by contract.
+        unsafe { std::slice::from_raw_parts_mut(self.at(range.start), range.len()) }
+    }
+}
+
+impl OutPtr {
     /// An address that is only read from.
     pub(crate) fn shared(bytes: *const u8) -> Self {
         Self(bytes.cast_mut().cast())
-    }
-
-    /// Address of element `index`.
-    pub(crate) fn at(self, index: usize) -> *mut f32 {
-        self.0.wrapping_add(index)
     }
 
     /// The address as bytes.

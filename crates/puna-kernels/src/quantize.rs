@@ -1,9 +1,9 @@
 //! Quantizing rows, bit-compatible with ggml's reference quantizers (`ggml-quants.c`).
 
 use crate::numbers::f32_to_bf16;
+use crate::parallel::for_each_chunk_mut;
 use crate::{BlockFormat, KernelError};
 use half::f16;
-use rayon::prelude::*;
 
 /// Rows quantized per task hold about this many values.
 const MIN_PARALLEL: usize = 64 * 1024;
@@ -37,10 +37,10 @@ pub fn quantize_rows(
     }
     let start = out.len();
     out.resize(start + x.len() / cols * row, 0);
-    x.par_chunks_exact(cols)
-        .zip(out[start..].par_chunks_exact_mut(row))
-        .with_min_len(MIN_PARALLEL.div_ceil(cols))
-        .for_each(|(x, out)| quantize(x, out));
+    for_each_chunk_mut(&mut out[start..], MIN_PARALLEL.div_ceil(cols) * row, |first, out| {
+        let x = &x[first / row * cols..];
+        x.chunks_exact(cols).zip(out.chunks_exact_mut(row)).for_each(|(x, out)| quantize(x, out));
+    });
     Ok(())
 }
 

@@ -1,9 +1,9 @@
 //! Rotary position embedding (Su et al. 2021, eq. 34) in Hugging Face's half-split layout.
 
-use rayon::prelude::*;
+use crate::parallel::for_each_chunk_mut;
 
 /// Values from which tokens are worth a second thread.
-const MIN_PARALLEL: usize = 64 * 1024;
+const MIN_PARALLEL: usize = 16 * 1024;
 
 /// The rotations of some tokens.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,7 @@ pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, table: &RopeTable) {
     let tokens = x.len() / row;
     assert_eq!(x.len(), tokens * row, "rows of {heads} heads of {head_dim}");
     assert_eq!((table.cos.len(), table.sin.len()), (tokens * half, tokens * half), "rope table");
-    let rotate = |((x, cos), sin): ((&mut [f32], &[f32]), &[f32])| {
+    let rotate = |(x, (cos, sin)): (&mut [f32], (&[f32], &[f32]))| {
         for head in x.chunks_exact_mut(head_dim) {
             let (first, second) = head[..2 * half].split_at_mut(half);
             for ((a, b), (c, s)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
@@ -41,16 +41,12 @@ pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, table: &RopeTable) {
             }
         }
     };
-    if x.len() < 2 * MIN_PARALLEL {
-        let angles = table.cos.chunks_exact(half).zip(table.sin.chunks_exact(half));
-        x.chunks_exact_mut(row).zip(angles).for_each(|(x, (c, s))| rotate(((x, c), s)));
-    } else {
-        x.par_chunks_exact_mut(row)
-            .zip(table.cos.par_chunks_exact(half))
-            .zip(table.sin.par_chunks_exact(half))
-            .with_min_len(MIN_PARALLEL.div_ceil(row))
-            .for_each(rotate);
-    }
+    for_each_chunk_mut(x, MIN_PARALLEL.div_ceil(row) * row, |first, x| {
+        let first = first / row * half;
+        let angles =
+            table.cos[first..].chunks_exact(half).zip(table.sin[first..].chunks_exact(half));
+        x.chunks_exact_mut(row).zip(angles).for_each(rotate);
+    });
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ impl Type {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let target = args.target()?;
-    threads::start(None)?;
+    threads::start(None);
     let origin = args.model.resolve()?;
     check_out(&origin, &args.out, args.force)?;
     let checkpoint = loaded::open(&origin)?;

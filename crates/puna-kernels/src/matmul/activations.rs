@@ -2,10 +2,11 @@
 
 use crate::kernels::Kernels;
 use crate::numbers::f32_to_bf16;
-use rayon::prelude::*;
+use crate::parallel::{OutPtr, for_each_chunk_mut};
+use crate::pool;
 
 /// Values from which conversion is worth a second thread.
-const MIN_PARALLEL: usize = 64 * 1024;
+const MIN_PARALLEL: usize = 16 * 1024;
 
 /// Tokens of signed bytes with one scale per 32.
 pub(crate) struct QuantizedActivations {
@@ -23,16 +24,25 @@ impl QuantizedActivations {
         let n = x.len();
         let (mut quants, mut scales) = (vec![0; n], vec![0.0; n / 32]);
         let mut sums = vec![0.0; n / 16];
-        let tokens = x
-            .par_chunks(cols)
-            .zip(quants.par_chunks_mut(cols))
-            .zip(scales.par_chunks_mut(cols / 32).zip(sums.par_chunks_mut(cols / 16)))
-            .with_min_len(MIN_PARALLEL.div_ceil(cols));
         if n < 2 * MIN_PARALLEL {
             kernels.quantize_activations(x, &mut quants, &mut scales, &mut sums);
         } else {
-            tokens.for_each(|((x, q), (scales, sums))| {
-                kernels.quantize_activations(x, q, scales, sums);
+            let chunk = MIN_PARALLEL.div_ceil(cols) * cols;
+            let (q, s, t) =
+                (OutPtr::new(&mut quants), OutPtr::new(&mut scales), OutPtr::new(&mut sums));
+            pool::run(n.div_ceil(chunk), |i| {
+                let range = i * chunk..n.min((i + 1) * chunk);
+                let part = |first, len| first / len..(first + range.len()) / len;
+                // SAFETY: the ranges of different tasks are disjoint and within the buffers, whose
+                // lengths are n, n / 32 and n / 16.
+                let (q, s, t) = unsafe {
+                    (
+                        q.slice(part(range.start, 1)),
+                        s.slice(part(range.start, 32)),
+                        t.slice(part(range.start, 16)),
+                    )
+                };
+                kernels.quantize_activations(&x[range], q, s, t);
             });
         }
         Self { quants, scales, sums }
@@ -81,11 +91,8 @@ pub(crate) fn round_bf16(x: &[f32], out: &mut [u16]) {
 /// [`round_bf16`] of a whole batch.
 pub(crate) fn round_tokens(kernels: &Kernels, x: &[f32]) -> Vec<u16> {
     let mut out = vec![0; x.len()];
-    if x.len() < 2 * MIN_PARALLEL {
-        kernels.round_bf16(x, &mut out);
-    } else {
-        let chunks = x.par_chunks(MIN_PARALLEL).zip(out.par_chunks_mut(MIN_PARALLEL));
-        chunks.for_each(|(x, out)| kernels.round_bf16(x, out));
-    }
+    for_each_chunk_mut(&mut out, MIN_PARALLEL, |first, out| {
+        kernels.round_bf16(&x[first..first + out.len()], out);
+    });
     out
 }

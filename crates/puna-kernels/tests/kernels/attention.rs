@@ -1,7 +1,7 @@
 //! Attention against f64, and its invariance contracts.
 
 use crate::support::{Random, bits, tables};
-use puna_kernels::{AttentionMask, AttentionShape, Kernels, KvView, ScoreTransform};
+use puna_kernels::{AttentionMask, AttentionShape, Kernels, KvView, ScoreTransform, with_threads};
 
 /// f32 rounding of scores and of sums over a few hundred values.
 const TOLERANCE: f64 = 3e-6;
@@ -100,7 +100,6 @@ impl Case {
 
 #[test]
 fn attention_matches_f64_and_does_not_depend_on_chunks_threads_or_the_ring() {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("pool");
     for seed in 0..60 {
         let case = Case::random(seed);
         let row = case.shape.heads * case.shape.head_dim;
@@ -120,7 +119,7 @@ fn attention_matches_f64_and_does_not_depend_on_chunks_threads_or_the_ring() {
                 .flat_map(|(t, q)| case.run(kernels, q, (&k_ring, &v_ring), first + t))
                 .collect();
             assert!(bits(&out) == bits(&steps), "case {seed}: step by step differs");
-            let threads = pool.install(|| case.run(kernels, &q, (&k_ring, &v_ring), first));
+            let threads = with_threads(3, || case.run(kernels, &q, (&k_ring, &v_ring), first));
             assert!(bits(&out) == bits(&threads), "case {seed}: the number of threads matters");
             if case.mask.oldest == 0 {
                 let positions = first + case.tokens;

@@ -3,7 +3,7 @@
 use crate::support::{Random, bits, tables};
 use puna_kernels::{
     Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Kernels,
-    Matrix, MatrixData, Precision,
+    Matrix, MatrixData, Precision, with_threads,
 };
 
 /// f32 rounding over a few hundred terms.
@@ -79,7 +79,6 @@ fn check(w: &Matrix, tokens: usize, fast: f64, name: &str) {
     w.validate().expect("valid matrix");
     let x = Random(7).normals(tokens * w.cols);
     let expected = reference(w, &x);
-    let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("pool");
     for kernels in tables() {
         for (precision, tolerance) in [(Precision::Exact, EXACT), (Precision::Fast, fast)] {
             let y = product(kernels, w, &x, precision);
@@ -92,7 +91,7 @@ fn check(w: &Matrix, tokens: usize, fast: f64, name: &str) {
                     parts.flat_map(|x| product(kernels, w, x, precision)).collect();
                 assert!(bits(&y) == bits(&parts), "{what}: batches of {batch} differ");
             }
-            let alone = single.install(|| product(kernels, w, &x, precision));
+            let alone = with_threads(1, || product(kernels, w, &x, precision));
             assert!(bits(&y) == bits(&alone), "{what}: the number of threads matters");
         }
     }
@@ -228,14 +227,13 @@ fn products_pass_nan_and_infinity_on() {
 #[test]
 fn products_are_bitwise_the_same_in_a_large_batch_on_many_threads() {
     let mut random = Random(6);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(5).build().expect("pool");
     for format in [BlockFormat::BF16, BlockFormat::Q6K] {
         let (rows, cols, tokens) = (200, 512, 70);
         let bytes = random_blocks(&mut random, format, rows * cols / format.block_len());
         let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
         let x = random.normals(tokens * cols);
         let kernels = Kernels::get();
-        let y = pool.install(|| product(kernels, &w, &x, Precision::Fast));
+        let y = with_threads(5, || product(kernels, &w, &x, Precision::Fast));
         for (x, y) in x.chunks(cols).zip(y.chunks(rows)) {
             assert!(bits(y) == bits(&product(kernels, &w, x, Precision::Fast)), "{format:?}");
         }

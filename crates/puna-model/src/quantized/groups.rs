@@ -1,7 +1,7 @@
 //! Packed integers of GPTQ and AWQ, repacked to one row per output feature.
 
+use puna_kernels::for_each_chunk_mut;
 use puna_nn::GroupWeightQuants;
-use rayon::prelude::*;
 
 use crate::ModelError;
 use crate::loader::Loader;
@@ -30,11 +30,12 @@ pub(super) fn pack(
     let per_byte = if bits <= 4 { 2 } else { 1 };
     let stride = cols.div_ceil(per_byte);
     let mut bytes = vec![0u8; rows * stride];
-    bytes.par_chunks_mut((ROW_BLOCK * stride).max(1)).enumerate().for_each(|(block, bytes)| {
+    for_each_chunk_mut(&mut bytes, ROW_BLOCK * stride, |first, bytes| {
+        let first = first / stride.max(1);
         for col in 0..cols {
             let shift = if per_byte == 2 { 4 * (col % 2) } else { 0 };
             for (row, bytes) in bytes.chunks_exact_mut(stride).enumerate() {
-                bytes[col / per_byte] |= value(block * ROW_BLOCK + row, col) << shift;
+                bytes[col / per_byte] |= value(first + row, col) << shift;
             }
         }
     });
