@@ -1,12 +1,13 @@
 //! Quantized blocks in one uniform form.
 //!
 //! Every quantized format becomes unsigned bytes with an f32 scale (and where the format has one
-//! an f32 bias) per sub-block of 16 or 32 weights. One unpacking per format then serves both the
-//! exact dequantization and the integer products; ggml instead has a dequantizer and a dot product
-//! per format and instruction set.
+//! an f32 bias) per sub-block of 16 or 32 weights: for single rows here, as exact dequantization
+//! takes them, and for 16 rows side by side in [`panel`], as the integer products do. ggml instead
+//! has a dequantizer and a dot product per format and instruction set.
 
 mod k_quant;
 mod legacy;
+pub(crate) mod panel;
 
 use crate::BlockFormat;
 use crate::simd::Simd;
@@ -68,22 +69,8 @@ pub(crate) struct Unpacked<'a> {
 }
 
 /// Unpacks whole blocks; safe whatever the lengths are (the shortest one decides).
-///
-/// Asks for the bytes `ahead` of these, which the caller will unpack later (0: for none): sixteen
-/// rows at a time are more streams than hardware follows.
 #[inline(always)]
-pub(crate) fn unpack<S: Simd>(
-    s: S,
-    format: BlockFormat,
-    bytes: &[u8],
-    ahead: usize,
-    out: &mut Unpacked,
-) {
-    if ahead > 0 {
-        for offset in (0..bytes.len()).step_by(64) {
-            s.prefetch(bytes.as_ptr().wrapping_add(ahead + offset));
-        }
-    }
+pub(crate) fn unpack<S: Simd>(s: S, format: BlockFormat, bytes: &[u8], out: &mut Unpacked) {
     use BlockFormat as F;
     match format {
         F::F32 | F::F16 | F::BF16 => {}

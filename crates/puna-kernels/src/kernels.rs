@@ -8,6 +8,7 @@ mod tables;
 
 use crate::GateActivation;
 use crate::attention::HeadTask;
+use crate::blocks::panel::{GroupTask, PanelTask};
 use crate::blocks::{Layout, Unpacked};
 use crate::format::BlockFormat;
 use crate::matmul::{FloatTile, PanelTile};
@@ -66,15 +67,18 @@ pub(crate) enum FloatPair {
 }
 
 /// Values to quants, scales and sums.
-type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [f32]);
+type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 
 /// The kernels of one instruction set.
 pub struct Kernels {
     isa: Isa,
+    /// Panels that are multiplied at a time.
+    pub(crate) panels: usize,
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),
-    interleave: unsafe fn(*const u8, usize, *mut u8, usize),
-    unpack: unsafe fn(BlockFormat, &[u8], usize, &mut Unpacked),
+    fill: unsafe fn(BlockFormat, &PanelTask),
+    fill_group: unsafe fn(&GroupTask),
+    unpack: unsafe fn(BlockFormat, &[u8], &mut Unpacked),
     expand: unsafe fn(Layout, &Unpacked, &mut [f32]),
     widen: unsafe fn(BlockFormat, &[u8], &mut [f32]),
     quantize_activations: QuantizeActivations,
@@ -127,13 +131,13 @@ impl Kernels {
 
     call! {
         /// See [`crate::blocks::unpack`].
-        fn unpack(format: BlockFormat, bytes: &[u8], ahead: usize, out: &mut Unpacked);
+        fn unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked);
         /// See [`crate::matrix::expand`].
         fn expand(layout: Layout, from: &Unpacked, out: &mut [f32]);
         /// See [`crate::blocks::widen`].
         fn widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]);
         /// One token; see [`crate::matmul::quantize_activations`].
-        fn quantize_activations(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [f32]);
+        fn quantize_activations(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
         /// Nearest bfloat16 of every element.
         fn round_bf16(x: &[f32], out: &mut [u16]);
         /// One row.
@@ -165,14 +169,20 @@ impl Kernels {
         unsafe { (self.panel_tile)(tile) }
     }
 
-    /// Transposes `n` times 16 dwords of 16 rows `stride` bytes apart.
-    ///
     /// # Safety
-    /// `64 * n` bytes per row must be readable, `1024 * n` bytes at `dst` writable.
+    /// The pointers of the task must cover its shape.
     #[inline]
-    pub(crate) unsafe fn interleave(&self, src: *const u8, stride: usize, dst: *mut u8, n: usize) {
+    pub(crate) unsafe fn fill(&self, format: BlockFormat, task: &PanelTask) {
         // SAFETY: as in `float_tile`.
-        unsafe { (self.interleave)(src, stride, dst, n) }
+        unsafe { (self.fill)(format, task) }
+    }
+
+    /// # Safety
+    /// The pointers of the task must cover its shape.
+    #[inline]
+    pub(crate) unsafe fn fill_group(&self, task: &GroupTask) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.fill_group)(task) }
     }
 
     /// # Safety

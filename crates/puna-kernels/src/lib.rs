@@ -41,6 +41,7 @@ pub use kernels::{Isa, Kernels};
 pub use matmul::{Precision, matmul};
 pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Matrix, MatrixData,
+    nibble_place, nibble_row_bytes,
 };
 pub use norm::rms_norm;
 pub use parallel::for_each_chunk_mut;

@@ -12,15 +12,16 @@ mod panel;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
 pub(crate) use float::{F32, FloatTile, dots, float_tile};
-pub(crate) use panel::{PanelTile, interleave, panel_tile};
+pub(crate) use panel::{PanelTile, panel_tile};
 
 use crate::blocks::layout;
+use crate::blocks::panel::ROWS;
 use crate::kernels::{FloatPair, Kernels};
 use crate::matrix::{DequantizeScratch, Matrix, MatrixData, dequantize_cols};
 use crate::parallel::{Grid, OutPtr};
-use crate::{BlockFormat, GroupQuants, Isa};
+use crate::{BlockFormat, Isa};
 use activations::{QuantizedActivations, round_tokens};
-use panel::PanelSource;
+use panel::{PanelProduct, PanelSource};
 use std::borrow::Cow;
 
 /// Arithmetic of matrix products.
@@ -31,7 +32,7 @@ pub enum Precision {
     /// The quickest kernel for the format: BF16 with activations rounded to bfloat16 (AVX2 has no
     /// instruction for it and takes f32 ones), block and group formats with 8-bit activations (one
     /// scale per 32); F32, F16, codebook and FP8 weights as [`Precision::Exact`]. So are groups
-    /// that are not whole blocks of 32 columns.
+    /// that are not whole blocks of 32 columns, and matrices of fewer than 16 rows.
     Fast,
 }
 
@@ -60,6 +61,7 @@ enum Path<'a> {
 
 fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
     let fast = precision == Precision::Fast;
+    let panels = fast && w.rows >= ROWS;
     match w.data {
         MatrixData::Block { format, bytes } => {
             let pair = match format {
@@ -69,7 +71,7 @@ fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
                 BlockFormat::BF16 => FloatPair::Bf16,
                 _ => {
                     return match layout(format) {
-                        Some(layout) if fast => {
+                        Some(layout) if panels => {
                             Path::Panels(PanelSource::Block { format, layout, bytes })
                         }
                         _ => Path::Dequantized,
@@ -80,7 +82,7 @@ fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
         }
         // Sub-blocks of 32 must not straddle groups.
         MatrixData::Group(group)
-            if fast
+            if panels
                 && w.cols.is_multiple_of(32)
                 && (group.group_size.is_multiple_of(32) || group.group_size >= w.cols) =>
         {
@@ -123,7 +125,9 @@ impl Kernels {
             }
             Path::Panels(source) => {
                 let x = QuantizedActivations::new(self, &x, w.cols);
-                grid.run(|rows, tokens| panel::product(self, (&source, w), &x, (rows, tokens), y));
+                let zeros = &x.zero_terms(source.layout());
+                let product = PanelProduct { source, w, x: &x, zeros };
+                grid.run(|rows, tokens| product.run(self, (rows, tokens), y));
             }
             Path::Dequantized => self.dequantized_product(w, &x, &grid, y),
         }
@@ -191,11 +195,4 @@ fn in_stored_order<'x>(w: &Matrix, x: &'x [f32]) -> Cow<'x, [f32]> {
     let Some(order) = group.input_order else { return Cow::Borrowed(x) };
     let tokens = x.chunks_exact(w.cols);
     Cow::Owned(tokens.flat_map(|x| order.iter().map(|&i| x[i as usize])).collect())
-}
-
-impl GroupQuants<'_> {
-    /// Bits that the bytes of a panel may need.
-    pub(crate) fn is_nibbles(&self) -> bool {
-        matches!(self, GroupQuants::Nibbles(_))
-    }
 }

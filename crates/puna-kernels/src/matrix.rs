@@ -55,12 +55,23 @@ pub struct GroupMatrix<'a> {
 /// The integers of a [`GroupMatrix`].
 #[derive(Debug, Clone, Copy)]
 pub enum GroupQuants<'a> {
-    /// Two per byte, the low nibble is the even column; rows start at multiples of ceil(cols / 2).
+    /// Two per byte, where [`nibble_place`] says; rows have [`nibble_row_bytes`].
     Nibbles(&'a [u8]),
     /// One unsigned byte per weight, `[rows, cols]`.
     Bytes(&'a [u8]),
     /// One signed byte per weight, `[rows, cols]`.
     Signed(&'a [i8]),
+}
+
+/// Bytes of a row of nibbles: 16 per 32 columns or part of them.
+pub const fn nibble_row_bytes(cols: usize) -> usize {
+    cols.div_ceil(32) * 16
+}
+
+/// Where a column of a row of nibbles lies: the byte, and the bit in it. Of 32 columns the first 16
+/// are low nibbles and the others high ones, as in Q4_0, so that one load gives either half.
+pub const fn nibble_place(col: usize) -> (usize, u32) {
+    (col / 32 * 16 + col % 16, if col % 32 < 16 { 0 } else { 4 })
 }
 
 /// The zero points of a [`GroupMatrix`].
@@ -161,7 +172,7 @@ impl Matrix<'_> {
                 nonzero("group_size", group.group_size)?;
                 match group.quants {
                     GroupQuants::Nibbles(q) => {
-                        size("group nibbles", self.rows * self.cols.div_ceil(2), q.len())?
+                        size("group nibbles", self.rows * nibble_row_bytes(self.cols), q.len())?
                     }
                     GroupQuants::Bytes(q) => size("group bytes", weights, q.len())?,
                     GroupQuants::Signed(q) => size("group integers", weights, q.len())?,

@@ -84,11 +84,35 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// 16 f32 must be writable; no alignment.
     unsafe fn store(self, p: *mut f32, v: Self::F);
-    /// Transposes 16 x 16 dwords: row `i` is at `src + i * stride`, the result at `dst` is dense.
+    /// The first 16 bytes of 16 rows that are `stride` apart: dword `j` of row `i` is lane `i` of
+    /// result `j`.
     ///
     /// # Safety
-    /// 64 bytes per row must be readable and 1024 bytes at `dst` writable, without overlap.
-    unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8);
+    /// 16 bytes per row must be readable; no alignment.
+    unsafe fn rows16(self, p: *const u8, stride: usize) -> [Self::I; 4];
+    /// The first dword of 16 rows that are `stride` apart.
+    ///
+    /// # Safety
+    /// 4 bytes per row must be readable; no alignment.
+    unsafe fn rows4(self, p: *const u8, stride: usize) -> Self::I;
+    /// # Safety
+    /// 64 bytes must be writable; no alignment.
+    unsafe fn store_i(self, p: *mut u8, v: Self::I);
+    fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn or_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn xor_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The low 32 bits of the products.
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Logical shift right by `n` below 32.
+    fn shr_i(self, v: Self::I, n: u32) -> Self::I;
+    /// Shift left by `n` below 32.
+    fn shl_i(self, v: Self::I, n: u32) -> Self::I;
+    /// Arithmetic shift right by `n` below 32.
+    fn sra_i(self, v: Self::I, n: u32) -> Self::I;
+    /// `table[byte]` for each of the 64 bytes, which are below 16.
+    fn lookup_i(self, table: &[u8; 16], v: Self::I) -> Self::I;
+    /// The IEEE halfs in the low words of the lanes.
+    fn low_halfs(self, v: Self::I) -> Self::F;
     /// The value of an IEEE half.
     fn half(self, h: u16) -> f32;
     fn splat_b(self, v: u8) -> Self::B;

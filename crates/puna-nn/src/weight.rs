@@ -113,7 +113,7 @@ pub struct GroupWeight {
 /// The integers of a [`GroupWeight`].
 #[derive(Clone, Debug)]
 pub enum GroupWeightQuants {
-    /// Two per byte, the even column in the low nibble; rows start on whole bytes.
+    /// Two per byte, in the order of [`puna_kernels::nibble_place`].
     Nibbles(Vec<u8>),
     /// One byte each.
     Bytes(Vec<u8>),
@@ -144,7 +144,7 @@ impl GroupWeight {
 
     fn slice(&self, rows: Range<usize>) -> Self {
         let groups = self.scales.len() / self.rows.max(1);
-        let stride = self.cols.div_ceil(2);
+        let stride = puna_kernels::nibble_row_bytes(self.cols);
         let quants = match &self.quants {
             GroupWeightQuants::Nibbles(q) => {
                 GroupWeightQuants::Nibbles(q[rows.start * stride..rows.end * stride].to_vec())

@@ -3,6 +3,7 @@
 use super::{FloatPair, Isa, Kernels};
 use crate::GateActivation;
 use crate::attention::{self, HeadTask};
+use crate::blocks::panel::{self, GroupTask, PanelTask};
 use crate::blocks::{self, Layout, Unpacked};
 use crate::format::BlockFormat;
 use crate::matmul::{self, FloatTile, PanelTile};
@@ -33,10 +34,10 @@ macro_rules! wrappers {
     };
 }
 
-/// One table. `[r, t, p]`: float products take `r` rows x `t` tokens at a time, integer panels
-/// `p` tokens: as many accumulators as there are registers for.
+/// One table. `[r, t, p, u]`: float products take `r` rows x `t` tokens at a time, integer ones `p`
+/// panels x `u` tokens: as many accumulators as there are registers for.
 macro_rules! table {
-    ($table:ident, $module:ident, $isa:expr, $simd:ty, [$r:literal, $t:literal, $p:literal],
+    ($table:ident, $module:ident, $isa:expr, $simd:ty, [$r:literal, $t:literal, $p:literal, $u:literal],
      $attrs:tt) => {
         mod $module {
             use super::*;
@@ -44,9 +45,9 @@ macro_rules! table {
             wrappers! { $simd, $attrs,
                 lanes {
                 float_tile(pair: FloatPair, tile: &FloatTile) = matmul::float_tile::<_, $r, $t>;
-                panel_tile(tile: &PanelTile) = matmul::panel_tile::<_, $p>;
-                interleave(src: *const u8, stride: usize, dst: *mut u8, n: usize) =
-                    matmul::interleave;
+                panel_tile(tile: &PanelTile) = matmul::panel_tile::<_, $p, $u>;
+                fill(format: BlockFormat, task: &PanelTask) = panel::fill;
+                fill_group(task: &GroupTask) = panel::fill_group;
                 rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) =
                     norm::rms_norm_row;
                 gate(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) =
@@ -54,14 +55,13 @@ macro_rules! table {
                 cap(x: &mut [f32], cap: f32) = activation::cap;
                 softmax(x: &mut [f32]) = softmax::softmax_row;
                 log_softmax(x: &[f32], out: &mut [f32]) = softmax::log_softmax_row;
-                unpack(format: BlockFormat, bytes: &[u8], ahead: usize, out: &mut Unpacked) =
-                    blocks::unpack;
+                unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked) = blocks::unpack;
                 expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
                 attend(task: &HeadTask) = attention::attend;
                 }
                 plain {
                 widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
-                quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [f32]) =
+                quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) =
                     matmul::quantize_activations;
                 round_bf16(x: &[f32], out: &mut [u16]) = matmul::round_bf16;
                 }
@@ -69,9 +69,11 @@ macro_rules! table {
 
             pub(super) static KERNELS: Kernels = Kernels {
                 isa: $isa,
+                panels: $p,
                 float_tile,
                 panel_tile,
-                interleave,
+                fill,
+                fill_group,
                 unpack,
                 expand,
                 widen,
@@ -89,17 +91,17 @@ macro_rules! table {
     };
 }
 
-table!(SCALAR, scalar, Isa::Scalar, Scalar, [4, 1, 1], []);
+table!(SCALAR, scalar, Isa::Scalar, Scalar, [4, 1, 1, 1], []);
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [2, 3, 2],
+    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [2, 3, 1, 2],
     [#[target_feature(enable = "avx2,fma,f16c")]]
 );
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX512, avx512, Isa::Avx512, crate::simd::Avx512, [4, 6, 8],
+    AVX512, avx512, Isa::Avx512, crate::simd::Avx512, [4, 6, 2, 6],
     [#[target_feature(
         enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"
     )]]

@@ -1,5 +1,6 @@
 //! Activations in the form that fast kernels take: 8-bit blocks of 32, or bfloat16.
 
+use crate::blocks::{Layout, Zero};
 use crate::kernels::Kernels;
 use crate::numbers::f32_to_bf16;
 use crate::parallel::{OutPtr, for_each_chunk_mut};
@@ -14,8 +15,16 @@ pub(crate) struct QuantizedActivations {
     pub(crate) quants: Vec<i8>,
     /// `[tokens, cols / 32]`.
     pub(crate) scales: Vec<f32>,
-    /// `[tokens, cols / 16]`: scale times the sum of 16 quants, for the zeros of the weights.
-    pub(crate) sums: Vec<f32>,
+    /// `[tokens, cols / 16]`: sums of 16 quants.
+    sums: Vec<i32>,
+}
+
+/// What the zeros of the weights add, per sub-block of the weights: `[tokens, cols / sub]`.
+pub(crate) enum ZeroTerms {
+    /// Minus the weights' constant zero times the sum of the quants: the start of integer sums.
+    Integers(Vec<i32>),
+    /// Scale times the sum of the quants: the factor of the weights' biases.
+    Floats(Vec<f32>),
 }
 
 impl QuantizedActivations {
@@ -23,7 +32,7 @@ impl QuantizedActivations {
     pub(crate) fn new(kernels: &Kernels, x: &[f32], cols: usize) -> Self {
         let n = x.len();
         let (mut quants, mut scales) = (vec![0; n], vec![0.0; n / 32]);
-        let mut sums = vec![0.0; n / 16];
+        let mut sums = vec![0; n / 16];
         if n < 2 * MIN_PARALLEL {
             kernels.quantize_activations(x, &mut quants, &mut scales, &mut sums);
         } else {
@@ -32,20 +41,36 @@ impl QuantizedActivations {
                 (OutPtr::new(&mut quants), OutPtr::new(&mut scales), OutPtr::new(&mut sums));
             pool::run(n.div_ceil(chunk), |i| {
                 let range = i * chunk..n.min((i + 1) * chunk);
-                let part = |first, len| first / len..(first + range.len()) / len;
+                let part = |len| range.start / len..range.end / len;
                 // SAFETY: the ranges of different tasks are disjoint and within the buffers, whose
                 // lengths are n, n / 32 and n / 16.
-                let (q, s, t) = unsafe {
-                    (
-                        q.slice(part(range.start, 1)),
-                        s.slice(part(range.start, 32)),
-                        t.slice(part(range.start, 16)),
-                    )
-                };
-                kernels.quantize_activations(&x[range], q, s, t);
+                let (q, s, t) = unsafe { (q.slice(part(1)), s.slice(part(32)), t.slice(part(16))) };
+                kernels.quantize_activations(&x[range.clone()], q, s, t);
             });
         }
         Self { quants, scales, sums }
+    }
+
+    /// The terms of a form of weights.
+    pub(crate) fn zero_terms(&self, layout: Layout) -> ZeroTerms {
+        let sums = self.sums.iter();
+        let pairs = self.sums.as_chunks::<2>().0.iter().map(|[a, b]| a + b);
+        match (layout.zero, layout.sub) {
+            (Zero::Constant(zero), 16) => {
+                ZeroTerms::Integers(sums.map(|sum| -i32::from(zero) * sum).collect())
+            }
+            (Zero::Constant(zero), _) => {
+                ZeroTerms::Integers(pairs.map(|sum| -i32::from(zero) * sum).collect())
+            }
+            (Zero::Bias, 16) => {
+                let scaled = sums.enumerate().map(|(i, &sum)| self.scales[i / 2] * sum as f32);
+                ZeroTerms::Floats(scaled.collect())
+            }
+            (Zero::Bias, _) => {
+                let scaled = self.scales.iter().zip(pairs).map(|(scale, sum)| scale * sum as f32);
+                ZeroTerms::Floats(scaled.collect())
+            }
+        }
     }
 }
 
@@ -56,7 +81,7 @@ pub(crate) fn quantize_activations(
     x: &[f32],
     quants: &mut [i8],
     scales: &mut [f32],
-    sums: &mut [f32],
+    sums: &mut [i32],
 ) {
     let blocks = x.as_chunks::<32>().0.iter().zip(quants.as_chunks_mut::<32>().0);
     for ((x, q), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums.as_chunks_mut::<2>().0)) {
@@ -75,7 +100,7 @@ pub(crate) fn quantize_activations(
                 *q = rounded.cast_signed();
                 total += i32::from(*q);
             }
-            *sum = *scale * total as f32;
+            *sum = total;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Rows of any matrix as f32, in the arithmetic of the reference dequantizers.
 
 use super::{Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros};
-use super::{Matrix, MatrixData};
+use super::{Matrix, MatrixData, nibble_place, nibble_row_bytes};
 use crate::Kernels;
 use crate::blocks::{CHUNK, Layout, Unpacked, Zero, layout};
 use crate::numbers::e4m3_to_f32;
@@ -86,7 +86,7 @@ pub(crate) fn dequantize_cols(
                     scales: &mut scratch.scales[..subs],
                     bias: &mut scratch.bias[..subs],
                 };
-                kernels.unpack(format, source, 0, &mut unpacked);
+                kernels.unpack(format, source, &mut unpacked);
                 kernels.expand(layout, &unpacked, out);
             }
         }
@@ -140,10 +140,10 @@ fn group_cols(
         };
         match group.quants {
             GroupQuants::Nibbles(q) => {
-                let q = &q[row * width.div_ceil(2)..];
+                let q = &q[row * nibble_row_bytes(width)..];
                 for (i, y) in part.iter_mut().enumerate() {
-                    let c = col + i;
-                    *y = scale * (i32::from((q[c / 2] >> (4 * (c % 2))) & 15) - zero) as f32;
+                    let (byte, shift) = nibble_place(col + i);
+                    *y = scale * (i32::from((q[byte] >> shift) & 15) - zero) as f32;
                 }
             }
             GroupQuants::Bytes(q) => {

@@ -50,36 +50,29 @@ impl Avx2 {
         }
     }
 
-    /// Transposes 8 x 8 dwords.
+    /// Four dwords of 8 rows; see [`Simd::rows16`].
     ///
     /// # Safety
-    /// 8 rows of 32 bytes must be readable at `src` and writable at `dst`.
+    /// 16 bytes of each row must be readable.
     #[inline(always)]
-    unsafe fn transpose8(self, src: *const u8, stride: usize, dst: *mut u8, dst_stride: usize) {
-        // SAFETY: readable and writable by contract; the rest works on registers.
+    unsafe fn rows16_half(self, p: *const u8, stride: usize) -> [__m256i; 4] {
+        // SAFETY: readable by contract; the rest works on registers.
         unsafe {
-            let mut r = [_mm256_setzero_si256(); 8];
+            let row = |i: usize| _mm_loadu_si128(p.add(i * stride).cast());
+            let mut r = [_mm256_setzero_si256(); 4];
             for (i, r) in r.iter_mut().enumerate() {
-                *r = _mm256_loadu_si256(src.add(i * stride).cast());
+                *r = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(i)), row(4 + i));
             }
-            let mut t = r;
-            for i in 0..4 {
-                t[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-                t[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-            }
-            for i in 0..2 {
-                let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
-                r[4 * i] = _mm256_unpacklo_epi64(a, c);
-                r[4 * i + 1] = _mm256_unpackhi_epi64(a, c);
-                r[4 * i + 2] = _mm256_unpacklo_epi64(b, d);
-                r[4 * i + 3] = _mm256_unpackhi_epi64(b, d);
-            }
-            for j in 0..4 {
-                let low = _mm256_permute2x128_si256::<0x20>(r[j], r[4 + j]);
-                let high = _mm256_permute2x128_si256::<0x31>(r[j], r[4 + j]);
-                _mm256_storeu_si256(dst.add(j * dst_stride).cast(), low);
-                _mm256_storeu_si256(dst.add((4 + j) * dst_stride).cast(), high);
-            }
+            let low01 = _mm256_unpacklo_epi32(r[0], r[1]);
+            let high01 = _mm256_unpackhi_epi32(r[0], r[1]);
+            let low23 = _mm256_unpacklo_epi32(r[2], r[3]);
+            let high23 = _mm256_unpackhi_epi32(r[2], r[3]);
+            [
+                _mm256_unpacklo_epi64(low01, low23),
+                _mm256_unpackhi_epi64(low01, low23),
+                _mm256_unpacklo_epi64(high01, high23),
+                _mm256_unpackhi_epi64(high01, high23),
+            ]
         }
     }
 }
@@ -111,6 +104,16 @@ impl Simd for Avx2 {
         fn sub_i(a: I, b: I) -> I = _mm256_sub_epi32(a, b);
         fn shl23(v: I) -> I = _mm256_slli_epi32::<23>(v);
         fn sra1(v: I) -> I = _mm256_srai_epi32::<1>(v);
+        fn and_i(a: I, b: I) -> I = _mm256_and_si256(a, b);
+        fn or_i(a: I, b: I) -> I = _mm256_or_si256(a, b);
+        fn xor_i(a: I, b: I) -> I = _mm256_xor_si256(a, b);
+        fn mul_i(a: I, b: I) -> I = _mm256_mullo_epi32(a, b);
+        fn low_halfs(v: I) -> F = {
+            // The low words of each half of the register, side by side.
+            let words = _mm256_packus_epi32(_mm256_and_si256(v, _mm256_set1_epi32(0xffff)), v);
+            let words = _mm256_permute4x64_epi64::<0b10_00>(words);
+            _mm256_cvtph_ps(_mm256_castsi256_si128(words))
+        };
         fn to_f(v: I) -> F = _mm256_cvtepi32_ps(v);
         fn dot_bf16(acc: F, a: I, b: I) -> F = {
             let odd = _mm256_set1_epi32(-0x1_0000);
@@ -194,13 +197,49 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8) {
-        // SAFETY: the four quarters of the 16 x 16 dwords of the contract.
+    fn shr_i(self, v: I, n: u32) -> I {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        v.map(|v| unsafe { _mm256_srl_epi32(v, _mm_cvtsi32_si128(n.cast_signed())) })
+    }
+    #[inline(always)]
+    fn shl_i(self, v: I, n: u32) -> I {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        v.map(|v| unsafe { _mm256_sll_epi32(v, _mm_cvtsi32_si128(n.cast_signed())) })
+    }
+    #[inline(always)]
+    fn sra_i(self, v: I, n: u32) -> I {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        v.map(|v| unsafe { _mm256_sra_epi32(v, _mm_cvtsi32_si128(n.cast_signed())) })
+    }
+    #[inline(always)]
+    fn lookup_i(self, table: &[u8; 16], v: I) -> I {
+        [self.lookup(table, v[0]), self.lookup(table, v[1])]
+    }
+    #[inline(always)]
+    unsafe fn rows16(self, p: *const u8, stride: usize) -> [I; 4] {
+        // SAFETY: 16 bytes of each of the 16 rows are readable by contract.
         unsafe {
-            self.transpose8(src, stride, dst, 64);
-            self.transpose8(src.add(32), stride, dst.add(8 * 64), 64);
-            self.transpose8(src.add(8 * stride), stride, dst.add(32), 64);
-            self.transpose8(src.add(8 * stride + 32), stride, dst.add(8 * 64 + 32), 64);
+            let low = self.rows16_half(p, stride);
+            let high = self.rows16_half(p.add(8 * stride), stride);
+            [[low[0], high[0]], [low[1], high[1]], [low[2], high[2]], [low[3], high[3]]]
+        }
+    }
+    #[inline(always)]
+    unsafe fn rows4(self, p: *const u8, stride: usize) -> I {
+        let mut rows = [0i32; 16];
+        for (i, row) in rows.iter_mut().enumerate() {
+            // SAFETY: 4 bytes of each of the 16 rows are readable by contract.
+            *row = unsafe { p.add(i * stride).cast::<i32>().read_unaligned() };
+        }
+        // SAFETY: the array holds 64 bytes.
+        unsafe { self.load_i(rows.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_i(self, p: *mut u8, v: I) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), v[0]);
+            _mm256_storeu_si256(p.add(32).cast(), v[1]);
         }
     }
     #[inline(always)]

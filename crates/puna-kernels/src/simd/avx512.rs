@@ -49,6 +49,21 @@ impl Simd for Avx512 {
         fn sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         fn shl23(v: __m512i) -> __m512i = _mm512_slli_epi32::<23>(v);
         fn sra1(v: __m512i) -> __m512i = _mm512_srai_epi32::<1>(v);
+        fn and_i(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        fn or_i(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+        fn xor_i(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+        fn mul_i(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
+        fn shr_i(v: __m512i, n: u32) -> __m512i =
+            _mm512_srl_epi32(v, _mm_cvtsi32_si128(n.cast_signed()));
+        fn shl_i(v: __m512i, n: u32) -> __m512i =
+            _mm512_sll_epi32(v, _mm_cvtsi32_si128(n.cast_signed()));
+        fn sra_i(v: __m512i, n: u32) -> __m512i =
+            _mm512_sra_epi32(v, _mm_cvtsi32_si128(n.cast_signed()));
+        fn lookup_i(table: &[u8; 16], v: __m512i) -> __m512i = {
+            let table = _mm_loadu_si128(table.as_ptr().cast());
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), v)
+        };
+        fn low_halfs(v: __m512i) -> __m512 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
         fn to_f(v: __m512i) -> __m512 = _mm512_cvtepi32_ps(v);
         fn widen_b(v: &[u8; 16]) -> __m512i =
             _mm512_cvtepu8_epi32(_mm_loadu_si128(v.as_ptr().cast()));
@@ -100,43 +115,48 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(p, v) }
     }
     #[inline(always)]
-    unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8) {
-        // SAFETY: 16 rows of 64 bytes are readable and 1024 bytes writable by contract; the rest
-        // works on registers.
+    unsafe fn rows16(self, p: *const u8, stride: usize) -> [__m512i; 4] {
+        // SAFETY: 16 bytes of each of the 16 rows are readable by contract; the rest works on
+        // registers.
         unsafe {
-            let mut r = [_mm512_setzero_si512(); 16];
+            let row = |i: usize| _mm_loadu_si128(p.add(i * stride).cast());
+            // r[i]: rows i, 4 + i, 8 + i and 12 + i in the four 128-bit lanes.
+            let mut r = [_mm512_setzero_si512(); 4];
             for (i, r) in r.iter_mut().enumerate() {
-                *r = _mm512_loadu_si512(src.add(i * stride).cast());
+                *r = _mm512_castsi128_si512(row(i));
+                *r = _mm512_inserti32x4::<1>(*r, row(4 + i));
+                *r = _mm512_inserti32x4::<2>(*r, row(8 + i));
+                *r = _mm512_inserti32x4::<3>(*r, row(12 + i));
             }
-            let mut t = r;
-            for i in 0..8 {
-                t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-                t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-            }
-            for i in 0..4 {
-                let (a, b, c, d) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
-                r[4 * i] = _mm512_unpacklo_epi64(a, c);
-                r[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
-                r[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
-                r[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
-            }
-            // r[4 i + j]: in 128-bit lane l, column 4 l + j of rows 4 i .. 4 i + 3.
-            for j in 0..4 {
-                let low = _mm512_shuffle_i32x4::<0x88>(r[j], r[4 + j]);
-                let high = _mm512_shuffle_i32x4::<0xdd>(r[j], r[4 + j]);
-                let low2 = _mm512_shuffle_i32x4::<0x88>(r[8 + j], r[12 + j]);
-                let high2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + j], r[12 + j]);
-                let out = [
-                    _mm512_shuffle_i32x4::<0x88>(low, low2),
-                    _mm512_shuffle_i32x4::<0x88>(high, high2),
-                    _mm512_shuffle_i32x4::<0xdd>(low, low2),
-                    _mm512_shuffle_i32x4::<0xdd>(high, high2),
-                ];
-                for (l, &v) in out.iter().enumerate() {
-                    _mm512_storeu_si512(dst.add(64 * (4 * l + j)).cast(), v);
-                }
-            }
+            let low01 = _mm512_unpacklo_epi32(r[0], r[1]);
+            let high01 = _mm512_unpackhi_epi32(r[0], r[1]);
+            let low23 = _mm512_unpacklo_epi32(r[2], r[3]);
+            let high23 = _mm512_unpackhi_epi32(r[2], r[3]);
+            [
+                _mm512_unpacklo_epi64(low01, low23),
+                _mm512_unpackhi_epi64(low01, low23),
+                _mm512_unpacklo_epi64(high01, high23),
+                _mm512_unpackhi_epi64(high01, high23),
+            ]
         }
+    }
+    #[inline(always)]
+    unsafe fn rows4(self, p: *const u8, stride: usize) -> __m512i {
+        // SAFETY: 4 bytes of each of the 16 rows are readable by contract.
+        unsafe {
+            let row = |i: usize| p.add(i * stride).cast::<i32>().read_unaligned();
+            // Masked broadcasts from memory need no shuffle.
+            let mut v = _mm512_set1_epi32(row(0));
+            for i in 1..16 {
+                v = _mm512_mask_set1_epi32(v, 1 << i, row(i));
+            }
+            v
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_i(self, p: *mut u8, v: __m512i) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

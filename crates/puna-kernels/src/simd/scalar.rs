@@ -136,16 +136,55 @@ impl Simd for Scalar {
         unsafe { p.cast::<Self::F>().write_unaligned(v) }
     }
     #[inline(always)]
-    unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8) {
-        for row in 0..LANES {
-            for col in 0..LANES {
-                // SAFETY: within the 16 rows of 64 bytes and the 1024 bytes of the contract.
-                unsafe {
-                    let value = src.add(row * stride + 4 * col).cast::<u32>().read_unaligned();
-                    dst.add(4 * (col * LANES + row)).cast::<u32>().write_unaligned(value);
-                }
-            }
-        }
+    unsafe fn rows16(self, p: *const u8, stride: usize) -> [Self::I; 4] {
+        // SAFETY: 16 bytes of each row are readable by contract.
+        from_fn(|j| unsafe { self.rows4(p.add(4 * j), stride) })
+    }
+    #[inline(always)]
+    unsafe fn rows4(self, p: *const u8, stride: usize) -> Self::I {
+        // SAFETY: 4 bytes of each row are readable by contract.
+        from_fn(|i| i32::from_le_bytes(unsafe { p.add(i * stride).cast::<[u8; 4]>().read() }))
+    }
+    #[inline(always)]
+    unsafe fn store_i(self, p: *mut u8, v: Self::I) {
+        // SAFETY: the caller vouches for 64 writable bytes.
+        unsafe { p.cast::<Self::I>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    fn and_i(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or_i(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn xor_i(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+    #[inline(always)]
+    fn shr_i(self, v: Self::I, n: u32) -> Self::I {
+        v.map(|v| (v.cast_unsigned() >> n).cast_signed())
+    }
+    #[inline(always)]
+    fn shl_i(self, v: Self::I, n: u32) -> Self::I {
+        v.map(|v| v << n)
+    }
+    #[inline(always)]
+    fn sra_i(self, v: Self::I, n: u32) -> Self::I {
+        v.map(|v| v >> n)
+    }
+    #[inline(always)]
+    fn lookup_i(self, table: &[u8; 16], v: Self::I) -> Self::I {
+        v.map(|v| i32::from_le_bytes(v.to_le_bytes().map(|b| table[usize::from(b & 15)])))
+    }
+    #[inline(always)]
+    fn low_halfs(self, v: Self::I) -> Self::F {
+        v.map(|v| f16_to_f32(v as u16))
     }
     #[inline(always)]
     fn half(self, h: u16) -> f32 {

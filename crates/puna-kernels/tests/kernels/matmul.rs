@@ -3,7 +3,7 @@
 use crate::support::{Random, bits, tables};
 use puna_kernels::{
     Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Kernels,
-    Matrix, MatrixData, Precision, with_threads,
+    Matrix, MatrixData, Precision, nibble_row_bytes, with_threads,
 };
 
 /// f32 rounding over a few hundred terms.
@@ -137,7 +137,7 @@ fn group_products_match_f64_with_and_without_act_order() {
         let groups = cols_groups(cols, group_size) * rows;
         let scales: Vec<f32> = (0..groups).map(|_| 0.1 + random.normal().abs()).collect();
         let zeros = random.bytes(groups).iter().map(|z| z & 15).collect::<Vec<_>>();
-        let nibbles = random.bytes(rows * cols.div_ceil(2));
+        let nibbles = random.bytes(rows * nibble_row_bytes(cols));
         let bytes = random.bytes(rows * cols);
         let signed: Vec<i8> = bytes.iter().map(|b| b.cast_signed()).collect();
         let mut order: Vec<u32> = (0..cols as u32).collect();

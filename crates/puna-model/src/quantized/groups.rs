@@ -1,6 +1,6 @@
 //! Packed integers of GPTQ and AWQ, repacked to one row per output feature.
 
-use puna_kernels::for_each_chunk_mut;
+use puna_kernels::{for_each_chunk_mut, nibble_place, nibble_row_bytes};
 use puna_nn::GroupWeightQuants;
 
 use crate::ModelError;
@@ -27,19 +27,19 @@ pub(super) fn pack(
     bits: u32,
     value: impl Fn(usize, usize) -> u8 + Sync,
 ) -> GroupWeightQuants {
-    let per_byte = if bits <= 4 { 2 } else { 1 };
-    let stride = cols.div_ceil(per_byte);
+    let nibbles = bits <= 4;
+    let stride = if nibbles { nibble_row_bytes(cols) } else { cols };
     let mut bytes = vec![0u8; rows * stride];
     for_each_chunk_mut(&mut bytes, ROW_BLOCK * stride, |first, bytes| {
         let first = first / stride.max(1);
         for col in 0..cols {
-            let shift = if per_byte == 2 { 4 * (col % 2) } else { 0 };
+            let (byte, shift) = if nibbles { nibble_place(col) } else { (col, 0) };
             for (row, bytes) in bytes.chunks_exact_mut(stride).enumerate() {
-                bytes[col / per_byte] |= value(first + row, col) << shift;
+                bytes[byte] |= value(first + row, col) << shift;
             }
         }
     });
-    if per_byte == 2 { GroupWeightQuants::Nibbles(bytes) } else { GroupWeightQuants::Bytes(bytes) }
+    if nibbles { GroupWeightQuants::Nibbles(bytes) } else { GroupWeightQuants::Bytes(bytes) }
 }
 
 /// The scales of a module, stored `[groups, rows]`, as `[rows, groups]`.

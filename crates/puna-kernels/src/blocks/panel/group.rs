@@ -1,0 +1,94 @@
+//! Panels of group matrices: integers with a scale and a zero per group (GPTQ, AWQ, int8).
+//!
+//! The zeros become biases, `-scale * zero`: they differ from group to group, so they cannot be
+//! folded into the integers' sums as a constant zero is.
+
+use super::{PanelTask, ROWS, nibbles};
+use crate::simd::Simd;
+
+/// How the integers of a row are stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Integers {
+    /// 16 bytes per 32 columns: low nibbles, then high ones.
+    Nibbles,
+    /// Unsigned bytes.
+    Bytes,
+    /// Signed bytes.
+    Signed,
+}
+
+/// Blocks of 32 columns of 16 rows, none of which straddles groups.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupTask {
+    pub(crate) panel: PanelTask,
+    pub(crate) integers: Integers,
+    /// Scales of row 0, all groups.
+    pub(crate) scales: *const f32,
+    /// Zeros of row 0, all groups; null where they are zero.
+    pub(crate) zeros: *const u8,
+    /// Groups per row: the distance of rows in `scales` and `zeros`.
+    pub(crate) groups: usize,
+    pub(crate) group_size: usize,
+    /// First column of the panel in its row.
+    pub(crate) col: usize,
+}
+
+/// Writes the panel of a group matrix.
+///
+/// # Safety
+/// The task's pointers must cover its shape.
+#[inline(always)]
+pub(crate) unsafe fn fill_group<S: Simd>(s: S, task: &GroupTask) {
+    let panel = &task.panel;
+    let mut factors = (s.splat(0.0), s.splat(0.0));
+    let mut held = usize::MAX;
+    for i in 0..panel.blocks {
+        let group = (task.col + 32 * i) / task.group_size;
+        // SAFETY: block i and its group lie in the task.
+        unsafe {
+            if group != held {
+                factors = scale_and_bias(s, task, group);
+                held = group;
+            }
+            match task.integers {
+                Integers::Nibbles => {
+                    let b = panel.block::<S, 16>(s, i);
+                    panel.put(s, 32 * i, nibbles(s, s.rows16(b, panel.stride)));
+                }
+                Integers::Bytes | Integers::Signed => {
+                    let signed = matches!(task.integers, Integers::Signed);
+                    let flip = s.splat_i(if signed { 0x8080_8080_u32.cast_signed() } else { 0 });
+                    let b = panel.block::<S, 32>(s, i);
+                    for half in 0..2 {
+                        let bytes = s.rows16(b.add(16 * half), panel.stride);
+                        panel.put(s, 32 * i + 16 * half, bytes.map(|q| s.xor_i(q, flip)));
+                    }
+                }
+            }
+            panel.put_scale(s, i, factors.0);
+            panel.put_bias(s, i, factors.1);
+        }
+    }
+}
+
+/// The scales of a group in 16 rows, and `-scale * zero`.
+///
+/// # Safety
+/// The group lies in the task.
+#[inline(always)]
+unsafe fn scale_and_bias<S: Simd>(s: S, task: &GroupTask, group: usize) -> (S::F, S::F) {
+    let offset = if matches!(task.integers, Integers::Signed) { 128.0 } else { 0.0 };
+    let mut zeros = [offset; ROWS];
+    if !task.zeros.is_null() {
+        for (row, zero) in zeros.iter_mut().enumerate() {
+            // SAFETY: by contract.
+            *zero += f32::from(unsafe { *task.zeros.add(row * task.groups + group) });
+        }
+    }
+    // SAFETY: scales by contract, zeros because of the array's size.
+    unsafe {
+        let scale = s.of_bits(s.rows4(task.scales.add(group).cast(), 4 * task.groups));
+        let zero = s.load(zeros.as_ptr());
+        (scale, s.mul(s.sub(s.splat(0.0), scale), zero))
+    }
+}

@@ -1,0 +1,213 @@
+//! Panels of the superblocks of 256 weights; layouts as in the row-wise `blocks/k_quant.rs`.
+
+use super::{PanelTask, nibbles};
+use crate::simd::Simd;
+
+/// Byte `k` of each lane, unsigned.
+#[inline(always)]
+fn byte<S: Simd>(s: S, v: S::I, k: usize) -> S::F {
+    s.to_f(s.and_i(s.shr_i(v, 8 * k as u32), s.splat_i(255)))
+}
+
+/// Byte `k` of each lane, signed.
+#[inline(always)]
+fn signed_byte<S: Simd>(s: S, v: S::I, k: usize) -> S::F {
+    s.to_f(s.sra_i(s.shl_i(v, 24 - 8 * k as u32), 24))
+}
+
+/// Two bits of each byte from bit `shift` on.
+#[inline(always)]
+fn pairs<S: Simd>(s: S, v: S::I, shift: usize) -> S::I {
+    s.and_i(s.shr_i(v, shift as u32), s.splat_i(0x0303_0303))
+}
+
+/// Bit `j` of each byte, moved to bit `to`.
+#[inline(always)]
+fn bit<S: Simd>(s: S, v: S::I, j: usize, to: u32) -> S::I {
+    s.shl_i(s.and_i(s.shr_i(v, j as u32), s.splat_i(0x0101_0101)), to)
+}
+
+/// # Safety
+/// The task's pointers must cover its shape.
+#[inline(always)]
+pub(super) unsafe fn q2_k<S: Simd>(s: S, task: &PanelTask) {
+    for i in 0..task.blocks {
+        // SAFETY: superblock i lies in the task and has 84 bytes.
+        unsafe {
+            let b = task.block::<S, 84>(s, i);
+            for part in 0..4 {
+                // Bytes 16 part .. of the quants: columns 128 n + 32 j + 16 half.
+                let packed = s.rows16(b.add(16 + 16 * part), task.stride);
+                let col = 256 * i + part / 2 * 128 + part % 2 * 16;
+                for j in 0..4 {
+                    task.put(s, col + 32 * j, packed.map(|v| pairs(s, v, 2 * j)));
+                }
+            }
+            let both = s.rows4(b.add(80), task.stride);
+            let (d, dmin) = (s.low_halfs(both), s.low_halfs(s.shr_i(both, 16)));
+            let minus = s.sub(s.splat(0.0), dmin);
+            let (nibble, four) = (s.splat_i(0x0f0f_0f0f), s.rows16(b, task.stride));
+            for (k, v) in four.into_iter().enumerate() {
+                let (scales, minimums) = (s.and_i(v, nibble), s.and_i(s.shr_i(v, 4), nibble));
+                for j in 0..4 {
+                    let sub = 16 * i + 4 * k + j;
+                    task.put_scale(s, sub, s.mul(d, byte(s, scales, j)));
+                    task.put_bias(s, sub, s.mul(minus, byte(s, minimums, j)));
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The task's pointers must cover its shape.
+#[inline(always)]
+pub(super) unsafe fn q3_k<S: Simd>(s: S, task: &PanelTask) {
+    for i in 0..task.blocks {
+        // SAFETY: superblock i lies in the task and has 110 bytes.
+        unsafe {
+            let b = task.block::<S, 110>(s, i);
+            for half in 0..2 {
+                let high = s.rows16(b.add(16 * half), task.stride);
+                for n in 0..2 {
+                    let packed = s.rows16(b.add(32 + 32 * n + 16 * half), task.stride);
+                    for j in 0..4 {
+                        let quants: [S::I; 4] = std::array::from_fn(|k| {
+                            s.or_i(pairs(s, packed[k], 2 * j), bit(s, high[k], 4 * n + j, 2))
+                        });
+                        task.put(s, 256 * i + 128 * n + 32 * j + 16 * half, quants);
+                    }
+                }
+            }
+            let d = s.low_halfs(s.shr_i(s.rows4(b.add(106), task.stride), 16));
+            let word = |at: usize| s.rows4(b.add(at), task.stride);
+            let (low, middle, high) = (word(96), word(100), word(104));
+            let nibble = s.splat_i(0x0f0f_0f0f);
+            let top = |shift: usize| s.shl_i(pairs(s, high, shift), 4);
+            let six = [
+                s.or_i(s.and_i(low, nibble), top(0)),
+                s.or_i(s.and_i(middle, nibble), top(2)),
+                s.or_i(s.and_i(s.shr_i(low, 4), nibble), top(4)),
+                s.or_i(s.and_i(s.shr_i(middle, 4), nibble), top(6)),
+            ];
+            for (k, six) in six.into_iter().enumerate() {
+                for j in 0..4 {
+                    let integer = s.sub(byte(s, six, j), s.splat(32.0));
+                    task.put_scale(s, 16 * i + 4 * k + j, s.mul(d, integer));
+                }
+            }
+        }
+    }
+}
+
+/// The eight 6-bit scales and minimums of Q4_K and Q5_K, times `d` and `-dmin`.
+///
+/// # Safety
+/// The first 16 bytes of 16 rows must be readable at `b`; superblock `i` lies in the task.
+#[inline(always)]
+unsafe fn scales_and_minimums<S: Simd>(s: S, task: &PanelTask, i: usize, b: *const u8) {
+    // SAFETY: by contract.
+    let [both, low, minimums, high] = unsafe { s.rows16(b, task.stride) };
+    let d = s.low_halfs(both);
+    let minus = s.sub(s.splat(0.0), s.low_halfs(s.shr_i(both, 16)));
+    let (six, nibble) = (s.splat_i(0x3f3f_3f3f), s.splat_i(0x0f0f_0f0f));
+    let top = |v: S::I| s.shl_i(pairs(s, v, 6), 4);
+    let integers = [
+        (s.and_i(low, six), s.and_i(minimums, six)),
+        (
+            s.or_i(s.and_i(high, nibble), top(low)),
+            s.or_i(s.and_i(s.shr_i(high, 4), nibble), top(minimums)),
+        ),
+    ];
+    for (k, (scales, minimums)) in integers.into_iter().enumerate() {
+        for j in 0..4 {
+            // SAFETY: by contract.
+            unsafe {
+                task.put_scale(s, 8 * i + 4 * k + j, s.mul(d, byte(s, scales, j)));
+                task.put_bias(s, 8 * i + 4 * k + j, s.mul(minus, byte(s, minimums, j)));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The task's pointers must cover its shape.
+#[inline(always)]
+pub(super) unsafe fn q4_k<S: Simd>(s: S, task: &PanelTask) {
+    for i in 0..task.blocks {
+        // SAFETY: superblock i lies in the task and has 144 bytes.
+        unsafe {
+            let b = task.block::<S, 144>(s, i);
+            for part in 0..8 {
+                // Low nibbles are columns 64 n + 16 half, high ones 32 columns further.
+                let packed = s.rows16(b.add(16 + 16 * part), task.stride);
+                let quants = nibbles(s, packed);
+                let col = 256 * i + part / 2 * 64 + part % 2 * 16;
+                task.put(s, col, [quants[0], quants[1], quants[2], quants[3]]);
+                task.put(s, col + 32, [quants[4], quants[5], quants[6], quants[7]]);
+            }
+            scales_and_minimums(s, task, i, b);
+        }
+    }
+}
+
+/// # Safety
+/// The task's pointers must cover its shape.
+#[inline(always)]
+pub(super) unsafe fn q5_k<S: Simd>(s: S, task: &PanelTask) {
+    for i in 0..task.blocks {
+        // SAFETY: superblock i lies in the task and has 176 bytes.
+        unsafe {
+            let b = task.block::<S, 176>(s, i);
+            for half in 0..2 {
+                let high = s.rows16(b.add(16 + 16 * half), task.stride);
+                for n in 0..4 {
+                    let packed = s.rows16(b.add(48 + 32 * n + 16 * half), task.stride);
+                    let low = nibbles(s, packed);
+                    for j in 0..2 {
+                        let quants: [S::I; 4] = std::array::from_fn(|k| {
+                            s.or_i(low[4 * j + k], bit(s, high[k], 2 * n + j, 4))
+                        });
+                        task.put(s, 256 * i + 64 * n + 32 * j + 16 * half, quants);
+                    }
+                }
+            }
+            scales_and_minimums(s, task, i, b);
+        }
+    }
+}
+
+/// # Safety
+/// The task's pointers must cover its shape.
+#[inline(always)]
+pub(super) unsafe fn q6_k<S: Simd>(s: S, task: &PanelTask) {
+    for i in 0..task.blocks {
+        // SAFETY: superblock i lies in the task and has 210 bytes.
+        unsafe {
+            let b = task.block::<S, 210>(s, i);
+            for part in 0..4 {
+                // Bytes 16 half .. of each of the fields of half n.
+                let (n, half) = (part / 2, part % 2);
+                let high = s.rows16(b.add(128 + 32 * n + 16 * half), task.stride);
+                for j in 0..2 {
+                    let packed = s.rows16(b.add(64 * n + 32 * j + 16 * half), task.stride);
+                    let low = nibbles(s, packed);
+                    for k in 0..2 {
+                        let quants: [S::I; 4] = std::array::from_fn(|q| {
+                            let top = pairs(s, high[q], 2 * j + 4 * k);
+                            s.or_i(low[4 * k + q], s.shl_i(top, 4))
+                        });
+                        task.put(s, 256 * i + 128 * n + 32 * j + 64 * k + 16 * half, quants);
+                    }
+                }
+            }
+            let d = s.low_halfs(s.shr_i(s.rows4(b.add(206), task.stride), 16));
+            for (k, integers) in s.rows16(b.add(192), task.stride).into_iter().enumerate() {
+                for j in 0..4 {
+                    let scale = s.mul(d, signed_byte(s, integers, j));
+                    task.put_scale(s, 16 * i + 4 * k + j, scale);
+                }
+            }
+        }
+    }
+}
