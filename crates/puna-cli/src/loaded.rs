@@ -32,7 +32,7 @@ impl Loaded {
         let checkpoint = open(&settings.model)?;
         let generation = text_side::generation_config(&checkpoint)?;
         let TextSide { tokenizer, template } = TextSide::of_checkpoint(&checkpoint)?;
-        let options = LoadOptions { precision: settings.precision };
+        let options = LoadOptions::new(settings.precision);
         let model = Model::from_checkpoint(checkpoint, &options)?;
         if let Some(tokenizer) = &tokenizer {
             tokenizer

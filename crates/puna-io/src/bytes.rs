@@ -79,6 +79,14 @@ impl TensorBytes {
         Some(Self { owner: self.owner.clone(), range: start..start + range.len() })
     }
 
+    /// Gives a mapped file's pages of these bytes back to the system; they are read again from the
+    /// file when they are touched. For who has made a copy of their own.
+    pub fn release(&self) {
+        if let Owner::Mapped(map) = &self.owner {
+            crate::map::release(map, &self.range);
+        }
+    }
+
     /// Whether the bytes lie in a file's pages (the program's own count as well) rather than in
     /// memory of their own.
     pub fn is_mapped(&self) -> bool {

@@ -26,3 +26,4 @@ pub use checkpoint::{Checkpoint, Container};
 pub use dtype::Dtype;
 pub use error::IoError;
 pub use gguf::{Gguf, GgufWriter, Value as GgufValue};
+pub use map::PageBuffer;

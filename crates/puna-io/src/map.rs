@@ -1,13 +1,14 @@
-//! Maps a file into memory: the crate's one `unsafe`.
+//! Maps files and buffers into memory: the only place of the crate with `unsafe`.
 //!
 //! Weights are read in place, so that a model starts at once, several processes share its pages
 //! and the kernel may drop them. The alternative, reading into a buffer, doubles the memory.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::IoError;
 
@@ -28,4 +29,54 @@ pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>, IoError> {
     // them, so that no checked length or offset is read from the map a second time.
     let map = unsafe { Mmap::map(&file) }.map_err(IoError::os(path, "map"))?;
     Ok(Arc::new(map))
+}
+
+/// Drops the pages that lie wholly in `range`.
+pub(crate) fn release(map: &Mmap, range: &Range<usize>) {
+    /// At least the page size of every platform: whole multiples are whole pages.
+    const PAGES: usize = 64 * 1024;
+    let first = range.start.next_multiple_of(PAGES);
+    let end = range.end / PAGES * PAGES;
+    #[cfg(unix)]
+    if first < end {
+        #[expect(unsafe_code, reason = "memmap2 marks MADV_DONTNEED as unsafe for private writes")]
+        // SAFETY: a read-only map of a file has no changes to lose; pages come back from the file.
+        let dropped = unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first)
+        };
+        // A system that keeps the pages costs memory, nothing else.
+        drop(dropped);
+    }
+    #[cfg(not(unix))]
+    let _ = (map, first, end);
+}
+
+/// A zeroed buffer in whole pages, large ones where the system has them: weights are read from end
+/// to end, and a page of 4 KiB every few hundred nanoseconds costs the walk of its address.
+pub struct PageBuffer(MmapMut);
+
+impl PageBuffer {
+    /// `len` bytes, at least one.
+    ///
+    /// # Errors
+    /// The system's, if it has no memory.
+    pub fn new(len: usize) -> std::io::Result<Self> {
+        let map = MmapMut::map_anon(len.max(1))?;
+        #[cfg(target_os = "linux")]
+        // Where large pages are off, small ones do.
+        drop(map.advise(memmap2::Advice::HugePage));
+        Ok(Self(map))
+    }
+}
+
+impl AsRef<[u8]> for PageBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AsMut<[u8]> for PageBuffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
 }

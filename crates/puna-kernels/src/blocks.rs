@@ -43,7 +43,7 @@ pub(crate) struct Layout {
 }
 
 /// The uniform form of a quantized format; `None` for floats.
-pub(crate) fn layout(format: BlockFormat) -> Option<Layout> {
+pub(crate) const fn layout(format: BlockFormat) -> Option<Layout> {
     use BlockFormat as F;
     let (sub, zero, width) = match format {
         F::F32 | F::F16 | F::BF16 => return None,

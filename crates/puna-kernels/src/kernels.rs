@@ -8,7 +8,7 @@ mod tables;
 
 use crate::GateActivation;
 use crate::attention::HeadTask;
-use crate::blocks::panel::{GroupTask, PanelTask};
+use crate::blocks::panel::{Blocks, Columns, PanelBuffers, ROWS};
 use crate::blocks::{Layout, Unpacked};
 use crate::format::BlockFormat;
 use crate::matmul::{FloatTile, PanelTile};
@@ -76,8 +76,9 @@ pub struct Kernels {
     pub(crate) panels: usize,
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),
-    fill: unsafe fn(BlockFormat, &PanelTask),
-    fill_group: unsafe fn(&GroupTask),
+    fill: unsafe fn(&Blocks, &PanelBuffers),
+    dot: unsafe fn(&Blocks, &Columns, &mut [f32; ROWS]),
+    pack: unsafe fn(BlockFormat, (*const u8, usize), usize, *mut u8),
     unpack: unsafe fn(BlockFormat, &[u8], &mut Unpacked),
     expand: unsafe fn(Layout, &Unpacked, &mut [f32]),
     widen: unsafe fn(BlockFormat, &[u8], &mut [f32]),
@@ -170,19 +171,33 @@ impl Kernels {
     }
 
     /// # Safety
-    /// The pointers of the task must cover its shape.
+    /// As for [`crate::blocks::panel::fill`].
     #[inline]
-    pub(crate) unsafe fn fill(&self, format: BlockFormat, task: &PanelTask) {
+    pub(crate) unsafe fn fill(&self, blocks: &Blocks, to: &PanelBuffers) {
         // SAFETY: as in `float_tile`.
-        unsafe { (self.fill)(format, task) }
+        unsafe { (self.fill)(blocks, to) }
     }
 
     /// # Safety
-    /// The pointers of the task must cover its shape.
+    /// As for [`crate::blocks::panel::dot`].
     #[inline]
-    pub(crate) unsafe fn fill_group(&self, task: &GroupTask) {
+    pub(crate) unsafe fn dot(&self, blocks: &Blocks, x: &Columns, out: &mut [f32; ROWS]) {
         // SAFETY: as in `float_tile`.
-        unsafe { (self.fill_group)(task) }
+        unsafe { (self.dot)(blocks, x, out) }
+    }
+
+    /// # Safety
+    /// As for [`crate::blocks::panel::pack`].
+    #[inline]
+    pub(crate) unsafe fn pack(
+        &self,
+        format: BlockFormat,
+        rows: (*const u8, usize),
+        blocks: usize,
+        out: *mut u8,
+    ) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.pack)(format, rows, blocks, out) }
     }
 
     /// # Safety

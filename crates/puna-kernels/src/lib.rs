@@ -25,6 +25,7 @@ mod matmul;
 mod matrix;
 mod norm;
 mod numbers;
+mod panels;
 mod parallel;
 mod pool;
 mod quantize;
@@ -41,9 +42,10 @@ pub use kernels::{Isa, Kernels};
 pub use matmul::{Precision, matmul};
 pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Matrix, MatrixData,
-    nibble_place, nibble_row_bytes,
+    nibble_place, nibble_row_bytes, panel_bytes,
 };
 pub use norm::rms_norm;
+pub use panels::pack_panels;
 pub use parallel::for_each_chunk_mut;
 pub use pool::{set_threads, threads, with_threads};
 pub use quantize::{can_quantize, quantize_rows};

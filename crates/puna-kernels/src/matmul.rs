@@ -80,6 +80,10 @@ fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
             };
             Path::InPlace { pair, weights: bytes }
         }
+        MatrixData::Panels { format, bytes } => match layout(format) {
+            Some(layout) if fast => Path::Panels(PanelSource::Panels { format, layout, bytes }),
+            _ => Path::Dequantized,
+        },
         // Sub-blocks of 32 must not straddle groups.
         MatrixData::Group(group)
             if panels

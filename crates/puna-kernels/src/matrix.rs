@@ -6,6 +6,8 @@
 mod dequantize;
 pub(crate) use dequantize::{DequantizeScratch, dequantize_cols, expand};
 
+use crate::blocks::layout;
+use crate::blocks::panel::ROWS;
 use crate::{BlockFormat, KernelError};
 
 /// A matrix `[rows, cols]` whose rows are output features, as it is stored.
@@ -27,6 +29,14 @@ pub enum MatrixData<'a> {
         /// The format of a block.
         format: BlockFormat,
         /// `rows * format.row_bytes(cols)` bytes.
+        bytes: &'a [u8],
+    },
+    /// Quantized blocks of 16 rows at a time, interleaved for the integer products
+    /// ([`pack_panels`](crate::pack_panels)); rows past the last are zero.
+    Panels {
+        /// The format of a block.
+        format: BlockFormat,
+        /// [`panel_bytes`] bytes.
         bytes: &'a [u8],
     },
     /// Integers with a scale and a zero per group of columns (GPTQ, AWQ, int8).
@@ -61,6 +71,13 @@ pub enum GroupQuants<'a> {
     Bytes(&'a [u8]),
     /// One signed byte per weight, `[rows, cols]`.
     Signed(&'a [i8]),
+}
+
+/// Bytes of `rows` x `cols` weights in panels of 16 rows; `None` for floats, partial blocks and
+/// sizes beyond the address space.
+pub fn panel_bytes(format: BlockFormat, rows: usize, cols: usize) -> Option<usize> {
+    layout(format)?;
+    format.row_bytes(cols)?.checked_mul(rows.checked_next_multiple_of(ROWS)?)
 }
 
 /// Bytes of a row of nibbles: 16 per 32 columns or part of them.
@@ -167,6 +184,15 @@ impl Matrix<'_> {
                     block: format.block_len(),
                 })?;
                 size("block bytes", row.checked_mul(self.rows).ok_or(too_large)?, bytes.len())
+            }
+            MatrixData::Panels { format, bytes } => {
+                let expected =
+                    panel_bytes(format, self.rows, self.cols).ok_or(KernelError::PartialBlock {
+                        format,
+                        cols: self.cols,
+                        block: format.block_len(),
+                    })?;
+                size("panel bytes", expected, bytes.len())
             }
             MatrixData::Group(group) => {
                 nonzero("group_size", group.group_size)?;

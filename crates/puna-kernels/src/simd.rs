@@ -98,6 +98,16 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// 64 bytes must be writable; no alignment.
     unsafe fn store_i(self, p: *mut u8, v: Self::I);
+    /// 16 words (32 bytes), zero-extended.
+    ///
+    /// # Safety
+    /// 32 bytes must be readable; no alignment.
+    unsafe fn load_words(self, p: *const u8) -> Self::I;
+    /// The low words of the lanes (32 bytes).
+    ///
+    /// # Safety
+    /// 32 bytes must be writable; no alignment.
+    unsafe fn store_low_words(self, p: *mut u8, v: Self::I);
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn or_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor_i(self, a: Self::I, b: Self::I) -> Self::I;

@@ -16,7 +16,7 @@ use puna_io::write::{EmbeddingSplit, HfOptions, MetaOptions, write_hf_folder, wr
 use puna_io::{Checkpoint, Dtype, GgufValue, TensorBytes, TensorInfo};
 
 use crate::loader::Loader;
-use crate::{ModelError, read_config};
+use crate::{ModelError, WeightLayout, read_config};
 use plan::Plan;
 
 /// What to write.
@@ -92,7 +92,7 @@ pub fn convert(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ConvertReport, ModelError> {
     let config = read_config(source)?;
-    let loader = Loader::new(source, &config)?;
+    let loader = Loader::new(source, &config, WeightLayout::AsStored)?;
     let plan = Plan::new(&loader, target, out_type)?;
     let list: Vec<(String, TensorInfo)> =
         plan.tensors.iter().map(|t| (t.name.clone(), t.info.clone())).collect();

@@ -11,16 +11,20 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use puna_config::{ModelConfig, NormWeight};
-use puna_io::{Checkpoint, Dtype, StoredTensor, TensorBytes, TensorInfo};
-use puna_kernels::BlockFormat;
+use puna_io::{Checkpoint, Dtype, PageBuffer, StoredTensor, TensorBytes, TensorInfo};
+use puna_kernels::{BlockFormat, pack_panels, panel_bytes};
 use puna_nn::{BlockWeight, Linear, RmsNorm, SharedBytes, Weight};
 
-use crate::{Dialect, LayerSlot, ModelError, Part, RowOrder, Slot, float, matrix_shape, quantized};
+use crate::{
+    Dialect, LayerSlot, ModelError, Part, RowOrder, Slot, WeightLayout, float, matrix_shape,
+    quantized,
+};
 
 /// Reads the slots of one checkpoint.
 pub(crate) struct Loader<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) config: &'a ModelConfig,
+    layout: WeightLayout,
     dialect: Dialect,
     used: RefCell<HashSet<String>>,
     fused: RefCell<HashMap<String, Weight>>,
@@ -30,11 +34,13 @@ impl<'a> Loader<'a> {
     pub(crate) fn new(
         checkpoint: &'a Checkpoint,
         config: &'a ModelConfig,
+        layout: WeightLayout,
     ) -> Result<Self, ModelError> {
         let dialect = Dialect::of(checkpoint, config.family)?;
         Ok(Self {
             checkpoint,
             config,
+            layout,
             dialect,
             used: RefCell::default(),
             fused: RefCell::default(),
@@ -123,7 +129,28 @@ impl<'a> Loader<'a> {
 
     /// A linear layer.
     pub(crate) fn linear(&self, slot: Slot, bias: Option<Slot>) -> Result<Linear, ModelError> {
-        Ok(Linear::new(self.matrix(slot)?, self.bias(bias)?))
+        let weight = self.for_products(slot, self.matrix(slot)?)?;
+        Ok(Linear::new(weight, self.bias(bias)?))
+    }
+
+    /// The weight in the form that products like best: quantized blocks become panels where the
+    /// layout says so, and the pages of the file they came from are given back.
+    pub(crate) fn for_products(&self, slot: Slot, weight: Weight) -> Result<Weight, ModelError> {
+        let Weight::Block(block) = &weight else { return Ok(weight) };
+        let (rows, cols) = (weight.rows(), weight.cols());
+        let size = match self.layout {
+            WeightLayout::AsStored => None,
+            WeightLayout::Panels => panel_bytes(block.format(), rows, cols),
+        };
+        let Some(size) = size else { return Ok(weight) };
+        let mut panels =
+            PageBuffer::new(size).map_err(|source| ModelError::Memory { bytes: size, source })?;
+        pack_panels(block.format(), (rows, cols), block.bytes(), panels.as_mut())
+            .map_err(puna_nn::NnError::from)?;
+        let packed = block.with_panels(Arc::new(panels))?;
+        let name = self.dialect.locate(&self.config.decoder, slot).tensor;
+        self.stored(&name)?.bytes.release();
+        Ok(Weight::Block(packed))
     }
 
     /// The stored matrix of a slot, in puna's row order.

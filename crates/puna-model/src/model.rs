@@ -22,6 +22,31 @@ use crate::{Decoder, Expert, LayerSlot, ModelError, Slot};
 pub struct LoadOptions {
     /// Arithmetic of the matrix products.
     pub precision: Precision,
+    /// In which order quantized weights lie in memory.
+    pub layout: WeightLayout,
+}
+
+/// In which order quantized weights lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightLayout {
+    /// As the file has them, in its memory map: pages shared between processes, no work at the
+    /// start, slower steps.
+    AsStored,
+    /// Blocks interleaved by 16 rows in memory of their own, for decoding at the speed of memory.
+    /// Exact arithmetic reads single rows and has no use for it.
+    Panels,
+}
+
+impl LoadOptions {
+    /// What suits a precision.
+    #[must_use]
+    pub fn new(precision: Precision) -> Self {
+        let layout = match precision {
+            Precision::Exact => WeightLayout::AsStored,
+            Precision::Fast => WeightLayout::Panels,
+        };
+        Self { precision, layout }
+    }
 }
 
 /// A loaded model.
@@ -54,7 +79,7 @@ impl Model {
         options: &LoadOptions,
     ) -> Result<Self, ModelError> {
         let config = read_config(&checkpoint)?;
-        let loader = Loader::new(&checkpoint, &config)?;
+        let loader = Loader::new(&checkpoint, &config, options.layout)?;
         let decoder = build(&loader, options.precision)?;
         let unused_tensors = loader.unused();
         Ok(Self { decoder, config, checkpoint, unused_tensors })
@@ -107,10 +132,13 @@ fn read_text(path: &Path) -> Result<String, ModelError> {
 
 fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelError> {
     let config = &loader.config.decoder;
-    let embedding = Arc::new(loader.matrix(Slot::Embedding)?);
-    let head = match config.embedding.head {
-        HeadWeight::Tied => Linear::shared(Arc::clone(&embedding)),
-        HeadWeight::Separate => loader.linear(Slot::Head, None)?,
+    let embedding = loader.matrix(Slot::Embedding)?;
+    let (embedding, head) = match config.embedding.head {
+        HeadWeight::Tied => {
+            let shared = Arc::new(loader.for_products(Slot::Embedding, embedding)?);
+            (Arc::clone(&shared), Linear::shared(shared))
+        }
+        HeadWeight::Separate => (Arc::new(embedding), loader.linear(Slot::Head, None)?),
     };
     let scale = match config.embedding.scale {
         EmbeddingScale::One => 1.0,

@@ -33,6 +33,6 @@ pub use puna_kernels::Precision;
 pub use rope::{RopeTables, Rotary};
 pub use segment::{Context, Segment};
 pub use weight::{
-    BlockWeight, CodebookScales, CodebookWeight, Fp8Weight, GroupWeight, GroupWeightQuants,
-    SharedBytes, Weight,
+    BlockOrder, BlockWeight, CodebookScales, CodebookWeight, Fp8Weight, GroupWeight,
+    GroupWeightQuants, SharedBytes, Weight,
 };

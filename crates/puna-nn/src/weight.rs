@@ -39,8 +39,18 @@ pub struct BlockWeight {
     format: BlockFormat,
     rows: usize,
     cols: usize,
+    order: BlockOrder,
     bytes: SharedBytes,
     span: Range<usize>,
+}
+
+/// In which order the blocks of a [`BlockWeight`] lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockOrder {
+    /// Row after row, as files have them.
+    Rows,
+    /// Interleaved by 16 rows ([`puna_kernels::pack_panels`]).
+    Panels,
 }
 
 impl std::fmt::Debug for BlockWeight {
@@ -61,9 +71,27 @@ impl BlockWeight {
         bytes: SharedBytes,
     ) -> Result<Self, NnError> {
         let got = bytes.as_ref().as_ref().len();
-        let weight = Self { format, rows, cols, bytes, span: 0..got };
+        let order = BlockOrder::Rows;
+        let weight = Self { format, rows, cols, order, bytes, span: 0..got };
         weight.matrix().validate()?;
         Ok(weight)
+    }
+
+    /// The same weights in another order, in `bytes`.
+    ///
+    /// # Errors
+    /// If these do not have the size of the panels.
+    pub fn with_panels(&self, bytes: SharedBytes) -> Result<Self, NnError> {
+        let span = 0..bytes.as_ref().as_ref().len();
+        let weight = Self { order: BlockOrder::Panels, bytes, span, ..self.clone() };
+        weight.matrix().validate()?;
+        Ok(weight)
+    }
+
+    /// The order of the blocks.
+    #[must_use]
+    pub fn order(&self) -> BlockOrder {
+        self.order
     }
 
     /// The block format.
@@ -72,14 +100,18 @@ impl BlockWeight {
         self.format
     }
 
-    /// The rows' bytes.
+    /// The blocks' bytes, in their order.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &(*self.bytes).as_ref()[self.span.clone()]
     }
 
     fn matrix(&self) -> Matrix<'_> {
-        let data = MatrixData::Block { format: self.format, bytes: self.bytes() };
+        let (format, bytes) = (self.format, self.bytes());
+        let data = match self.order {
+            BlockOrder::Rows => MatrixData::Block { format, bytes },
+            BlockOrder::Panels => MatrixData::Panels { format, bytes },
+        };
         Matrix { rows: self.rows, cols: self.cols, data }
     }
 
@@ -320,10 +352,11 @@ impl Weight {
         }
     }
 
-    /// The rows `rows` as a weight of their own: without a copy where rows are stored apart.
+    /// The rows `rows` as a weight of their own: without a copy where rows are stored apart, else
+    /// dequantized.
     ///
     /// # Errors
-    /// If the range is outside, or a codebook weight would have to be cut inside a byte.
+    /// If the range is outside.
     pub fn slice_rows(&self, rows: Range<usize>) -> Result<Self, NnError> {
         if rows.end > self.rows() || rows.start > rows.end {
             return Err(NnError::Shape {
@@ -334,9 +367,9 @@ impl Weight {
         }
         Ok(match self {
             Weight::Dense(t) => Weight::Dense(t.narrow(0, rows.start, rows.len())?),
-            Weight::Block(w) => Weight::Block(w.slice(rows)),
+            Weight::Block(w) if w.order == BlockOrder::Rows => Weight::Block(w.slice(rows)),
             Weight::Group(w) => Weight::Group(w.slice(rows)),
-            Weight::Codebook(_) | Weight::Fp8(_) => {
+            Weight::Block(_) | Weight::Codebook(_) | Weight::Fp8(_) => {
                 let dense = self.dequantize()?;
                 Weight::Dense(dense.narrow(0, rows.start, rows.len())?.contiguous()?)
             }

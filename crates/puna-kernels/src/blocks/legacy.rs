@@ -7,7 +7,8 @@ use super::{Unpacked, half_at, piece};
 use crate::simd::Simd;
 
 /// The values of IQ4_NL (`kvalues_iq4nl`) plus 128.
-pub(super) const IQ4_NL: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
+pub(super) const IQ4_NL: [u8; 16] =
+    [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
 /// Bits of `high` as fifth bits of 32 weights.
 #[inline(always)]

@@ -1,114 +1,178 @@
-//! Sixteen rows at a time: quantized blocks as panels whose lanes are rows.
+//! Sixteen rows at a time: quantized blocks unpacked so that lanes are rows.
 //!
-//! Quants of one sub-block are written as `[column / 4, row, column % 4]` bytes, scales (and biases)
-//! as `[sub-block, row]`. Bytes of 16 rows are transposed when they are loaded, four dwords at a
-//! time; from there on a lane is a row and each format's bit arithmetic is that of one row, with
-//! scales and minimums unpacked for 16 rows at once. The form is that of [`super::unpack`], which
-//! does single rows for exact dequantization, and a test compares the two.
+//! A [`Source`] gives the dwords and halfs of a block for 16 rows, a format's function does its bit
+//! arithmetic on them, with scales and minimums for 16 rows at once, and a [`Sink`] takes what comes
+//! out: dwords of four columns, a scale and perhaps a bias per sub-block. One sink writes it down
+//! for many tokens to come by, the other multiplies it at once with the only one. The values are
+//! those of [`super::unpack`], which does single rows for exact dequantization; a test compares.
 
 mod group;
 mod k_quant;
 mod legacy;
-pub(crate) use group::{GroupTask, Integers, fill_group};
+mod sink;
+mod source;
+pub(crate) use group::{GroupRows, Integers};
+pub(crate) use sink::{Columns, PanelBuffers};
+pub(crate) use source::fields;
 
 use crate::BlockFormat;
+use crate::blocks::{Layout, Width, Zero};
 use crate::simd::{LANES, Simd};
+use sink::{Dots, Fill, Sink};
+use source::{Block, Panel, Rows, Source};
+use std::marker::PhantomData;
 
 /// Rows of a panel.
 pub(crate) const ROWS: usize = LANES;
 
-/// Blocks of 16 rows, and where their panel goes.
+/// What 16 rows are read from.
 #[derive(Clone, Copy)]
-pub(crate) struct PanelTask {
-    /// The first block of row 0.
-    pub(crate) rows: *const u8,
-    /// Bytes between rows.
-    pub(crate) stride: usize,
-    /// Blocks per row.
-    pub(crate) blocks: usize,
-    /// What will be wanted next; as many bytes as this task reads are prefetched from here on.
+pub(crate) enum From16 {
+    /// Rows as a file has them: the first block of row 0, and the bytes between rows.
+    Rows { format: BlockFormat, at: *const u8, stride: usize },
+    /// Interleaved blocks; see [`source`].
+    Panel { format: BlockFormat, at: *const u8 },
+    /// Rows of integers with group scales.
+    Group(GroupRows),
+}
+
+/// Some blocks of 16 rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    pub(crate) from: From16,
+    pub(crate) count: usize,
+    /// What will be wanted next; as many bytes as these blocks have are prefetched from here on.
     pub(crate) ahead: *const u8,
-    /// `[cols / 4, 16, 4]`.
-    pub(crate) quants: *mut u8,
-    /// `[cols / sub, 16]`.
-    pub(crate) scales: *mut f32,
-    /// `[cols / sub, 16]`; not written where the zero is constant.
-    pub(crate) bias: *mut f32,
 }
 
-/// Writes a panel.
-///
-/// # Safety
-/// The task's pointers must cover its shape.
-#[inline(always)]
-pub(crate) unsafe fn fill<S: Simd>(s: S, format: BlockFormat, task: &PanelTask) {
-    use BlockFormat as F;
-    // SAFETY: the caller vouches for the task.
-    unsafe {
-        match format {
-            F::F32 | F::F16 | F::BF16 => {}
-            F::Q4_0 => legacy::q4_0(s, task),
-            F::Q4_1 => legacy::q4_1(s, task),
-            F::Q5_0 => legacy::q5_0(s, task),
-            F::Q5_1 => legacy::q5_1(s, task),
-            F::Q8_0 => legacy::q8_0(s, task),
-            F::Iq4Nl => legacy::iq4_nl(s, task),
-            F::Q2K => k_quant::q2_k(s, task),
-            F::Q3K => k_quant::q3_k(s, task),
-            F::Q4K => k_quant::q4_k(s, task),
-            F::Q5K => k_quant::q5_k(s, task),
-            F::Q6K => k_quant::q6_k(s, task),
-        }
-    }
-}
-
-impl PanelTask {
-    /// Block `index` of row 0; asks for the memory of a later block of the same size.
+impl Blocks {
+    /// Block `index` of a source; asks for the memory of a later block of the same size.
     ///
     /// # Safety
     /// `index` is below the number of blocks.
     #[inline(always)]
-    unsafe fn block<S: Simd, const BYTES: usize>(&self, s: S, index: usize) -> *const u8 {
-        let (first, end) = (index * BYTES * ROWS, (index + 1) * BYTES * ROWS);
-        // Lines that begin in this block's share.
+    unsafe fn get<S: Simd, R: Source<S>>(&self, s: S, from: R, index: usize, bytes: usize) -> R {
+        self.prefetch(s, index, bytes);
+        // SAFETY: by contract.
+        unsafe { from.block(index) }
+    }
+
+    /// Asks for the lines that begin in the share of block `index` of the memory ahead.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, index: usize, bytes: usize) {
+        let (first, end) = (index * bytes * ROWS, (index + 1) * bytes * ROWS);
         for line in first.div_ceil(64)..end.div_ceil(64) {
             s.prefetch(self.ahead.wrapping_add(64 * line));
         }
-        // SAFETY: by contract.
-        unsafe { self.rows.add(index * BYTES) }
     }
+}
 
-    /// Writes `N` dwords of columns `col ..` of a panel.
-    ///
-    /// # Safety
-    /// The columns lie in the task.
-    #[inline(always)]
-    unsafe fn put<S: Simd, const N: usize>(&self, s: S, col: usize, quants: [S::I; N]) {
-        for (i, v) in quants.into_iter().enumerate() {
-            // SAFETY: by contract.
-            unsafe { s.store_i(self.quants.add((col + 4 * i) * ROWS), v) }
+/// Format types, and the choices among them.
+macro_rules! formats {
+    ($($format:ident => $module:ident::$body:ident;)*) => {
+        $(#[derive(Clone, Copy)]
+        struct $format;
+        impl Block for $format {
+            const FORMAT: BlockFormat = BlockFormat::$format;
+        })*
+
+        /// Writes blocks down in uniform form.
+        ///
+        /// # Safety
+        /// The blocks must be readable and the buffers have room for them.
+        #[inline(always)]
+        pub(crate) unsafe fn fill<S: Simd>(s: S, blocks: &Blocks, to: &PanelBuffers) {
+            let out = &mut Fill(*to);
+            // SAFETY: the caller vouches for the pointers.
+            unsafe {
+                match blocks.from {
+                    $(From16::Rows { format: BlockFormat::$format, at, stride } => {
+                        let rows = Rows::<$format> { p: at, stride, format: PhantomData };
+                        $module::$body(s, rows, blocks, out);
+                    }
+                    From16::Panel { format: BlockFormat::$format, at } => {
+                        $module::$body(s, Panel::<$format>::new(at), blocks, out);
+                    })*
+                    From16::Rows { .. } | From16::Panel { .. } => {}
+                    From16::Group(rows) => group::unpack(s, &rows, blocks, out),
+                }
+            }
         }
-    }
 
-    /// Writes the scales of sub-block `sub`.
-    ///
-    /// # Safety
-    /// The sub-block lies in the task.
-    #[inline(always)]
-    unsafe fn put_scale<S: Simd>(&self, s: S, sub: usize, scale: S::F) {
-        // SAFETY: by contract.
-        unsafe { s.store(self.scales.add(sub * ROWS), scale) }
-    }
+        /// Multiplies blocks with one token: 16 outputs.
+        ///
+        /// # Safety
+        /// The blocks and the token's columns must be readable.
+        #[inline(always)]
+        pub(crate) unsafe fn dot<S: Simd>(
+            s: S,
+            blocks: &Blocks,
+            x: &Columns,
+            out: &mut [f32; ROWS],
+        ) {
+            // SAFETY: the caller vouches for the pointers; a format's sub-blocks and zero are those
+            // of its layout.
+            unsafe {
+                let y = match blocks.from {
+                    $(From16::Panel { format: BlockFormat::$format, at } => {
+                        const LAYOUT: Layout = $format::LAYOUT;
+                        const BIAS: bool = matches!(LAYOUT.zero, Zero::Bias);
+                        const SUBS: usize = $format::FORMAT.block_len() / LAYOUT.sub;
+                        let mut out = Dots::<S, { LAYOUT.sub }, SUBS, BIAS>::new(s, x, LAYOUT.width);
+                        $module::$body(s, Panel::<$format>::new(at), blocks, &mut out);
+                        out.total()
+                    })*
+                    From16::Panel { .. } | From16::Rows { .. } => return,
+                    From16::Group(rows) => {
+                        let width = rows.integers.width();
+                        let mut out = Dots::<S, 32, 1, true>::new(s, x, width);
+                        group::unpack(s, &rows, blocks, &mut out);
+                        out.total()
+                    }
+                };
+                s.store(out.as_mut_ptr(), y);
+            }
+        }
 
-    /// Writes the biases of sub-block `sub`.
-    ///
-    /// # Safety
-    /// The sub-block lies in the task, whose format has biases.
-    #[inline(always)]
-    unsafe fn put_bias<S: Simd>(&self, s: S, sub: usize, bias: S::F) {
-        // SAFETY: by contract.
-        unsafe { s.store(self.bias.add(sub * ROWS), bias) }
-    }
+        /// Interleaves `blocks` blocks of 16 rows; see [`source`].
+        ///
+        /// # Safety
+        /// Rows `stride` bytes apart must be readable at `rows`, and `16 * blocks` blocks at `out`
+        /// writable.
+        #[inline(always)]
+        pub(crate) unsafe fn pack<S: Simd>(
+            s: S,
+            format: BlockFormat,
+            (rows, stride): (*const u8, usize),
+            blocks: usize,
+            out: *mut u8,
+        ) {
+            // SAFETY: the caller vouches for the pointers.
+            unsafe {
+                match format {
+                    $(BlockFormat::$format => {
+                        let rows = Rows::<$format> { p: rows, stride, format: PhantomData };
+                        source::pack(s, rows, blocks, out);
+                    })*
+                    BlockFormat::F32 | BlockFormat::F16 | BlockFormat::BF16 => {}
+                }
+            }
+        }
+    };
+}
+
+formats! {
+    Q4_0 => legacy::q4_0;
+    Q4_1 => legacy::q4_1;
+    Q5_0 => legacy::q5_0;
+    Q5_1 => legacy::q5_1;
+    Q8_0 => legacy::q8_0;
+    Iq4Nl => legacy::iq4_nl;
+    Q2K => k_quant::q2_k;
+    Q3K => k_quant::q3_k;
+    Q4K => k_quant::q4_k;
+    Q5K => k_quant::q5_k;
+    Q6K => k_quant::q6_k;
 }
 
 /// The low nibbles of four dwords, then the high ones.
@@ -119,4 +183,12 @@ fn nibbles<S: Simd>(s: S, packed: [S::I; 4]) -> [S::I; 8] {
         let v = packed[i % 4];
         s.and_i(if i < 4 { v } else { s.shr_i(v, 4) }, low)
     })
+}
+
+impl Integers {
+    /// Bits that the integers need.
+    #[inline(always)]
+    fn width(self) -> Width {
+        if matches!(self, Integers::Nibbles) { Width::Seven } else { Width::Eight }
+    }
 }

@@ -3,7 +3,7 @@
 use super::{FloatPair, Isa, Kernels};
 use crate::GateActivation;
 use crate::attention::{self, HeadTask};
-use crate::blocks::panel::{self, GroupTask, PanelTask};
+use crate::blocks::panel::{self, Blocks, Columns, PanelBuffers, ROWS};
 use crate::blocks::{self, Layout, Unpacked};
 use crate::format::BlockFormat;
 use crate::matmul::{self, FloatTile, PanelTile};
@@ -46,8 +46,10 @@ macro_rules! table {
                 lanes {
                 float_tile(pair: FloatPair, tile: &FloatTile) = matmul::float_tile::<_, $r, $t>;
                 panel_tile(tile: &PanelTile) = matmul::panel_tile::<_, $p, $u>;
-                fill(format: BlockFormat, task: &PanelTask) = panel::fill;
-                fill_group(task: &GroupTask) = panel::fill_group;
+                fill(blocks: &Blocks, to: &PanelBuffers) = panel::fill;
+                dot(blocks: &Blocks, x: &Columns, out: &mut [f32; ROWS]) = panel::dot;
+                pack(f: BlockFormat, rows: (*const u8, usize), blocks: usize, out: *mut u8) =
+                    panel::pack;
                 rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) =
                     norm::rms_norm_row;
                 gate(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) =
@@ -73,7 +75,8 @@ macro_rules! table {
                 float_tile,
                 panel_tile,
                 fill,
-                fill_group,
+                dot,
+                pack,
                 unpack,
                 expand,
                 widen,

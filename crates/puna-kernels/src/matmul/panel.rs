@@ -13,7 +13,7 @@ pub(crate) use tile::{PanelTile, panel_tile};
 
 use super::activations::{QuantizedActivations, ZeroTerms};
 use crate::BlockFormat;
-use crate::blocks::panel::{GroupTask, Integers, PanelTask, ROWS};
+use crate::blocks::panel::{Blocks, Columns, From16, GroupRows, Integers, PanelBuffers, ROWS};
 use crate::blocks::{CHUNK, Layout, Width, Zero};
 use crate::kernels::Kernels;
 use crate::matrix::{GroupMatrix, GroupQuants, GroupZeros, Matrix, nibble_row_bytes};
@@ -24,12 +24,16 @@ use std::ops::Range;
 /// Sub-blocks of a chunk, at most.
 const SUBS: usize = CHUNK / 16;
 
+/// How far ahead panels are asked for.
+const AHEAD: usize = 4096;
+
 /// Panels of a chunk, at most.
 const PANELS: usize = 2;
 
 /// Weights that become panels.
 pub(super) enum PanelSource<'a> {
     Block { format: BlockFormat, layout: Layout, bytes: &'a [u8] },
+    Panels { format: BlockFormat, layout: Layout, bytes: &'a [u8] },
     Group(GroupMatrix<'a>),
 }
 
@@ -59,7 +63,7 @@ thread_local! {
 impl PanelSource<'_> {
     pub(super) fn layout(&self) -> Layout {
         match self {
-            PanelSource::Block { layout, .. } => *layout,
+            PanelSource::Block { layout, .. } | PanelSource::Panels { layout, .. } => *layout,
             PanelSource::Group(group) => {
                 let nibbles = matches!(group.quants, GroupQuants::Nibbles(_));
                 let width = if nibbles { Width::Seven } else { Width::Eight };
@@ -71,9 +75,10 @@ impl PanelSource<'_> {
     /// The integers' first byte, and the bytes of a row and of a block of columns.
     fn rows(&self, w: &Matrix) -> (*const u8, usize, (usize, usize)) {
         match self {
-            PanelSource::Block { format, bytes, .. } => {
-                let block = (format.block_len(), format.block_bytes());
-                (bytes.as_ptr(), bytes.len() / w.rows, block)
+            PanelSource::Block { format, bytes, .. }
+            | PanelSource::Panels { format, bytes, .. } => {
+                let (len, size) = (format.block_len(), format.block_bytes());
+                (bytes.as_ptr(), w.cols / len * size, (len, size))
             }
             PanelSource::Group(group) => match group.quants {
                 GroupQuants::Nibbles(q) => (q.as_ptr(), nibble_row_bytes(w.cols), (32, 16)),
@@ -83,37 +88,40 @@ impl PanelSource<'_> {
         }
     }
 
-    /// Unpacks columns of the 16 rows from `row` on into panel `panel` of the scratch.
-    fn fill(&self, kernels: &Kernels, w: &Matrix, at: Corner, scratch: &mut Scratch) {
+    /// The blocks of a corner.
+    fn blocks(&self, w: &Matrix, at: &Corner) -> Blocks {
         let (first, stride, (block_len, block_bytes)) = self.rows(w);
-        let byte = |row: usize| row * stride + at.cols.start / block_len * block_bytes;
-        let next = at.next_row.min(w.rows) * stride + ROWS * byte(0);
-        let panel = PanelTask {
-            rows: first.wrapping_add(byte(at.row)),
-            stride,
-            blocks: at.cols.len() / block_len,
-            // Sixteen rows are more streams than hardware follows; they lie behind one another, so
-            // this asks for them in the order of memory.
-            ahead: first.wrapping_add(next),
-            quants: scratch.quants[at.panel].as_mut_ptr(),
-            scales: scratch.scales[at.panel].as_mut_ptr(),
-            bias: scratch.bias[at.panel].as_mut_ptr(),
-        };
-        // SAFETY: `Matrix::check_sizes` holds and the corner's 16 rows and columns lie in the
-        // matrix; the scratch holds a whole chunk.
-        unsafe {
-            match self {
-                PanelSource::Block { format, .. } => kernels.fill(*format, &panel),
-                PanelSource::Group(group) => kernels.fill_group(&group_task(group, w, &at, panel)),
-            }
+        let col_bytes = at.cols.start / block_len * block_bytes;
+        let count = at.cols.len() / block_len;
+        if let PanelSource::Panels { format, .. } = *self {
+            let p = first.wrapping_add(at.row * stride + ROWS * col_bytes);
+            let from = From16::Panel { format, at: p };
+            return Blocks { from, count, ahead: p.wrapping_add(AHEAD) };
         }
+        let p = first.wrapping_add(at.row * stride + col_bytes);
+        let from = match self {
+            PanelSource::Block { format, .. } | PanelSource::Panels { format, .. } => {
+                From16::Rows { format: *format, at: p, stride }
+            }
+            PanelSource::Group(group) => From16::Group(group_rows(group, w, at, (p, stride))),
+        };
+        // Sixteen rows are more streams than hardware follows; they lie behind one another, so
+        // this asks for the next panel in the order of memory.
+        let ahead = at.next_row.min(w.rows) * stride + ROWS * col_bytes;
+        Blocks { from, count, ahead: first.wrapping_add(ahead) }
     }
 }
 
-fn group_task(group: &GroupMatrix, w: &Matrix, at: &Corner, panel: PanelTask) -> GroupTask {
+fn group_rows(
+    group: &GroupMatrix,
+    w: &Matrix,
+    at: &Corner,
+    (integers_at, stride): (*const u8, usize),
+) -> GroupRows {
     let groups = w.cols.div_ceil(group.group_size);
-    GroupTask {
-        panel,
+    GroupRows {
+        integers_at,
+        stride,
         integers: match group.quants {
             GroupQuants::Nibbles(_) => Integers::Nibbles,
             GroupQuants::Bytes(_) => Integers::Bytes,
@@ -135,7 +143,6 @@ struct Corner {
     row: usize,
     /// First row of the panel that will take this one's place.
     next_row: usize,
-    panel: usize,
     cols: Range<usize>,
 }
 
@@ -148,13 +155,17 @@ pub(super) struct PanelProduct<'a> {
 }
 
 impl PanelProduct<'_> {
-    /// The outputs of a cell of the grid; the matrix has at least 16 rows.
+    /// The outputs of a cell of the grid; the matrix has at least 16 rows, or panels.
     pub(super) fn run(
         &self,
         kernels: &Kernels,
         (rows, tokens): (Range<usize>, Range<usize>),
         y: OutPtr,
     ) {
+        let in_rows = matches!(self.source, PanelSource::Block { .. });
+        if tokens.len() == 1 && !in_rows {
+            return self.run_one(kernels, (rows, tokens.start), y);
+        }
         SCRATCH.with_borrow_mut(|(scratch, sums)| {
             let step = kernels.panels.min(PANELS) * ROWS;
             for first in rows.clone().step_by(step) {
@@ -162,15 +173,16 @@ impl PanelProduct<'_> {
                 let panels = (end - first).div_ceil(ROWS);
                 sums.clear();
                 sums.resize(tokens.len() * panels * ROWS, 0.0);
-                let last = self.w.rows - ROWS;
-                // The last panel of a matrix reaches back, so that it has 16 rows.
-                let start = |panel: usize| (first + panel * ROWS).min(last);
                 for col in (0..self.w.cols).step_by(CHUNK) {
                     let cols = col..self.w.cols.min(col + CHUNK);
                     for panel in 0..panels {
-                        let (row, next_row) = (start(panel), first + step + panel * ROWS);
-                        let at = Corner { row, next_row, panel, cols: cols.clone() };
-                        self.source.fill(kernels, self.w, at, scratch);
+                        let row = self.panel_row(first + panel * ROWS);
+                        let next_row = first + step + panel * ROWS;
+                        let at = Corner { row, next_row, cols: cols.clone() };
+                        let to = scratch.panel(panel);
+                        // SAFETY: `Matrix::check_sizes` holds and the corner lies in the matrix;
+                        // the scratch holds a whole chunk.
+                        unsafe { kernels.fill(&self.source.blocks(self.w, &at), &to) }
                     }
                     let tile = self.tile(scratch, cols, tokens.clone(), (panels, sums));
                     // SAFETY: a chunk of weights lies in the scratch, the tokens lie in the
@@ -178,45 +190,85 @@ impl PanelProduct<'_> {
                     unsafe { kernels.panel_tile(&tile) }
                 }
                 for (token, sums) in tokens.clone().zip(sums.chunks_exact(panels * ROWS)) {
-                    for (panel, sums) in sums.chunks_exact(ROWS).enumerate() {
-                        let row = first + panel * ROWS;
-                        let sums = &sums[row - start(panel)..][..(end - row).min(ROWS)];
-                        let out = y.at(token * self.w.rows + row);
-                        // SAFETY: outputs of this row range and token; no other task writes them.
-                        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), out, sums.len()) }
+                    for (panel, sums) in sums.as_chunks::<ROWS>().0.iter().enumerate() {
+                        self.put(token, first + panel * ROWS..end, sums, y);
                     }
                 }
             }
         });
     }
 
+    /// One token: weights go from memory through registers into its sums.
+    fn run_one(&self, kernels: &Kernels, (rows, token): (Range<usize>, usize), y: OutPtr) {
+        let (_, x) = self.columns(token, 0);
+        for row in rows.clone().step_by(ROWS) {
+            let at =
+                Corner { row: self.panel_row(row), next_row: row + ROWS, cols: 0..self.w.cols };
+            let mut sums = [0.0; ROWS];
+            // SAFETY: `Matrix::check_sizes` holds and the corner lies in the matrix; the token has
+            // as many columns.
+            unsafe { kernels.dot(&self.source.blocks(self.w, &at), &x, &mut sums) }
+            self.put(token, row..rows.end, &sums, y);
+        }
+    }
+
+    /// First row of the 16 that hold the outputs from `row` on. Stored panels are filled up; the
+    /// last one of rows reaches back.
+    fn panel_row(&self, row: usize) -> usize {
+        match self.source {
+            PanelSource::Panels { .. } => row,
+            _ => row.min(self.w.rows - ROWS),
+        }
+    }
+
+    /// Writes the outputs of a panel that belong to `rows`, at most 16.
+    fn put(&self, token: usize, rows: Range<usize>, sums: &[f32; ROWS], y: OutPtr) {
+        let skip = rows.start - self.panel_row(rows.start);
+        let sums = &sums[skip..][..rows.len().min(ROWS - skip)];
+        let out = y.at(token * self.w.rows + rows.start);
+        // SAFETY: outputs of this token and of rows that no other task has.
+        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), out, sums.len()) }
+    }
+
+    /// The form of the weights, and the activations of a token from `col` on.
+    fn columns(&self, token: usize, col: usize) -> (Layout, Columns) {
+        let layout = self.source.layout();
+        let at = token * self.w.cols + col;
+        let (zeros, sums) = match self.zeros {
+            ZeroTerms::Integers(zeros) => (zeros[at / layout.sub..].as_ptr(), std::ptr::null()),
+            ZeroTerms::Floats(sums) => (std::ptr::null(), sums[at / layout.sub..].as_ptr()),
+        };
+        let x = self.x.quants[at..].as_ptr();
+        (layout, Columns { x, scales: self.x.scales[at / 32..].as_ptr(), zeros, sums })
+    }
+
     fn tile(
         &self,
-        scratch: &Scratch,
+        scratch: &mut Scratch,
         cols: Range<usize>,
         tokens: Range<usize>,
         (panels, sums): (usize, &mut [f32]),
     ) -> PanelTile {
-        let layout = self.source.layout();
-        let at = tokens.start * self.w.cols + cols.start;
-        let (bias, zeros) = match self.zeros {
-            ZeroTerms::Integers(zeros) => (std::ptr::null(), zeros[at / layout.sub..].as_ptr()),
-            ZeroTerms::Floats(sums) => (sums[at / layout.sub..].as_ptr(), std::ptr::null()),
-        };
+        let (layout, x) = self.columns(tokens.start, cols.start);
         PanelTile {
-            quants: scratch.quants.as_ptr().cast(),
-            scales: scratch.scales.as_ptr().cast(),
-            bias: scratch.bias.as_ptr().cast(),
+            weights: scratch.panel(0),
             panels,
             subs: cols.len() / layout.sub,
             layout,
-            x: self.x.quants[at..].as_ptr(),
-            x_scales: self.x.scales[at / 32..].as_ptr(),
-            x_sums: bias,
-            x_zeros: zeros,
+            x,
             cols: self.w.cols,
             tokens: tokens.len(),
             acc: sums.as_mut_ptr(),
+        }
+    }
+}
+
+impl Scratch {
+    fn panel(&mut self, panel: usize) -> PanelBuffers {
+        PanelBuffers {
+            quants: self.quants[panel..].as_mut_ptr().cast(),
+            scales: self.scales[panel..].as_mut_ptr().cast(),
+            bias: self.bias[panel..].as_mut_ptr().cast(),
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros};
 use super::{Matrix, MatrixData, nibble_place, nibble_row_bytes};
-use crate::Kernels;
 use crate::blocks::{CHUNK, Layout, Unpacked, Zero, layout};
 use crate::numbers::e4m3_to_f32;
+use crate::panels::row_blocks;
 use crate::simd::{LANES, Simd};
+use crate::{BlockFormat, Kernels};
 use std::ops::Range;
 
 /// Room for one chunk of unpacked weights.
@@ -80,14 +81,18 @@ pub(crate) fn dequantize_cols(
             };
             let chunk_bytes = CHUNK / format.block_len() * format.block_bytes();
             for (source, out) in bytes.chunks(chunk_bytes).zip(out.chunks_mut(CHUNK)) {
-                let subs = out.len() / layout.sub;
-                let mut unpacked = Unpacked {
-                    quants: &mut scratch.quants[..out.len()],
-                    scales: &mut scratch.scales[..subs],
-                    bias: &mut scratch.bias[..subs],
-                };
-                kernels.unpack(format, source, &mut unpacked);
-                kernels.expand(layout, &unpacked, out);
+                unpack_chunk(kernels, (format, layout), source, (out, scratch));
+            }
+        }
+        MatrixData::Panels { format, bytes } => {
+            let Some(layout) = layout(format) else { return };
+            let (len, block_bytes) = (format.block_len(), format.block_bytes());
+            let mut chunk = [0; CHUNK_BYTES];
+            for (i, out) in out.chunks_mut(CHUNK).enumerate() {
+                let blocks = &mut chunk[..out.len() / len * block_bytes];
+                let first = (cols.start + i * CHUNK) / len;
+                row_blocks(format, (bytes, w.cols / len), (row, first), blocks);
+                unpack_chunk(kernels, (format, layout), blocks, (out, scratch));
             }
         }
         MatrixData::Group(group) => group_cols(&group, (row, w.cols), cols, out),
@@ -96,6 +101,26 @@ pub(crate) fn dequantize_cols(
         }
         MatrixData::Fp8(fp8) => fp8_cols(&fp8, (row, w.cols), cols, out),
     }
+}
+
+/// Bytes of a chunk in the widest format.
+const CHUNK_BYTES: usize = CHUNK / 32 * BlockFormat::Q8_0.block_bytes();
+
+/// At most a chunk of whole blocks.
+fn unpack_chunk(
+    kernels: &Kernels,
+    (format, layout): (BlockFormat, Layout),
+    source: &[u8],
+    (out, scratch): (&mut [f32], &mut DequantizeScratch),
+) {
+    let subs = out.len() / layout.sub;
+    let mut unpacked = Unpacked {
+        quants: &mut scratch.quants[..out.len()],
+        scales: &mut scratch.scales[..subs],
+        bias: &mut scratch.bias[..subs],
+    };
+    kernels.unpack(format, source, &mut unpacked);
+    kernels.expand(layout, &unpacked, out);
 }
 
 /// `out = scale (q - z)` or `scale q + bias`; rounding steps as in ggml.

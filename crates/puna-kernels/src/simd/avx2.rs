@@ -32,6 +32,19 @@ macro_rules! halves {
     )*};
 }
 
+/// The low words of eight dwords.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn low_words(v: __m256i) -> __m128i {
+    // SAFETY: by contract; registers only.
+    unsafe {
+        let words = _mm256_packus_epi32(_mm256_and_si256(v, _mm256_set1_epi32(0xffff)), v);
+        _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b10_00>(words))
+    }
+}
+
 impl Avx2 {
     /// Four products per i32, as `vpdpbusd`: pairs go through i16, so bytes above 127 are split.
     #[inline(always)]
@@ -108,12 +121,7 @@ impl Simd for Avx2 {
         fn or_i(a: I, b: I) -> I = _mm256_or_si256(a, b);
         fn xor_i(a: I, b: I) -> I = _mm256_xor_si256(a, b);
         fn mul_i(a: I, b: I) -> I = _mm256_mullo_epi32(a, b);
-        fn low_halfs(v: I) -> F = {
-            // The low words of each half of the register, side by side.
-            let words = _mm256_packus_epi32(_mm256_and_si256(v, _mm256_set1_epi32(0xffff)), v);
-            let words = _mm256_permute4x64_epi64::<0b10_00>(words);
-            _mm256_cvtph_ps(_mm256_castsi256_si128(words))
-        };
+        fn low_halfs(v: I) -> F = _mm256_cvtph_ps(low_words(v));
         fn to_f(v: I) -> F = _mm256_cvtepi32_ps(v);
         fn dot_bf16(acc: F, a: I, b: I) -> F = {
             let odd = _mm256_set1_epi32(-0x1_0000);
@@ -233,6 +241,24 @@ impl Simd for Avx2 {
         }
         // SAFETY: the array holds 64 bytes.
         unsafe { self.load_i(rows.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, p: *const u8) -> I {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe {
+            [
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())),
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast())),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_low_words(self, p: *mut u8, v: I) {
+        // SAFETY: the caller vouches for 32 writable bytes.
+        unsafe {
+            _mm_storeu_si128(p.cast(), low_words(v[0]));
+            _mm_storeu_si128(p.add(16).cast(), low_words(v[1]));
+        }
     }
     #[inline(always)]
     unsafe fn store_i(self, p: *mut u8, v: I) {

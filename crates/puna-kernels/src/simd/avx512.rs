@@ -154,6 +154,16 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_words(self, p: *const u8) -> __m512i {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_low_words(self, p: *mut u8, v: __m512i) {
+        // SAFETY: the caller vouches for 32 writable bytes.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(v)) }
+    }
+    #[inline(always)]
     unsafe fn store_i(self, p: *mut u8, v: __m512i) {
         // SAFETY: the caller vouches for 64 writable bytes.
         unsafe { _mm512_storeu_si512(p.cast(), v) }

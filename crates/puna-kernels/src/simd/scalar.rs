@@ -151,6 +151,16 @@ impl Simd for Scalar {
         unsafe { p.cast::<Self::I>().write_unaligned(v) }
     }
     #[inline(always)]
+    unsafe fn load_words(self, p: *const u8) -> Self::I {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe { p.cast::<[u16; LANES]>().read_unaligned() }.map(i32::from)
+    }
+    #[inline(always)]
+    unsafe fn store_low_words(self, p: *mut u8, v: Self::I) {
+        // SAFETY: the caller vouches for 32 writable bytes.
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(v.map(|v| v as u16)) }
+    }
+    #[inline(always)]
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I {
         from_fn(|i| a[i] & b[i])
     }

@@ -3,7 +3,7 @@
 use crate::support::{Random, bits, tables};
 use puna_kernels::{
     Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Kernels,
-    Matrix, MatrixData, Precision, nibble_row_bytes, with_threads,
+    Matrix, MatrixData, Precision, nibble_row_bytes, pack_panels, panel_bytes, with_threads,
 };
 
 /// f32 rounding over a few hundred terms.
@@ -113,6 +113,53 @@ fn block_products_match_f64_and_do_not_depend_on_batch_or_threads() {
             check(&Matrix { rows, cols, data }, tokens, fast, format.name());
         }
     }
+}
+
+#[test]
+fn panels_hold_the_same_weights_and_give_the_same_bits_as_rows() {
+    let mut random = Random(8);
+    for &format in BlockFormat::ALL {
+        for (rows, blocks, tokens) in [(3, 1, 1), (37, 3, 11), (64, 5, 2), (130, 4, 1)] {
+            let bytes = random_blocks(&mut random, format, rows * blocks);
+            let cols = blocks * format.block_len();
+            let Some(size) = panel_bytes(format, rows, cols) else {
+                assert_eq!(format.block_len(), 1, "only floats have no panels");
+                continue;
+            };
+            let mut packed = vec![0; size];
+            pack_panels(format, (rows, cols), &bytes, &mut packed).expect("sizes agree");
+            let data = MatrixData::Block { format, bytes: &bytes };
+            let plain = Matrix { rows, cols, data };
+            let panels = Matrix { data: MatrixData::Panels { format, bytes: &packed }, ..plain };
+            panels.validate().expect("valid panels");
+            let x = random.normals(tokens * cols);
+            let mut row = [vec![0.0; cols], vec![0.0; cols]];
+            for i in 0..rows {
+                plain.dequantize_row(i, &mut row[0]);
+                panels.dequantize_row(i, &mut row[1]);
+                assert!(bits(&row[0]) == bits(&row[1]), "{format:?} row {i}");
+            }
+            check(&panels, tokens, EIGHT_BIT, format.name());
+            if rows >= 16 {
+                for kernels in tables() {
+                    let y = product(kernels, &plain, &x, Precision::Fast);
+                    let of_panels = product(kernels, &panels, &x, Precision::Fast);
+                    assert!(bits(&y) == bits(&of_panels), "{format:?} {:?}", kernels.isa());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_refuses_floats_and_wrong_sizes() {
+    let mut out = [0; 18 * 16];
+    let q4_0 = BlockFormat::Q4_0;
+    assert!(pack_panels(BlockFormat::BF16, (1, 32), &[0; 64], &mut out).is_err());
+    assert!(pack_panels(q4_0, (1, 32), &[0; 17], &mut out).is_err());
+    assert!(pack_panels(q4_0, (1, 33), &[0; 18], &mut out).is_err());
+    assert!(pack_panels(q4_0, (1, 32), &[0; 18], &mut out[1..]).is_err());
+    assert!(pack_panels(q4_0, (1, 32), &[0; 18], &mut out).is_ok());
 }
 
 #[test]

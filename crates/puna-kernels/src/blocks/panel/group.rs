@@ -3,7 +3,7 @@
 //! The zeros become biases, `-scale * zero`: they differ from group to group, so they cannot be
 //! folded into the integers' sums as a constant zero is.
 
-use super::{PanelTask, ROWS, nibbles};
+use super::{Blocks, ROWS, Sink, nibbles};
 use crate::simd::Simd;
 
 /// How the integers of a row are stored.
@@ -19,8 +19,11 @@ pub(crate) enum Integers {
 
 /// Blocks of 32 columns of 16 rows, none of which straddles groups.
 #[derive(Clone, Copy)]
-pub(crate) struct GroupTask {
-    pub(crate) panel: PanelTask,
+pub(crate) struct GroupRows {
+    /// The integers of row 0 at column `col`.
+    pub(crate) integers_at: *const u8,
+    /// Bytes between rows.
+    pub(crate) stride: usize,
     pub(crate) integers: Integers,
     /// Scales of row 0, all groups.
     pub(crate) scales: *const f32,
@@ -33,16 +36,21 @@ pub(crate) struct GroupTask {
     pub(crate) col: usize,
 }
 
-/// Writes the panel of a group matrix.
+/// Unpacks blocks of 32 columns.
 ///
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(crate) unsafe fn fill_group<S: Simd>(s: S, task: &GroupTask) {
-    let panel = &task.panel;
+pub(super) unsafe fn unpack<S: Simd, K: Sink<S>>(
+    s: S,
+    task: &GroupRows,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    let stride = task.stride;
     let mut factors = (s.splat(0.0), s.splat(0.0));
     let mut held = usize::MAX;
-    for i in 0..panel.blocks {
+    for i in 0..blocks.count {
         let group = (task.col + 32 * i) / task.group_size;
         // SAFETY: block i and its group lie in the task.
         unsafe {
@@ -52,21 +60,22 @@ pub(crate) unsafe fn fill_group<S: Simd>(s: S, task: &GroupTask) {
             }
             match task.integers {
                 Integers::Nibbles => {
-                    let b = panel.block::<S, 16>(s, i);
-                    panel.put(s, 32 * i, nibbles(s, s.rows16(b, panel.stride)));
+                    blocks.prefetch(s, i, 16);
+                    let packed = s.rows16(task.integers_at.add(16 * i), stride);
+                    out.put(s, 32 * i, nibbles(s, packed));
                 }
                 Integers::Bytes | Integers::Signed => {
                     let signed = matches!(task.integers, Integers::Signed);
                     let flip = s.splat_i(if signed { 0x8080_8080_u32.cast_signed() } else { 0 });
-                    let b = panel.block::<S, 32>(s, i);
+                    blocks.prefetch(s, i, 32);
                     for half in 0..2 {
-                        let bytes = s.rows16(b.add(16 * half), panel.stride);
-                        panel.put(s, 32 * i + 16 * half, bytes.map(|q| s.xor_i(q, flip)));
+                        let bytes = s.rows16(task.integers_at.add(32 * i + 16 * half), stride);
+                        out.put(s, 32 * i + 16 * half, bytes.map(|q| s.xor_i(q, flip)));
                     }
                 }
             }
-            panel.put_scale(s, i, factors.0);
-            panel.put_bias(s, i, factors.1);
+            out.scale(s, i, factors.0);
+            out.bias(s, i, factors.1);
         }
     }
 }
@@ -76,7 +85,7 @@ pub(crate) unsafe fn fill_group<S: Simd>(s: S, task: &GroupTask) {
 /// # Safety
 /// The group lies in the task.
 #[inline(always)]
-unsafe fn scale_and_bias<S: Simd>(s: S, task: &GroupTask, group: usize) -> (S::F, S::F) {
+unsafe fn scale_and_bias<S: Simd>(s: S, task: &GroupRows, group: usize) -> (S::F, S::F) {
     let offset = if matches!(task.integers, Integers::Signed) { 128.0 } else { 0.0 };
     let mut zeros = [offset; ROWS];
     if !task.zeros.is_null() {

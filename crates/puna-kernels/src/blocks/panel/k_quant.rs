@@ -1,6 +1,6 @@
 //! Panels of the superblocks of 256 weights; layouts as in the row-wise `blocks/k_quant.rs`.
 
-use super::{PanelTask, nibbles};
+use super::{Blocks, Sink, Source, nibbles};
 use crate::simd::Simd;
 
 /// Byte `k` of each lane, unsigned.
@@ -28,31 +28,34 @@ fn bit<S: Simd>(s: S, v: S::I, j: usize, to: u32) -> S::I {
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q2_k<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: superblock i lies in the task and has 84 bytes.
+pub(super) unsafe fn q2_k<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: superblock i exists and has 84 bytes.
         unsafe {
-            let b = task.block::<S, 84>(s, i);
+            let b = blocks.get(s, from, i, 84);
             for part in 0..4 {
                 // Bytes 16 part .. of the quants: columns 128 n + 32 j + 16 half.
-                let packed = s.rows16(b.add(16 + 16 * part), task.stride);
+                let packed = b.dwords4(s, 4 + 4 * part);
                 let col = 256 * i + part / 2 * 128 + part % 2 * 16;
                 for j in 0..4 {
-                    task.put(s, col + 32 * j, packed.map(|v| pairs(s, v, 2 * j)));
+                    out.put(s, col + 32 * j, packed.map(|v| pairs(s, v, 2 * j)));
                 }
             }
-            let both = s.rows4(b.add(80), task.stride);
-            let (d, dmin) = (s.low_halfs(both), s.low_halfs(s.shr_i(both, 16)));
-            let minus = s.sub(s.splat(0.0), dmin);
-            let (nibble, four) = (s.splat_i(0x0f0f_0f0f), s.rows16(b, task.stride));
+            let (d, minus) = (b.half(s, 0), s.sub(s.splat(0.0), b.half(s, 1)));
+            let (nibble, four) = (s.splat_i(0x0f0f_0f0f), b.dwords4(s, 0));
             for (k, v) in four.into_iter().enumerate() {
                 let (scales, minimums) = (s.and_i(v, nibble), s.and_i(s.shr_i(v, 4), nibble));
                 for j in 0..4 {
                     let sub = 16 * i + 4 * k + j;
-                    task.put_scale(s, sub, s.mul(d, byte(s, scales, j)));
-                    task.put_bias(s, sub, s.mul(minus, byte(s, minimums, j)));
+                    out.scale(s, sub, s.mul(d, byte(s, scales, j)));
+                    out.bias(s, sub, s.mul(minus, byte(s, minimums, j)));
                 }
             }
         }
@@ -60,28 +63,32 @@ pub(super) unsafe fn q2_k<S: Simd>(s: S, task: &PanelTask) {
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q3_k<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: superblock i lies in the task and has 110 bytes.
+pub(super) unsafe fn q3_k<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: superblock i exists and has 110 bytes.
         unsafe {
-            let b = task.block::<S, 110>(s, i);
+            let b = blocks.get(s, from, i, 110);
             for half in 0..2 {
-                let high = s.rows16(b.add(16 * half), task.stride);
+                let high = b.dwords4(s, 4 * half);
                 for n in 0..2 {
-                    let packed = s.rows16(b.add(32 + 32 * n + 16 * half), task.stride);
+                    let packed = b.dwords4(s, 8 + 8 * n + 4 * half);
                     for j in 0..4 {
                         let quants: [S::I; 4] = std::array::from_fn(|k| {
                             s.or_i(pairs(s, packed[k], 2 * j), bit(s, high[k], 4 * n + j, 2))
                         });
-                        task.put(s, 256 * i + 128 * n + 32 * j + 16 * half, quants);
+                        out.put(s, 256 * i + 128 * n + 32 * j + 16 * half, quants);
                     }
                 }
             }
-            let d = s.low_halfs(s.shr_i(s.rows4(b.add(106), task.stride), 16));
-            let word = |at: usize| s.rows4(b.add(at), task.stride);
-            let (low, middle, high) = (word(96), word(100), word(104));
+            let d = b.half(s, 0);
+            let (low, middle, high) = (b.dword(s, 24), b.dword(s, 25), b.dword(s, 26));
             let nibble = s.splat_i(0x0f0f_0f0f);
             let top = |shift: usize| s.shl_i(pairs(s, high, shift), 4);
             let six = [
@@ -93,7 +100,7 @@ pub(super) unsafe fn q3_k<S: Simd>(s: S, task: &PanelTask) {
             for (k, six) in six.into_iter().enumerate() {
                 for j in 0..4 {
                     let integer = s.sub(byte(s, six, j), s.splat(32.0));
-                    task.put_scale(s, 16 * i + 4 * k + j, s.mul(d, integer));
+                    out.scale(s, 16 * i + 4 * k + j, s.mul(d, integer));
                 }
             }
         }
@@ -103,13 +110,18 @@ pub(super) unsafe fn q3_k<S: Simd>(s: S, task: &PanelTask) {
 /// The eight 6-bit scales and minimums of Q4_K and Q5_K, times `d` and `-dmin`.
 ///
 /// # Safety
-/// The first 16 bytes of 16 rows must be readable at `b`; superblock `i` lies in the task.
+/// `b` is superblock `i`, for which `out` has room.
 #[inline(always)]
-unsafe fn scales_and_minimums<S: Simd>(s: S, task: &PanelTask, i: usize, b: *const u8) {
-    // SAFETY: by contract.
-    let [both, low, minimums, high] = unsafe { s.rows16(b, task.stride) };
-    let d = s.low_halfs(both);
-    let minus = s.sub(s.splat(0.0), s.low_halfs(s.shr_i(both, 16)));
+unsafe fn scales_and_minimums<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    out: &mut K,
+    i: usize,
+    b: R,
+) {
+    // SAFETY: by contract; dwords 0 to 2 are the packed integers.
+    let (d, dmin, low, minimums, high) =
+        unsafe { (b.half(s, 0), b.half(s, 1), b.dword(s, 0), b.dword(s, 1), b.dword(s, 2)) };
+    let minus = s.sub(s.splat(0.0), dmin);
     let (six, nibble) = (s.splat_i(0x3f3f_3f3f), s.splat_i(0x0f0f_0f0f));
     let top = |v: S::I| s.shl_i(pairs(s, v, 6), 4);
     let integers = [
@@ -123,89 +135,104 @@ unsafe fn scales_and_minimums<S: Simd>(s: S, task: &PanelTask, i: usize, b: *con
         for j in 0..4 {
             // SAFETY: by contract.
             unsafe {
-                task.put_scale(s, 8 * i + 4 * k + j, s.mul(d, byte(s, scales, j)));
-                task.put_bias(s, 8 * i + 4 * k + j, s.mul(minus, byte(s, minimums, j)));
+                out.scale(s, 8 * i + 4 * k + j, s.mul(d, byte(s, scales, j)));
+                out.bias(s, 8 * i + 4 * k + j, s.mul(minus, byte(s, minimums, j)));
             }
         }
     }
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q4_k<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: superblock i lies in the task and has 144 bytes.
+pub(super) unsafe fn q4_k<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: superblock i exists and has 144 bytes.
         unsafe {
-            let b = task.block::<S, 144>(s, i);
+            let b = blocks.get(s, from, i, 144);
             for part in 0..8 {
                 // Low nibbles are columns 64 n + 16 half, high ones 32 columns further.
-                let packed = s.rows16(b.add(16 + 16 * part), task.stride);
+                let packed = b.dwords4(s, 3 + 4 * part);
                 let quants = nibbles(s, packed);
                 let col = 256 * i + part / 2 * 64 + part % 2 * 16;
-                task.put(s, col, [quants[0], quants[1], quants[2], quants[3]]);
-                task.put(s, col + 32, [quants[4], quants[5], quants[6], quants[7]]);
+                out.put(s, col, [quants[0], quants[1], quants[2], quants[3]]);
+                out.put(s, col + 32, [quants[4], quants[5], quants[6], quants[7]]);
             }
-            scales_and_minimums(s, task, i, b);
+            scales_and_minimums(s, out, i, b);
         }
     }
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q5_k<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: superblock i lies in the task and has 176 bytes.
+pub(super) unsafe fn q5_k<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: superblock i exists and has 176 bytes.
         unsafe {
-            let b = task.block::<S, 176>(s, i);
+            let b = blocks.get(s, from, i, 176);
             for half in 0..2 {
-                let high = s.rows16(b.add(16 + 16 * half), task.stride);
+                let high = b.dwords4(s, 3 + 4 * half);
                 for n in 0..4 {
-                    let packed = s.rows16(b.add(48 + 32 * n + 16 * half), task.stride);
+                    let packed = b.dwords4(s, 11 + 8 * n + 4 * half);
                     let low = nibbles(s, packed);
                     for j in 0..2 {
                         let quants: [S::I; 4] = std::array::from_fn(|k| {
                             s.or_i(low[4 * j + k], bit(s, high[k], 2 * n + j, 4))
                         });
-                        task.put(s, 256 * i + 64 * n + 32 * j + 16 * half, quants);
+                        out.put(s, 256 * i + 64 * n + 32 * j + 16 * half, quants);
                     }
                 }
             }
-            scales_and_minimums(s, task, i, b);
+            scales_and_minimums(s, out, i, b);
         }
     }
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q6_k<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: superblock i lies in the task and has 210 bytes.
+pub(super) unsafe fn q6_k<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: superblock i exists and has 210 bytes.
         unsafe {
-            let b = task.block::<S, 210>(s, i);
+            let b = blocks.get(s, from, i, 210);
             for part in 0..4 {
                 // Bytes 16 half .. of each of the fields of half n.
                 let (n, half) = (part / 2, part % 2);
-                let high = s.rows16(b.add(128 + 32 * n + 16 * half), task.stride);
+                let high = b.dwords4(s, 32 + 8 * n + 4 * half);
                 for j in 0..2 {
-                    let packed = s.rows16(b.add(64 * n + 32 * j + 16 * half), task.stride);
+                    let packed = b.dwords4(s, 16 * n + 8 * j + 4 * half);
                     let low = nibbles(s, packed);
                     for k in 0..2 {
                         let quants: [S::I; 4] = std::array::from_fn(|q| {
                             let top = pairs(s, high[q], 2 * j + 4 * k);
                             s.or_i(low[4 * k + q], s.shl_i(top, 4))
                         });
-                        task.put(s, 256 * i + 128 * n + 32 * j + 64 * k + 16 * half, quants);
+                        out.put(s, 256 * i + 128 * n + 32 * j + 64 * k + 16 * half, quants);
                     }
                 }
             }
-            let d = s.low_halfs(s.shr_i(s.rows4(b.add(206), task.stride), 16));
-            for (k, integers) in s.rows16(b.add(192), task.stride).into_iter().enumerate() {
+            let d = b.half(s, 0);
+            for (k, integers) in b.dwords4(s, 48).into_iter().enumerate() {
                 for j in 0..4 {
                     let scale = s.mul(d, signed_byte(s, integers, j));
-                    task.put_scale(s, 16 * i + 4 * k + j, scale);
+                    out.scale(s, 16 * i + 4 * k + j, scale);
                 }
             }
         }

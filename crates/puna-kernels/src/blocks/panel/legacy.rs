@@ -1,6 +1,6 @@
 //! Panels of the blocks of 32 weights; layouts as in the row-wise `blocks/legacy.rs`.
 
-use super::{PanelTask, nibbles};
+use super::{Blocks, Sink, Source, nibbles};
 use crate::blocks::legacy::IQ4_NL;
 use crate::simd::Simd;
 
@@ -13,112 +13,130 @@ fn fifth_bits<S: Simd>(s: S, high: S::I, j: usize) -> S::I {
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q4_0<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: block i lies in the task; a block has 18 bytes.
+pub(super) unsafe fn q4_0<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: block i exists; a block has 18 bytes.
         unsafe {
-            let b = task.block::<S, 18>(s, i);
-            task.put(s, 32 * i, nibbles(s, s.rows16(b.add(2), task.stride)));
-            task.put_scale(s, i, s.low_halfs(s.rows4(b, task.stride)));
+            let b = blocks.get(s, from, i, 18);
+            out.put(s, 32 * i, nibbles(s, b.dwords4(s, 0)));
+            out.scale(s, i, b.half(s, 0));
         }
     }
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn iq4_nl<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: block i lies in the task; a block has 18 bytes.
+pub(super) unsafe fn iq4_nl<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: block i exists; a block has 18 bytes.
         unsafe {
-            let b = task.block::<S, 18>(s, i);
-            let quants = nibbles(s, s.rows16(b.add(2), task.stride));
-            task.put(s, 32 * i, quants.map(|q| s.lookup_i(&IQ4_NL, q)));
-            task.put_scale(s, i, s.low_halfs(s.rows4(b, task.stride)));
+            let b = blocks.get(s, from, i, 18);
+            let quants = nibbles(s, b.dwords4(s, 0));
+            out.put(s, 32 * i, quants.map(|q| s.lookup_i(&IQ4_NL, q)));
+            out.scale(s, i, b.half(s, 0));
         }
     }
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q4_1<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: block i lies in the task; a block has 20 bytes.
+pub(super) unsafe fn q4_1<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: block i exists; a block has 20 bytes.
         unsafe {
-            let b = task.block::<S, 20>(s, i);
-            task.put(s, 32 * i, nibbles(s, s.rows16(b.add(4), task.stride)));
-            scale_and_minimum(s, task, i, b);
+            let b = blocks.get(s, from, i, 20);
+            out.put(s, 32 * i, nibbles(s, b.dwords4(s, 0)));
+            out.scale(s, i, b.half(s, 0));
+            out.bias(s, i, b.half(s, 1));
         }
     }
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q5_0<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: block i lies in the task; a block has 22 bytes.
+pub(super) unsafe fn q5_0<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: block i exists; a block has 22 bytes.
         unsafe {
-            let b = task.block::<S, 22>(s, i);
-            let high = s.rows4(b.add(2), task.stride);
-            let low = nibbles(s, s.rows16(b.add(6), task.stride));
+            let b = blocks.get(s, from, i, 22);
+            let high = b.dword(s, 0);
+            let low = nibbles(s, b.dwords4(s, 1));
             for (j, low) in low.into_iter().enumerate() {
-                task.put(s, 32 * i + 4 * j, [s.or_i(low, fifth_bits(s, high, j))]);
+                out.put(s, 32 * i + 4 * j, [s.or_i(low, fifth_bits(s, high, j))]);
             }
-            task.put_scale(s, i, s.low_halfs(s.rows4(b, task.stride)));
+            out.scale(s, i, b.half(s, 0));
         }
     }
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q5_1<S: Simd>(s: S, task: &PanelTask) {
-    for i in 0..task.blocks {
-        // SAFETY: block i lies in the task; a block has 24 bytes.
+pub(super) unsafe fn q5_1<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
+    for i in 0..blocks.count {
+        // SAFETY: block i exists; a block has 24 bytes.
         unsafe {
-            let b = task.block::<S, 24>(s, i);
-            let high = s.rows4(b.add(4), task.stride);
-            let low = nibbles(s, s.rows16(b.add(8), task.stride));
+            let b = blocks.get(s, from, i, 24);
+            let high = b.dword(s, 0);
+            let low = nibbles(s, b.dwords4(s, 1));
             for (j, low) in low.into_iter().enumerate() {
-                task.put(s, 32 * i + 4 * j, [s.or_i(low, fifth_bits(s, high, j))]);
+                out.put(s, 32 * i + 4 * j, [s.or_i(low, fifth_bits(s, high, j))]);
             }
-            scale_and_minimum(s, task, i, b);
+            out.scale(s, i, b.half(s, 0));
+            out.bias(s, i, b.half(s, 1));
         }
     }
 }
 
 /// # Safety
-/// The task's pointers must cover its shape.
+/// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q8_0<S: Simd>(s: S, task: &PanelTask) {
+pub(super) unsafe fn q8_0<S: Simd, R: Source<S>, K: Sink<S>>(
+    s: S,
+    from: R,
+    blocks: &Blocks,
+    out: &mut K,
+) {
     let flip = s.splat_i(0x8080_8080_u32.cast_signed());
-    for i in 0..task.blocks {
-        // SAFETY: block i lies in the task; a block has 34 bytes.
+    for i in 0..blocks.count {
+        // SAFETY: block i exists; a block has 34 bytes.
         unsafe {
-            let b = task.block::<S, 34>(s, i);
+            let b = blocks.get(s, from, i, 34);
             for half in 0..2 {
-                let signed = s.rows16(b.add(2 + 16 * half), task.stride);
-                task.put(s, 32 * i + 16 * half, signed.map(|q| s.xor_i(q, flip)));
+                let signed = b.dwords4(s, 4 * half);
+                out.put(s, 32 * i + 16 * half, signed.map(|q| s.xor_i(q, flip)));
             }
-            task.put_scale(s, i, s.low_halfs(s.rows4(b, task.stride)));
+            out.scale(s, i, b.half(s, 0));
         }
-    }
-}
-
-/// The two halfs at the start of block `i`.
-///
-/// # Safety
-/// 4 bytes of 16 rows must be readable at `b`; the block lies in the task.
-#[inline(always)]
-unsafe fn scale_and_minimum<S: Simd>(s: S, task: &PanelTask, i: usize, b: *const u8) {
-    // SAFETY: by contract.
-    unsafe {
-        let both = s.rows4(b, task.stride);
-        task.put_scale(s, i, s.low_halfs(both));
-        task.put_bias(s, i, s.low_halfs(s.shr_i(both, 16)));
     }
 }

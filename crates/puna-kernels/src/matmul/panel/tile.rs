@@ -1,29 +1,20 @@
 //! The inner loop of integer products: a chunk of one or two panels against some tokens.
 
 use super::{CHUNK, SUBS};
-use crate::blocks::panel::ROWS;
+use crate::blocks::panel::{Columns, PanelBuffers, ROWS};
 use crate::blocks::{Layout, Width, Zero};
 use crate::simd::{LANES, Simd};
 
 /// A chunk of panels against some tokens; `acc[t, panel, row] += ...`.
 pub(crate) struct PanelTile {
-    /// Panels are `CHUNK * ROWS` bytes apart.
-    pub(super) quants: *const u8,
-    /// Panels are `SUBS * ROWS` values apart.
-    pub(super) scales: *const f32,
-    /// As `scales`; not read where the zero is constant.
-    pub(super) bias: *const f32,
+    /// Of the first panel; others lie `CHUNK * ROWS` bytes and `SUBS * ROWS` values further.
+    pub(super) weights: PanelBuffers,
     pub(super) panels: usize,
     /// Sub-blocks in the chunk, and the form of the weights.
     pub(super) subs: usize,
     pub(super) layout: Layout,
-    /// Activations of the first token at the chunk's first column.
-    pub(super) x: *const i8,
-    pub(super) x_scales: *const f32,
-    /// `[tokens, cols / sub]`, for weights with biases.
-    pub(super) x_sums: *const f32,
-    /// `[tokens, cols / sub]`, for weights with a constant zero.
-    pub(super) x_zeros: *const i32,
+    /// The first token at the chunk's first column.
+    pub(super) x: Columns,
     /// Columns of the whole matrix: the distance of tokens.
     pub(super) cols: usize,
     pub(super) tokens: usize,
@@ -119,7 +110,7 @@ unsafe fn some_tokens<S: Simd, F: Sub, const P: usize, const T: usize>(
     // SAFETY: all indices lie within the shape by contract.
     unsafe {
         let x_subs = tile.cols / F::SUB;
-        let x_scales = tile.x_scales.add(token * (tile.cols / 32));
+        let x_scales = tile.x.scales.add(token * (tile.cols / 32));
         let acc_at = tile.acc.add(token * P * LANES);
         let mut acc = [[s.splat(0.0); P]; T];
         for (t, acc) in acc.iter_mut().enumerate() {
@@ -131,15 +122,15 @@ unsafe fn some_tokens<S: Simd, F: Sub, const P: usize, const T: usize>(
             let mut start = [s.splat_i(0); T];
             if !F::BIAS {
                 for (t, start) in start.iter_mut().enumerate() {
-                    *start = s.splat_i(*tile.x_zeros.add((token + t) * x_subs + sub));
+                    *start = s.splat_i(*tile.x.zeros.add((token + t) * x_subs + sub));
                 }
             }
-            let w = tile.quants.add(sub * F::SUB * ROWS);
-            let x = tile.x.add(token * tile.cols + sub * F::SUB);
-            let dot = dots::<S, F, P, T>(s, (w, width), (x, tile.cols), start);
+            let w = tile.weights.quants.add(sub * F::SUB * ROWS);
+            let x = tile.x.x.add(token * tile.cols + sub * F::SUB);
+            let dot = dots::<S, F, P, T>(s, (w.cast_const(), width), (x, tile.cols), start);
             let mut scale = [s.splat(0.0); P];
             for (p, scale) in scale.iter_mut().enumerate() {
-                *scale = s.load(tile.scales.add((p * SUBS + sub) * ROWS));
+                *scale = s.load(tile.weights.scales.add((p * SUBS + sub) * ROWS));
             }
             for (t, (acc, dot)) in acc.iter_mut().zip(dot).enumerate() {
                 let x_scale = s.splat(*x_scales.add(t * (tile.cols / 32) + sub * F::SUB / 32));
@@ -150,10 +141,10 @@ unsafe fn some_tokens<S: Simd, F: Sub, const P: usize, const T: usize>(
             if F::BIAS {
                 let mut bias = [s.splat(0.0); P];
                 for (p, bias) in bias.iter_mut().enumerate() {
-                    *bias = s.load(tile.bias.add((p * SUBS + sub) * ROWS));
+                    *bias = s.load(tile.weights.bias.add((p * SUBS + sub) * ROWS));
                 }
                 for (t, acc) in acc.iter_mut().enumerate() {
-                    let x_sum = s.splat(*tile.x_sums.add((token + t) * x_subs + sub));
+                    let x_sum = s.splat(*tile.x.sums.add((token + t) * x_subs + sub));
                     for (acc, &bias) in acc.iter_mut().zip(&bias) {
                         *acc = s.fma(bias, x_sum, *acc);
                     }
