@@ -46,21 +46,12 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Block `index` of a source; asks for the memory of a later block of the same size.
-    ///
-    /// # Safety
-    /// `index` is below the number of blocks.
+    /// Asks for the lines that begin in part `part` of `parts` of a block's share of the memory
+    /// ahead. Spread over the block, since a burst of requests keeps loads waiting.
     #[inline(always)]
-    unsafe fn get<S: Simd, R: Source<S>>(&self, s: S, from: R, index: usize, bytes: usize) -> R {
-        self.prefetch(s, index, bytes);
-        // SAFETY: by contract.
-        unsafe { from.block(index) }
-    }
-
-    /// Asks for the lines that begin in the share of block `index` of the memory ahead.
-    #[inline(always)]
-    fn prefetch<S: Simd>(&self, s: S, index: usize, bytes: usize) {
-        let (first, end) = (index * bytes * ROWS, (index + 1) * bytes * ROWS);
+    fn prefetch<S: Simd>(&self, s: S, bytes: usize, index: usize, (part, parts): (usize, usize)) {
+        let first = index * bytes * ROWS + part * bytes * ROWS / parts;
+        let end = index * bytes * ROWS + (part + 1) * bytes * ROWS / parts;
         for line in first.div_ceil(64)..end.div_ceil(64) {
             s.prefetch(self.ahead.wrapping_add(64 * line));
         }

@@ -24,7 +24,8 @@ use std::ops::Range;
 /// Sub-blocks of a chunk, at most.
 const SUBS: usize = CHUNK / 16;
 
-/// How far ahead panels are asked for.
+/// How far ahead panels are asked for: of 0, 1, 2, 4, 8 and 16 KiB the quickest for Q4_0, Q8_0, Q4_K
+/// and Q6_K (without, Q6_K streams at half the speed).
 const AHEAD: usize = 4096;
 
 /// Panels of a chunk, at most.

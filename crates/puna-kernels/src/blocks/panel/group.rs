@@ -60,14 +60,14 @@ pub(super) unsafe fn unpack<S: Simd, K: Sink<S>>(
             }
             match task.integers {
                 Integers::Nibbles => {
-                    blocks.prefetch(s, i, 16);
+                    blocks.prefetch(s, 16, i, (0, 1));
                     let packed = s.rows16(task.integers_at.add(16 * i), stride);
                     out.put(s, 32 * i, nibbles(s, packed));
                 }
                 Integers::Bytes | Integers::Signed => {
                     let signed = matches!(task.integers, Integers::Signed);
                     let flip = s.splat_i(if signed { 0x8080_8080_u32.cast_signed() } else { 0 });
-                    blocks.prefetch(s, i, 32);
+                    blocks.prefetch(s, 32, i, (0, 1));
                     for half in 0..2 {
                         let bytes = s.rows16(task.integers_at.add(32 * i + 16 * half), stride);
                         out.put(s, 32 * i + 16 * half, bytes.map(|q| s.xor_i(q, flip)));

@@ -39,8 +39,9 @@ pub(super) unsafe fn q2_k<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: superblock i exists and has 84 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 84);
+            let b = from.block(i);
             for part in 0..4 {
+                blocks.prefetch(s, 84, i, (part, 4));
                 // Bytes 16 part .. of the quants: columns 128 n + 32 j + 16 half.
                 let packed = b.dwords4(s, 4 + 4 * part);
                 let col = 256 * i + part / 2 * 128 + part % 2 * 16;
@@ -74,10 +75,11 @@ pub(super) unsafe fn q3_k<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: superblock i exists and has 110 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 110);
+            let b = from.block(i);
             for half in 0..2 {
                 let high = b.dwords4(s, 4 * half);
                 for n in 0..2 {
+                    blocks.prefetch(s, 110, i, (2 * half + n, 4));
                     let packed = b.dwords4(s, 8 + 8 * n + 4 * half);
                     for j in 0..4 {
                         let quants: [S::I; 4] = std::array::from_fn(|k| {
@@ -154,8 +156,9 @@ pub(super) unsafe fn q4_k<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: superblock i exists and has 144 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 144);
+            let b = from.block(i);
             for part in 0..8 {
+                blocks.prefetch(s, 144, i, (part, 8));
                 // Low nibbles are columns 64 n + 16 half, high ones 32 columns further.
                 let packed = b.dwords4(s, 3 + 4 * part);
                 let quants = nibbles(s, packed);
@@ -180,10 +183,11 @@ pub(super) unsafe fn q5_k<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: superblock i exists and has 176 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 176);
+            let b = from.block(i);
             for half in 0..2 {
                 let high = b.dwords4(s, 3 + 4 * half);
                 for n in 0..4 {
+                    blocks.prefetch(s, 176, i, (4 * half + n, 8));
                     let packed = b.dwords4(s, 11 + 8 * n + 4 * half);
                     let low = nibbles(s, packed);
                     for j in 0..2 {
@@ -211,12 +215,13 @@ pub(super) unsafe fn q6_k<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: superblock i exists and has 210 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 210);
+            let b = from.block(i);
             for part in 0..4 {
                 // Bytes 16 half .. of each of the fields of half n.
                 let (n, half) = (part / 2, part % 2);
                 let high = b.dwords4(s, 32 + 8 * n + 4 * half);
                 for j in 0..2 {
+                    blocks.prefetch(s, 210, i, (2 * part + j, 8));
                     let packed = b.dwords4(s, 16 * n + 8 * j + 4 * half);
                     let low = nibbles(s, packed);
                     for k in 0..2 {

@@ -24,7 +24,8 @@ pub(super) unsafe fn q4_0<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: block i exists; a block has 18 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 18);
+            blocks.prefetch(s, 18, i, (0, 1));
+            let b = from.block(i);
             out.put(s, 32 * i, nibbles(s, b.dwords4(s, 0)));
             out.scale(s, i, b.half(s, 0));
         }
@@ -43,7 +44,8 @@ pub(super) unsafe fn iq4_nl<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: block i exists; a block has 18 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 18);
+            blocks.prefetch(s, 18, i, (0, 1));
+            let b = from.block(i);
             let quants = nibbles(s, b.dwords4(s, 0));
             out.put(s, 32 * i, quants.map(|q| s.lookup_i(&IQ4_NL, q)));
             out.scale(s, i, b.half(s, 0));
@@ -63,7 +65,8 @@ pub(super) unsafe fn q4_1<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: block i exists; a block has 20 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 20);
+            blocks.prefetch(s, 20, i, (0, 1));
+            let b = from.block(i);
             out.put(s, 32 * i, nibbles(s, b.dwords4(s, 0)));
             out.scale(s, i, b.half(s, 0));
             out.bias(s, i, b.half(s, 1));
@@ -83,7 +86,8 @@ pub(super) unsafe fn q5_0<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: block i exists; a block has 22 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 22);
+            blocks.prefetch(s, 22, i, (0, 1));
+            let b = from.block(i);
             let high = b.dword(s, 0);
             let low = nibbles(s, b.dwords4(s, 1));
             for (j, low) in low.into_iter().enumerate() {
@@ -106,7 +110,8 @@ pub(super) unsafe fn q5_1<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: block i exists; a block has 24 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 24);
+            blocks.prefetch(s, 24, i, (0, 1));
+            let b = from.block(i);
             let high = b.dword(s, 0);
             let low = nibbles(s, b.dwords4(s, 1));
             for (j, low) in low.into_iter().enumerate() {
@@ -131,7 +136,8 @@ pub(super) unsafe fn q8_0<S: Simd, R: Source<S>, K: Sink<S>>(
     for i in 0..blocks.count {
         // SAFETY: block i exists; a block has 34 bytes.
         unsafe {
-            let b = blocks.get(s, from, i, 34);
+            blocks.prefetch(s, 34, i, (0, 1));
+            let b = from.block(i);
             for half in 0..2 {
                 let signed = b.dwords4(s, 4 * half);
                 out.put(s, 32 * i + 16 * half, signed.map(|q| s.xor_i(q, flip)));
