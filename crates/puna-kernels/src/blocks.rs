@@ -16,7 +16,7 @@ use crate::simd::Simd;
 pub(crate) const CHUNK: usize = 512;
 
 /// Where a sub-block's zero lies.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zero {
     /// `w = scale (q - zero)`, the same zero in every block.
     Constant(u8),
@@ -34,7 +34,7 @@ pub(crate) enum Width {
 }
 
 /// The uniform form of a format.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// Weights per scale: 16 or 32.
     pub(crate) sub: usize,

@@ -39,7 +39,7 @@ pub use attention::{AttentionMask, AttentionShape, KvView, ScoreTransform, atten
 pub use error::KernelError;
 pub use format::BlockFormat;
 pub use kernels::{Isa, Kernels};
-pub use matmul::{Precision, matmul};
+pub use matmul::{Input, InputBuffers, Output, Precision, matmul};
 pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Matrix, MatrixData,
     nibble_place, nibble_row_bytes, panel_bytes,

@@ -1,28 +1,32 @@
 //! `y = x Wᵀ` for every storage of `W`: which kernel, in which arithmetic, on which thread.
 //!
 //! Three inner loops cover everything. Floats are multiplied where they lie (`float.rs`). Block
-//! and group formats in [`Precision::Fast`] become panels of 16 interleaved rows of bytes that
-//! meet 8-bit activations (`panel.rs`). The rest is dequantized to f32 rows and then is a float
-//! product. Rows are split over the thread pool; an output never depends on the split, nor on how
-//! many tokens there are.
+//! and group formats in [`Precision::Fast`] become panels of 16 rows of bytes that meet 8-bit
+//! activations (`panel.rs`). The rest is dequantized to f32 rows and then is a float product. Rows
+//! are split over the thread pool; an output never depends on the split, nor on how many tokens
+//! there are.
+//!
+//! Products of one input (query, key and value; gate and up) share its 8-bit or bfloat16 form and
+//! one parallel region: see [`Input::matmul_all`].
 
 mod activations;
 mod float;
+mod input;
 mod panel;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
 pub(crate) use float::{F32, FloatTile, dots, float_tile};
+pub use input::{Input, InputBuffers, Output};
 pub(crate) use panel::{PanelTile, panel_tile};
 
 use crate::blocks::layout;
 use crate::blocks::panel::ROWS;
 use crate::kernels::{FloatPair, Kernels};
 use crate::matrix::{DequantizeScratch, Matrix, MatrixData, dequantize_cols};
-use crate::parallel::{Grid, OutPtr};
+use crate::parallel::OutPtr;
 use crate::{BlockFormat, Isa};
-use activations::{QuantizedActivations, round_tokens};
 use panel::{PanelProduct, PanelSource};
-use std::borrow::Cow;
+use std::ops::Range;
 
 /// Arithmetic of matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +43,7 @@ pub enum Precision {
 /// Dequantized rows of a task at a time; 8 MiB of scratch at most for rows of 64 Ki columns.
 const DEQUANTIZED_ROWS: usize = 32;
 
-/// `y[t, o] = sum_i x[t, i] w[o, i]` with the best instruction set of the machine, on the rayon
+/// `y[t, o] = sum_i x[t, i] w[o, i]` with the best instruction set of the machine, on the thread
 /// pool.
 ///
 /// # Shapes
@@ -50,6 +54,18 @@ const DEQUANTIZED_ROWS: usize = 32;
 /// `w`.
 pub fn matmul(w: &Matrix, x: &[f32], y: &mut [f32], precision: Precision) {
     Kernels::get().matmul(w, x, y, precision);
+}
+
+impl Kernels {
+    /// [`matmul`] with this instruction set.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn matmul(&'static self, w: &Matrix, x: &[f32], y: &mut [f32], precision: Precision) {
+        let mut buffers = InputBuffers::default();
+        Input::with_kernels(self, x, &mut buffers)
+            .matmul_all(&mut [(*w, Output::Set(y))], precision);
+    }
 }
 
 /// How a product is computed.
@@ -96,107 +112,110 @@ fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
     }
 }
 
-impl Kernels {
-    /// [`matmul`] with this instruction set.
+/// Where the outputs of a product go.
+#[derive(Clone, Copy)]
+struct Target {
+    y: OutPtr,
+    /// Outputs per token.
+    rows: usize,
+    /// Whether to add to what is there.
+    add: bool,
+}
+
+impl Target {
+    /// Writes consecutive outputs of a token.
     ///
-    /// # Panics
-    /// As there.
-    pub fn matmul(&self, w: &Matrix, x: &[f32], y: &mut [f32], precision: Precision) {
-        if let Err(error) = w.check_sizes() {
-            panic!("matmul: {error}");
+    /// # Safety
+    /// The outputs exist, and no other task writes them.
+    unsafe fn put(self, token: usize, row: usize, values: &[f32]) {
+        let first = token * self.rows + row;
+        // SAFETY: by contract.
+        let out = unsafe { self.y.slice(first..first + values.len()) };
+        if self.add {
+            out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
+        } else {
+            out.copy_from_slice(values);
         }
-        if w.cols == 0 || w.rows == 0 {
-            y.fill(0.0);
-            return;
-        }
-        let tokens = x.len() / w.cols;
-        assert_eq!(x.len(), tokens * w.cols, "activations of {} columns", w.cols);
-        assert_eq!(y.len(), tokens * w.rows, "outputs of {tokens} tokens x {} rows", w.rows);
-        if tokens == 0 {
-            return;
-        }
-        let x = in_stored_order(w, x);
-        let grid = Grid::new(w.rows, tokens, w.cols);
-        let y = OutPtr::new(y);
-        match choose(self.isa(), w, precision) {
-            Path::InPlace { pair: FloatPair::Bf16Bf16, weights } => {
-                let rounded = round_tokens(self, &x);
-                let x = rounded.as_ptr().cast();
-                self.float_product((FloatPair::Bf16Bf16, weights, x), &grid, y);
-            }
-            Path::InPlace { pair, weights } => {
-                self.float_product((pair, weights, x.as_ptr().cast()), &grid, y);
-            }
-            Path::Panels(source) => {
-                let x = QuantizedActivations::new(self, &x, w.cols);
-                let zeros = &x.zero_terms(source.layout());
-                let product = PanelProduct { source, w, x: &x, zeros };
-                grid.run(|rows, tokens| product.run(self, (rows, tokens), y));
-            }
-            Path::Dequantized => self.dequantized_product(w, &x, &grid, y),
-        }
-    }
-
-    /// Weights that are floats already.
-    fn float_product(
-        &self,
-        (pair, weights, x): (FloatPair, &[u8], *const u8),
-        grid: &Grid,
-        y: OutPtr,
-    ) {
-        let x = OutPtr::shared(x);
-        let w_stride = weights.len() / grid.rows;
-        let x_stride = grid.cols * pair.x_bytes();
-        grid.run(|rows, tokens| {
-            let tile = FloatTile {
-                w: weights[rows.start * w_stride..].as_ptr(),
-                w_stride,
-                rows: rows.len(),
-                x: x.bytes().wrapping_add(tokens.start * x_stride),
-                x_stride,
-                tokens: tokens.len(),
-                cols: grid.cols,
-                y: y.at(tokens.start * grid.rows + rows.start),
-                y_stride: grid.rows,
-            };
-            // SAFETY: weights, activations and outputs have the sizes that `matmul` checked, and
-            // the tasks of the grid write disjoint parts of y.
-            unsafe { self.float_tile(pair, &tile) }
-        });
-    }
-
-    /// Weights that are dequantized a few rows at a time.
-    fn dequantized_product(&self, w: &Matrix, x: &[f32], grid: &Grid, y: OutPtr) {
-        grid.run(|rows, tokens| {
-            let mut scratch = DequantizeScratch::new();
-            let mut buffer = vec![0.0; DEQUANTIZED_ROWS.min(rows.len()) * w.cols];
-            for first in rows.clone().step_by(DEQUANTIZED_ROWS) {
-                let count = DEQUANTIZED_ROWS.min(rows.end - first);
-                for (row, out) in (first..first + count).zip(buffer.chunks_exact_mut(w.cols)) {
-                    dequantize_cols(self, w, row, 0..w.cols, (out, &mut scratch));
-                }
-                let tile = FloatTile {
-                    w: buffer.as_ptr().cast(),
-                    w_stride: 4 * w.cols,
-                    rows: count,
-                    x: x[tokens.start * w.cols..].as_ptr().cast(),
-                    x_stride: 4 * w.cols,
-                    tokens: tokens.len(),
-                    cols: w.cols,
-                    y: y.at(tokens.start * w.rows + first),
-                    y_stride: w.rows,
-                };
-                // SAFETY: as in `float_product`; the buffer holds `count` rows.
-                unsafe { self.float_tile(FloatPair::F32, &tile) }
-            }
-        });
     }
 }
 
-/// Activations in the order of the stored columns (act-order).
-fn in_stored_order<'x>(w: &Matrix, x: &'x [f32]) -> Cow<'x, [f32]> {
-    let MatrixData::Group(group) = w.data else { return Cow::Borrowed(x) };
-    let Some(order) = group.input_order else { return Cow::Borrowed(x) };
-    let tokens = x.chunks_exact(w.cols);
-    Cow::Owned(tokens.flat_map(|x| order.iter().map(|&i| x[i as usize])).collect())
+/// A product with everything that its cells need.
+enum Ready<'a> {
+    /// Weights that are floats already; the address of the activations.
+    InPlace {
+        pair: FloatPair,
+        weights: &'a [u8],
+        x: OutPtr,
+    },
+    Panels(PanelProduct<'a>),
+    /// Weights that are dequantized a few rows at a time.
+    Dequantized {
+        x: &'a [f32],
+    },
+}
+
+impl Ready<'_> {
+    /// The outputs of some rows and tokens.
+    fn run(
+        &self,
+        kernels: &Kernels,
+        w: &Matrix,
+        (rows, tokens): (Range<usize>, Range<usize>),
+        to: Target,
+    ) {
+        match self {
+            Ready::Panels(product) => product.run(kernels, (rows, tokens), to),
+            Ready::InPlace { pair, weights, x } => {
+                let w_stride = weights.len() / w.rows;
+                let x_stride = w.cols * pair.x_bytes();
+                let tile = FloatTile {
+                    w: weights[rows.start * w_stride..].as_ptr(),
+                    w_stride,
+                    rows: rows.len(),
+                    x: x.bytes().wrapping_add(tokens.start * x_stride),
+                    x_stride,
+                    tokens: tokens.len(),
+                    cols: w.cols,
+                    y: to.y.at(tokens.start * w.rows + rows.start),
+                    y_stride: w.rows,
+                    add: to.add,
+                };
+                // SAFETY: weights, activations and outputs have the sizes that `matmul_all`
+                // checked, and tasks write disjoint parts of y.
+                unsafe { kernels.float_tile(*pair, &tile) }
+            }
+            Ready::Dequantized { x } => dequantized(kernels, w, x, (rows, tokens), to),
+        }
+    }
+}
+
+fn dequantized(
+    kernels: &Kernels,
+    w: &Matrix,
+    x: &[f32],
+    (rows, tokens): (Range<usize>, Range<usize>),
+    to: Target,
+) {
+    let mut scratch = DequantizeScratch::new();
+    let mut buffer = vec![0.0; DEQUANTIZED_ROWS.min(rows.len()) * w.cols];
+    for first in rows.clone().step_by(DEQUANTIZED_ROWS) {
+        let count = DEQUANTIZED_ROWS.min(rows.end - first);
+        for (row, out) in (first..first + count).zip(buffer.chunks_exact_mut(w.cols)) {
+            dequantize_cols(kernels, w, row, 0..w.cols, (out, &mut scratch));
+        }
+        let tile = FloatTile {
+            w: buffer.as_ptr().cast(),
+            w_stride: 4 * w.cols,
+            rows: count,
+            x: x[tokens.start * w.cols..].as_ptr().cast(),
+            x_stride: 4 * w.cols,
+            tokens: tokens.len(),
+            cols: w.cols,
+            y: to.y.at(tokens.start * w.rows + first),
+            y_stride: w.rows,
+            add: to.add,
+        };
+        // SAFETY: as for products in place; the buffer holds `count` rows.
+        unsafe { kernels.float_tile(FloatPair::F32, &tile) }
+    }
 }

@@ -12,9 +12,8 @@ const ROW_STEP: usize = 16;
 
 /// A product `[tokens, rows]` cut into tasks.
 pub(crate) struct Grid {
-    pub(crate) rows: usize,
-    pub(crate) tokens: usize,
-    pub(crate) cols: usize,
+    rows: usize,
+    tokens: usize,
     row_chunk: usize,
     token_chunk: usize,
 }
@@ -22,7 +21,7 @@ pub(crate) struct Grid {
 impl Grid {
     pub(crate) fn new(rows: usize, tokens: usize, cols: usize) -> Self {
         let threads = pool::threads();
-        let whole = Self { rows, tokens, cols, row_chunk: rows, token_chunk: tokens };
+        let whole = Self { rows, tokens, row_chunk: rows, token_chunk: tokens };
         let work_per_row = tokens.saturating_mul(cols);
         if threads == 1 || rows.saturating_mul(work_per_row) < 2 * MIN_TASK {
             return whole;
@@ -37,20 +36,16 @@ impl Grid {
         Self { row_chunk, token_chunk, ..whole }
     }
 
-    /// Runs `task(rows, tokens)` on every cell of the grid.
-    pub(crate) fn run(&self, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
+    /// Number of cells.
+    pub(crate) fn cells(&self) -> usize {
+        self.rows.div_ceil(self.row_chunk) * self.tokens.div_ceil(self.token_chunk)
+    }
+
+    /// Rows and tokens of a cell.
+    pub(crate) fn cell(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let row_tasks = self.rows.div_ceil(self.row_chunk);
-        let token_tasks = self.tokens.div_ceil(self.token_chunk);
-        let cell = |i: usize| {
-            let (r, t) = (i % row_tasks * self.row_chunk, i / row_tasks * self.token_chunk);
-            let rows = r..self.rows.min(r + self.row_chunk);
-            task(rows, t..self.tokens.min(t + self.token_chunk));
-        };
-        if row_tasks * token_tasks == 1 {
-            cell(0);
-        } else {
-            pool::run(row_tasks * token_tasks, cell);
-        }
+        let (r, t) = (index % row_tasks * self.row_chunk, index / row_tasks * self.token_chunk);
+        (r..self.rows.min(r + self.row_chunk), t..self.tokens.min(t + self.token_chunk))
     }
 }
 

@@ -111,6 +111,17 @@ pub(crate) trait Simd: Copy {
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn or_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The larger of each pair of signed integers.
+    fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The largest lane.
+    fn reduce_max_i(self, v: Self::I) -> i32;
+    /// The sum of the lanes.
+    fn reduce_add_i(self, v: Self::I) -> i32;
+    /// The low bytes of the lanes (16 bytes).
+    ///
+    /// # Safety
+    /// 16 bytes must be writable; no alignment.
+    unsafe fn store_low_bytes(self, p: *mut u8, v: Self::I);
     /// The low 32 bits of the products.
     fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// Logical shift right by `n` below 32.

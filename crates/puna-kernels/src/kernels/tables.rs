@@ -60,11 +60,11 @@ macro_rules! table {
                 unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked) = blocks::unpack;
                 expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
                 attend(task: &HeadTask) = attention::attend;
+                quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) =
+                    matmul::quantize_activations;
                 }
                 plain {
                 widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
-                quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) =
-                    matmul::quantize_activations;
                 round_bf16(x: &[f32], out: &mut [u16]) = matmul::round_bf16;
                 }
             }

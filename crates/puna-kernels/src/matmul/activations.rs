@@ -1,106 +1,190 @@
 //! Activations in the form that fast kernels take: 8-bit blocks of 32, or bfloat16.
 
+use super::panel::{PanelProduct, PanelSource};
 use crate::blocks::{Layout, Zero};
 use crate::kernels::Kernels;
+use crate::matrix::Matrix;
 use crate::numbers::f32_to_bf16;
 use crate::parallel::{OutPtr, for_each_chunk_mut};
 use crate::pool;
+use crate::simd::{LANES, Simd};
 
 /// Values from which conversion is worth a second thread.
 const MIN_PARALLEL: usize = 16 * 1024;
 
-/// Tokens of signed bytes with one scale per 32.
-pub(crate) struct QuantizedActivations {
+/// Tokens of signed bytes with one scale per 32, in one order of the columns.
+#[derive(Default)]
+pub(super) struct Prepared {
+    /// Act-order: column `j` is input `order[j]`.
+    order: Option<Vec<u32>>,
+    /// The tokens in that order.
+    reordered: Vec<f32>,
     /// `[tokens, cols]`, within ±127.
-    pub(crate) quants: Vec<i8>,
+    quants: Vec<i8>,
     /// `[tokens, cols / 32]`.
-    pub(crate) scales: Vec<f32>,
+    scales: Vec<f32>,
     /// `[tokens, cols / 16]`: sums of 16 quants.
     sums: Vec<i32>,
+    terms: Vec<ZeroTerms>,
+    /// How many of the terms belong to these tokens.
+    live_terms: usize,
 }
 
 /// What the zeros of the weights add, per sub-block of the weights: `[tokens, cols / sub]`.
-pub(crate) enum ZeroTerms {
+pub(super) struct ZeroTerms {
+    layout: Layout,
     /// Minus the weights' constant zero times the sum of the quants: the start of integer sums.
-    Integers(Vec<i32>),
-    /// Scale times the sum of the quants: the factor of the weights' biases.
-    Floats(Vec<f32>),
+    /// Empty for weights with biases.
+    integers: Vec<i32>,
+    /// Scale times the sum of the quants: the factor of the weights' biases. Empty for weights
+    /// with a constant zero.
+    floats: Vec<f32>,
 }
 
-impl QuantizedActivations {
-    /// Quantizes tokens of `cols` (a multiple of 32) values.
-    pub(crate) fn new(kernels: &Kernels, x: &[f32], cols: usize) -> Self {
-        let n = x.len();
-        let (mut quants, mut scales) = (vec![0; n], vec![0.0; n / 32]);
-        let mut sums = vec![0; n / 16];
-        if n < 2 * MIN_PARALLEL {
-            kernels.quantize_activations(x, &mut quants, &mut scales, &mut sums);
-        } else {
-            let chunk = MIN_PARALLEL.div_ceil(cols) * cols;
-            let (q, s, t) =
-                (OutPtr::new(&mut quants), OutPtr::new(&mut scales), OutPtr::new(&mut sums));
-            pool::run(n.div_ceil(chunk), |i| {
-                let range = i * chunk..n.min((i + 1) * chunk);
-                let part = |len| range.start / len..range.end / len;
-                // SAFETY: the ranges of different tasks are disjoint and within the buffers, whose
-                // lengths are n, n / 32 and n / 16.
-                let (q, s, t) = unsafe { (q.slice(part(1)), s.slice(part(32)), t.slice(part(16))) };
-                kernels.quantize_activations(&x[range.clone()], q, s, t);
-            });
-        }
-        Self { quants, scales, sums }
+impl Prepared {
+    pub(super) fn order(&self) -> Option<&[u32]> {
+        self.order.as_deref()
     }
 
-    /// The terms of a form of weights.
-    pub(crate) fn zero_terms(&self, layout: Layout) -> ZeroTerms {
+    pub(super) fn reordered(&self) -> &[f32] {
+        &self.reordered
+    }
+
+    /// Takes tokens of `cols` values over in another order of the columns.
+    pub(super) fn reorder(&mut self, x: &[f32], cols: usize, order: &[u32]) {
+        self.live_terms = 0;
+        self.order = Some(order.to_vec());
+        self.reordered.resize(x.len(), 0.0);
+        for_each_chunk_mut(
+            &mut self.reordered,
+            MIN_PARALLEL.div_ceil(cols) * cols,
+            |first, out| {
+                for (x, out) in x[first..].chunks_exact(cols).zip(out.chunks_exact_mut(cols)) {
+                    out.iter_mut().zip(order).for_each(|(out, &i)| *out = x[i as usize]);
+                }
+            },
+        );
+    }
+
+    /// Quantizes tokens of `cols` (a multiple of 32) values.
+    pub(super) fn quantize(
+        &mut self,
+        kernels: &Kernels,
+        x: &[f32],
+        cols: usize,
+        order: Option<&[u32]>,
+    ) {
+        self.live_terms = 0;
+        self.order = None;
+        if let Some(order) = order {
+            self.reorder(x, cols, order);
+        }
+        let x = if order.is_some() { &self.reordered } else { x };
+        let n = x.len();
+        self.quants.resize(n, 0);
+        self.scales.resize(n / 32, 0.0);
+        self.sums.resize(n / 16, 0);
+        let chunk = MIN_PARALLEL.div_ceil(cols) * cols;
+        let (q, s, t) = (
+            OutPtr::new(&mut self.quants),
+            OutPtr::new(&mut self.scales),
+            OutPtr::new(&mut self.sums),
+        );
+        pool::run(n.div_ceil(chunk), |i| {
+            let range = i * chunk..n.min((i + 1) * chunk);
+            let part = |len| range.start / len..range.end / len;
+            // SAFETY: the ranges of different tasks are disjoint and within the buffers, whose
+            // lengths are n, n / 32 and n / 16.
+            let (q, s, t) = unsafe { (q.slice(part(1)), s.slice(part(32)), t.slice(part(16))) };
+            kernels.quantize_activations(&x[range.clone()], q, s, t);
+        });
+    }
+
+    /// Computes what a form of weights needs beside the quants, if it is not there.
+    pub(super) fn add_zero_terms(&mut self, layout: Layout) {
+        if self.terms(layout).is_some() {
+            return;
+        }
+        if self.live_terms == self.terms.len() {
+            self.terms.push(ZeroTerms { layout, integers: Vec::new(), floats: Vec::new() });
+        }
+        let terms = &mut self.terms[self.live_terms];
+        self.live_terms += 1;
+        terms.layout = layout;
+        terms.integers.clear();
+        terms.floats.clear();
         let sums = self.sums.iter();
         let pairs = self.sums.as_chunks::<2>().0.iter().map(|[a, b]| a + b);
         match (layout.zero, layout.sub) {
             (Zero::Constant(zero), 16) => {
-                ZeroTerms::Integers(sums.map(|sum| -i32::from(zero) * sum).collect())
+                terms.integers.extend(sums.map(|sum| -i32::from(zero) * sum));
             }
             (Zero::Constant(zero), _) => {
-                ZeroTerms::Integers(pairs.map(|sum| -i32::from(zero) * sum).collect())
+                terms.integers.extend(pairs.map(|sum| -i32::from(zero) * sum));
             }
             (Zero::Bias, 16) => {
-                let scaled = sums.enumerate().map(|(i, &sum)| self.scales[i / 2] * sum as f32);
-                ZeroTerms::Floats(scaled.collect())
+                let scales = self.scales.iter().flat_map(|scale| [scale, scale]);
+                terms.floats.extend(scales.zip(sums).map(|(scale, &sum)| scale * sum as f32));
             }
             (Zero::Bias, _) => {
-                let scaled = self.scales.iter().zip(pairs).map(|(scale, sum)| scale * sum as f32);
-                ZeroTerms::Floats(scaled.collect())
+                let scaled = self.scales.iter().zip(pairs);
+                terms.floats.extend(scaled.map(|(scale, sum)| scale * sum as f32));
             }
         }
+    }
+
+    fn terms(&self, layout: Layout) -> Option<&ZeroTerms> {
+        self.terms[..self.live_terms].iter().find(|terms| terms.layout == layout)
+    }
+
+    /// The product of these tokens with a matrix whose form's terms were added.
+    pub(super) fn product<'a>(
+        &'a self,
+        source: PanelSource<'a>,
+        w: &'a Matrix<'a>,
+    ) -> PanelProduct<'a> {
+        let (zeros, x_sums): (&[i32], &[f32]) = match self.terms(source.layout()) {
+            Some(terms) => (&terms.integers, &terms.floats),
+            None => (&[], &[]),
+        };
+        PanelProduct { source, w, quants: &self.quants, scales: &self.scales, zeros, sums: x_sums }
     }
 }
 
 /// Blocks of 32: `scale = max |x| / 127`, quants rounded to nearest. A block with a NaN or an
-/// infinity gets the scale NaN.
+/// infinity gets the scale NaN. `sums` are those of 16 quants.
 #[inline(always)]
-pub(crate) fn quantize_activations(
+pub(crate) fn quantize_activations<S: Simd>(
+    s: S,
     x: &[f32],
     quants: &mut [i8],
     scales: &mut [f32],
     sums: &mut [i32],
 ) {
     let blocks = x.as_chunks::<32>().0.iter().zip(quants.as_chunks_mut::<32>().0);
+    // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
+    let magic = s.splat(12_582_912.0);
+    let magic_bits = s.bits(magic);
     for ((x, q), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums.as_chunks_mut::<2>().0)) {
+        // SAFETY: the block has 32 values.
+        let halves = unsafe { [s.load(x.as_ptr()), s.load(x[LANES..].as_ptr())] };
         // Bits of |x| order like the values, with NaN above infinity.
-        let largest = x.iter().fold(0, |m, x| (x.to_bits() & 0x7fff_ffff).max(m));
+        let magnitude = |v: S::F| s.and_i(s.bits(v), s.splat_i(0x7fff_ffff));
+        let largest = s.reduce_max_i(s.max_i(magnitude(halves[0]), magnitude(halves[1])));
+        let largest = largest.cast_unsigned();
         let finite = largest < 0x7f80_0000;
         *scale = if finite { f32::from_bits(largest) / 127.0 } else { f32::NAN };
         let inverse = if finite && largest > 0 { 127.0 / f32::from_bits(largest) } else { 0.0 };
         // Below 3e-37 the inverse overflows; such a block is zero for all purposes.
-        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        let inverse = s.splat(if inverse.is_finite() { inverse } else { 0.0 });
         for (half, sum) in sums.iter_mut().enumerate() {
-            let mut total = 0;
-            for (x, q) in x[16 * half..16 * half + 16].iter().zip(&mut q[16 * half..]) {
-                // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
-                let rounded = (x * inverse + 12_582_912.0).to_bits() as u8;
-                *q = rounded.cast_signed();
-                total += i32::from(*q);
-            }
-            *sum = total;
+            let rounded = s.add(s.mul(halves[half], inverse), magic);
+            let rounded = s.sub_i(s.bits(rounded), magic_bits);
+            // SAFETY: 16 of the block's 32 quants.
+            unsafe { s.store_low_bytes(q[LANES * half..].as_mut_ptr().cast(), rounded) }
+            // A NaN or an infinity leaves other bits above; their scale is NaN whatever they are.
+            let byte = s.sra_i(s.shl_i(rounded, 24), 24);
+            *sum = s.reduce_add_i(byte);
         }
     }
 }
@@ -114,10 +198,9 @@ pub(crate) fn round_bf16(x: &[f32], out: &mut [u16]) {
 }
 
 /// [`round_bf16`] of a whole batch.
-pub(crate) fn round_tokens(kernels: &Kernels, x: &[f32]) -> Vec<u16> {
-    let mut out = vec![0; x.len()];
-    for_each_chunk_mut(&mut out, MIN_PARALLEL, |first, out| {
+pub(super) fn round_tokens(kernels: &Kernels, x: &[f32], out: &mut Vec<u16>) {
+    out.resize(x.len(), 0);
+    for_each_chunk_mut(out, MIN_PARALLEL, |first, out| {
         kernels.round_bf16(&x[first..first + out.len()], out);
     });
-    out
 }

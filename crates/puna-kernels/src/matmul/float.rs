@@ -28,6 +28,8 @@ pub(crate) struct FloatTile {
     pub(crate) y: *mut f32,
     /// Elements between rows of y.
     pub(crate) y_stride: usize,
+    /// Whether to add to what is there.
+    pub(crate) add: bool,
 }
 
 impl FloatPair {
@@ -207,7 +209,7 @@ unsafe fn add_dots<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
         for (r, dots) in dots.iter().enumerate() {
             for (t, &dot) in dots.iter().enumerate() {
                 let y = tile.y.add((at.token + t) * tile.y_stride + at.row + r);
-                *y = if col == 0 { dot } else { *y + dot };
+                *y = if col == 0 && !tile.add { dot } else { *y + dot };
             }
         }
     }
@@ -310,6 +312,7 @@ mod tests {
                 cols,
                 y: y.as_mut_ptr(),
                 y_stride: rows,
+                add: false,
             };
             // SAFETY: the buffers were made for this shape.
             unsafe { kernels.float_tile(FloatPair::Bf16Bf16, &tile) }

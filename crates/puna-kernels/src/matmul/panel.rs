@@ -11,13 +11,12 @@
 mod tile;
 pub(crate) use tile::{PanelTile, panel_tile};
 
-use super::activations::{QuantizedActivations, ZeroTerms};
+use super::Target;
 use crate::BlockFormat;
 use crate::blocks::panel::{Blocks, Columns, From16, GroupRows, Integers, PanelBuffers, ROWS};
 use crate::blocks::{CHUNK, Layout, Width, Zero};
 use crate::kernels::Kernels;
 use crate::matrix::{GroupMatrix, GroupQuants, GroupZeros, Matrix, nibble_row_bytes};
-use crate::parallel::OutPtr;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -151,8 +150,14 @@ struct Corner {
 pub(super) struct PanelProduct<'a> {
     pub(super) source: PanelSource<'a>,
     pub(super) w: &'a Matrix<'a>,
-    pub(super) x: &'a QuantizedActivations,
-    pub(super) zeros: &'a ZeroTerms,
+    /// `[tokens, cols]`.
+    pub(super) quants: &'a [i8],
+    /// `[tokens, cols / 32]`.
+    pub(super) scales: &'a [f32],
+    /// `[tokens, cols / sub]`: where integer sums start; empty for weights with biases.
+    pub(super) zeros: &'a [i32],
+    /// `[tokens, cols / sub]`: factors of the biases; empty for weights with a constant zero.
+    pub(super) sums: &'a [f32],
 }
 
 impl PanelProduct<'_> {
@@ -161,11 +166,11 @@ impl PanelProduct<'_> {
         &self,
         kernels: &Kernels,
         (rows, tokens): (Range<usize>, Range<usize>),
-        y: OutPtr,
+        to: Target,
     ) {
         let in_rows = matches!(self.source, PanelSource::Block { .. });
         if tokens.len() == 1 && !in_rows {
-            return self.run_one(kernels, (rows, tokens.start), y);
+            return self.run_one(kernels, (rows, tokens.start), to);
         }
         SCRATCH.with_borrow_mut(|(scratch, sums)| {
             let step = kernels.panels.min(PANELS) * ROWS;
@@ -192,7 +197,7 @@ impl PanelProduct<'_> {
                 }
                 for (token, sums) in tokens.clone().zip(sums.chunks_exact(panels * ROWS)) {
                     for (panel, sums) in sums.as_chunks::<ROWS>().0.iter().enumerate() {
-                        self.put(token, first + panel * ROWS..end, sums, y);
+                        self.put(token, first + panel * ROWS..end, sums, to);
                     }
                 }
             }
@@ -200,7 +205,7 @@ impl PanelProduct<'_> {
     }
 
     /// One token: weights go from memory through registers into its sums.
-    fn run_one(&self, kernels: &Kernels, (rows, token): (Range<usize>, usize), y: OutPtr) {
+    fn run_one(&self, kernels: &Kernels, (rows, token): (Range<usize>, usize), to: Target) {
         let (_, x) = self.columns(token, 0);
         for row in rows.clone().step_by(ROWS) {
             let at =
@@ -209,7 +214,7 @@ impl PanelProduct<'_> {
             // SAFETY: `Matrix::check_sizes` holds and the corner lies in the matrix; the token has
             // as many columns.
             unsafe { kernels.dot(&self.source.blocks(self.w, &at), &x, &mut sums) }
-            self.put(token, row..rows.end, &sums, y);
+            self.put(token, row..rows.end, &sums, to);
         }
     }
 
@@ -223,24 +228,23 @@ impl PanelProduct<'_> {
     }
 
     /// Writes the outputs of a panel that belong to `rows`, at most 16.
-    fn put(&self, token: usize, rows: Range<usize>, sums: &[f32; ROWS], y: OutPtr) {
+    fn put(&self, token: usize, rows: Range<usize>, sums: &[f32; ROWS], to: Target) {
         let skip = rows.start - self.panel_row(rows.start);
         let sums = &sums[skip..][..rows.len().min(ROWS - skip)];
-        let out = y.at(token * self.w.rows + rows.start);
         // SAFETY: outputs of this token and of rows that no other task has.
-        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), out, sums.len()) }
+        unsafe { to.put(token, rows.start, sums) }
     }
 
     /// The form of the weights, and the activations of a token from `col` on.
     fn columns(&self, token: usize, col: usize) -> (Layout, Columns) {
         let layout = self.source.layout();
         let at = token * self.w.cols + col;
-        let (zeros, sums) = match self.zeros {
-            ZeroTerms::Integers(zeros) => (zeros[at / layout.sub..].as_ptr(), std::ptr::null()),
-            ZeroTerms::Floats(sums) => (std::ptr::null(), sums[at / layout.sub..].as_ptr()),
+        let (zeros, sums) = match layout.zero {
+            Zero::Constant(_) => (self.zeros[at / layout.sub..].as_ptr(), std::ptr::null()),
+            Zero::Bias => (std::ptr::null(), self.sums[at / layout.sub..].as_ptr()),
         };
-        let x = self.x.quants[at..].as_ptr();
-        (layout, Columns { x, scales: self.x.scales[at / 32..].as_ptr(), zeros, sums })
+        let x = self.quants[at..].as_ptr();
+        (layout, Columns { x, scales: self.scales[at / 32..].as_ptr(), zeros, sums })
     }
 
     fn tile(

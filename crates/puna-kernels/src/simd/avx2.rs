@@ -120,6 +120,7 @@ impl Simd for Avx2 {
         fn and_i(a: I, b: I) -> I = _mm256_and_si256(a, b);
         fn or_i(a: I, b: I) -> I = _mm256_or_si256(a, b);
         fn xor_i(a: I, b: I) -> I = _mm256_xor_si256(a, b);
+        fn max_i(a: I, b: I) -> I = _mm256_max_epi32(a, b);
         fn mul_i(a: I, b: I) -> I = _mm256_mullo_epi32(a, b);
         fn low_halfs(v: I) -> F = _mm256_cvtph_ps(low_words(v));
         fn to_f(v: I) -> F = _mm256_cvtepi32_ps(v);
@@ -258,6 +259,38 @@ impl Simd for Avx2 {
         unsafe {
             _mm_storeu_si128(p.cast(), low_words(v[0]));
             _mm_storeu_si128(p.add(16).cast(), low_words(v[1]));
+        }
+    }
+    #[inline(always)]
+    fn reduce_max_i(self, v: I) -> i32 {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe {
+            let a = _mm256_max_epi32(v[0], v[1]);
+            let b = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let c = _mm_max_epi32(b, _mm_shuffle_epi32::<0b_01_00_11_10>(b));
+            _mm_cvtsi128_si32(_mm_max_epi32(c, _mm_shuffle_epi32::<0b_10_11_00_01>(c)))
+        }
+    }
+    #[inline(always)]
+    fn reduce_add_i(self, v: I) -> i32 {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe {
+            let a = _mm256_add_epi32(v[0], v[1]);
+            let b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let c = _mm_add_epi32(b, _mm_shuffle_epi32::<0b_01_00_11_10>(b));
+            _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32::<0b_10_11_00_01>(c)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_low_bytes(self, p: *mut u8, v: I) {
+        // SAFETY: the caller vouches for 16 writable bytes; the rest works on registers.
+        unsafe {
+            let byte = _mm256_set1_epi32(0xff);
+            let (low, high) = (_mm256_and_si256(v[0], byte), _mm256_and_si256(v[1], byte));
+            // Words of lanes 0-3, 8-11, 4-7, 12-15; the permutation puts them in order.
+            let words = _mm256_permute4x64_epi64::<0b_11_01_10_00>(_mm256_packus_epi32(low, high));
+            let (a, b) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(p.cast(), _mm_packus_epi16(a, b));
         }
     }
     #[inline(always)]

@@ -52,6 +52,9 @@ impl Simd for Avx512 {
         fn and_i(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         fn or_i(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         fn xor_i(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+        fn max_i(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
+        fn reduce_max_i(v: __m512i) -> i32 = _mm512_reduce_max_epi32(v);
+        fn reduce_add_i(v: __m512i) -> i32 = _mm512_reduce_add_epi32(v);
         fn mul_i(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
         fn shr_i(v: __m512i, n: u32) -> __m512i =
             _mm512_srl_epi32(v, _mm_cvtsi32_si128(n.cast_signed()));
@@ -162,6 +165,11 @@ impl Simd for Avx512 {
     unsafe fn store_low_words(self, p: *mut u8, v: __m512i) {
         // SAFETY: the caller vouches for 32 writable bytes.
         unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(v)) }
+    }
+    #[inline(always)]
+    unsafe fn store_low_bytes(self, p: *mut u8, v: __m512i) {
+        // SAFETY: the caller vouches for 16 writable bytes.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v)) }
     }
     #[inline(always)]
     unsafe fn store_i(self, p: *mut u8, v: __m512i) {

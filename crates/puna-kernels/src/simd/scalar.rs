@@ -173,6 +173,23 @@ impl Simd for Scalar {
         from_fn(|i| a[i] ^ b[i])
     }
     #[inline(always)]
+    fn max_i(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i].max(b[i]))
+    }
+    #[inline(always)]
+    fn reduce_max_i(self, v: Self::I) -> i32 {
+        v.into_iter().fold(i32::MIN, i32::max)
+    }
+    #[inline(always)]
+    fn reduce_add_i(self, v: Self::I) -> i32 {
+        v.into_iter().fold(0, i32::wrapping_add)
+    }
+    #[inline(always)]
+    unsafe fn store_low_bytes(self, p: *mut u8, v: Self::I) {
+        // SAFETY: the caller vouches for 16 writable bytes.
+        unsafe { p.cast::<[u8; LANES]>().write(v.map(|v| v as u8)) }
+    }
+    #[inline(always)]
     fn mul_i(self, a: Self::I, b: Self::I) -> Self::I {
         from_fn(|i| a[i].wrapping_mul(b[i]))
     }

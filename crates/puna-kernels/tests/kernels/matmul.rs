@@ -2,8 +2,9 @@
 
 use crate::support::{Random, bits, tables};
 use puna_kernels::{
-    Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Kernels,
-    Matrix, MatrixData, Precision, nibble_row_bytes, pack_panels, panel_bytes, with_threads,
+    Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Input,
+    InputBuffers, Kernels, Matrix, MatrixData, Output, Precision, nibble_row_bytes, pack_panels,
+    panel_bytes, with_threads,
 };
 
 /// f32 rounding over a few hundred terms.
@@ -68,7 +69,7 @@ fn relative_error(got: &[f32], expected: &[(f64, f64)]) -> f64 {
     (sum / got.len() as f64).sqrt()
 }
 
-fn product(kernels: &Kernels, w: &Matrix, x: &[f32], precision: Precision) -> Vec<f32> {
+fn product(kernels: &'static Kernels, w: &Matrix, x: &[f32], precision: Precision) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / w.cols * w.rows];
     kernels.matmul(w, x, &mut y, precision);
     y
@@ -283,6 +284,64 @@ fn products_are_bitwise_the_same_in_a_large_batch_on_many_threads() {
         let y = with_threads(5, || product(kernels, &w, &x, Precision::Fast));
         for (x, y) in x.chunks(cols).zip(y.chunks(rows)) {
             assert!(bits(y) == bits(&product(kernels, &w, x, Precision::Fast)), "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn products_of_one_input_are_those_of_each_alone_and_can_be_added() {
+    let mut random = Random(9);
+    let (cols, tokens) = (512, 3);
+    let order: Vec<u32> = (0..cols as u32).rev().collect();
+    let nibbles = random.bytes(24 * nibble_row_bytes(cols));
+    let scales = random.normals(24 * 4);
+    let blocks = |random: &mut Random, format: BlockFormat, rows: usize| {
+        random_blocks(random, format, rows * cols / format.block_len())
+    };
+    let stored = [
+        (BlockFormat::Q4K, 40, blocks(&mut random, BlockFormat::Q4K, 40)),
+        (BlockFormat::Q8_0, 7, blocks(&mut random, BlockFormat::Q8_0, 7)),
+        (BlockFormat::BF16, 33, blocks(&mut random, BlockFormat::BF16, 33)),
+        (BlockFormat::Q6K, 16, blocks(&mut random, BlockFormat::Q6K, 16)),
+    ];
+    let mut matrices: Vec<Matrix> = stored
+        .iter()
+        .map(|(format, rows, bytes)| {
+            let data = MatrixData::Block { format: *format, bytes };
+            Matrix { rows: *rows, cols, data }
+        })
+        .collect();
+    matrices.push(Matrix {
+        rows: 24,
+        cols,
+        data: MatrixData::Group(GroupMatrix {
+            quants: GroupQuants::Nibbles(&nibbles),
+            scales: &scales,
+            zeros: GroupZeros::Zero,
+            group_size: 128,
+            input_order: Some(&order),
+        }),
+    });
+    let x = random.normals(tokens * cols);
+    for precision in [Precision::Exact, Precision::Fast] {
+        let mut buffers = InputBuffers::default();
+        for round in 0..2 {
+            let mut outputs: Vec<Vec<f32>> =
+                matrices.iter().map(|w| vec![0.5; tokens * w.rows]).collect();
+            let mut products: Vec<_> = matrices
+                .iter()
+                .zip(&mut outputs)
+                .map(|(w, y)| (*w, if round == 0 { Output::Set(y) } else { Output::Add(y) }))
+                .collect();
+            Input::new(&x, &mut buffers).matmul_all(&mut products, precision);
+            for (w, y) in matrices.iter().zip(&outputs) {
+                let alone = product(Kernels::get(), w, &x, precision);
+                let same = y.iter().zip(&alone).all(|(y, alone)| match round {
+                    0 => y.to_bits() == alone.to_bits(),
+                    _ => (y - 0.5 - alone).abs() <= 1e-4 * (1.0 + alone.abs()),
+                });
+                assert!(same, "{:?} {precision:?} round {round}", w.rows);
+            }
         }
     }
 }

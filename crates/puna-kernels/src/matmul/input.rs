@@ -1,0 +1,188 @@
+//! Activations on their way into products, in each form that a product has asked for.
+
+use super::activations::{Prepared, round_tokens};
+use super::{Path, Ready, Target, choose};
+use crate::Precision;
+use crate::kernels::{FloatPair, Kernels};
+use crate::matrix::{GroupMatrix, Matrix, MatrixData};
+use crate::parallel::{Grid, OutPtr};
+use crate::pool;
+
+/// Memory that the forms of inputs reuse, one input after another.
+#[derive(Default)]
+pub struct InputBuffers {
+    bf16: Vec<u16>,
+    /// The 8-bit form in the order of the columns, and those in act-order.
+    prepared: Vec<Prepared>,
+}
+
+/// Tokens that one or more matrices are multiplied with.
+pub struct Input<'a> {
+    kernels: &'static Kernels,
+    x: &'a [f32],
+    buffers: &'a mut InputBuffers,
+    rounded: bool,
+    /// How many of the buffers hold forms of this input.
+    prepared: usize,
+}
+
+/// Where a product goes.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// `y = x Wᵀ`.
+    Set(&'a mut [f32]),
+    /// `y += x Wᵀ`.
+    Add(&'a mut [f32]),
+}
+
+impl Output<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Output::Set(y) | Output::Add(y) => y.len(),
+        }
+    }
+
+    fn target(&mut self, rows: usize) -> Target {
+        match self {
+            Output::Set(y) => Target { y: OutPtr::new(y), rows, add: false },
+            Output::Add(y) => Target { y: OutPtr::new(y), rows, add: true },
+        }
+    }
+}
+
+impl<'a> Input<'a> {
+    /// Tokens one behind the other.
+    pub fn new(x: &'a [f32], buffers: &'a mut InputBuffers) -> Self {
+        Self::with_kernels(Kernels::get(), x, buffers)
+    }
+
+    /// [`Input::new`] with an instruction set.
+    pub fn with_kernels(
+        kernels: &'static Kernels,
+        x: &'a [f32],
+        buffers: &'a mut InputBuffers,
+    ) -> Self {
+        Self { kernels, x, buffers, rounded: false, prepared: 0 }
+    }
+
+    /// `x Wᵀ` of each matrix into its output, in one parallel region.
+    ///
+    /// # Shapes
+    /// Input `[tokens, cols]`, outputs `[tokens, rows]`; all matrices have the same columns.
+    ///
+    /// # Panics
+    /// If the buffers of a matrix do not fit its shape ([`Matrix::validate`]), or input and outputs
+    /// do not fit the matrices.
+    pub fn matmul_all(&mut self, products: &mut [(Matrix, Output)], precision: Precision) {
+        let Some(cols) = products.first().map(|(w, _)| w.cols) else { return };
+        let tokens = if cols == 0 { 0 } else { self.x.len() / cols };
+        for (w, y) in products.iter_mut() {
+            if let Err(error) = w.check_sizes() {
+                panic!("matmul: {error}");
+            }
+            assert_eq!(w.cols, cols, "columns of matrices with one input");
+            if cols == 0 || w.rows == 0 {
+                if let Output::Set(y) = y {
+                    y.fill(0.0);
+                }
+                continue;
+            }
+            assert_eq!(self.x.len(), tokens * cols, "activations of {cols} columns");
+            assert_eq!(y.len(), tokens * w.rows, "outputs of {tokens} tokens x {} rows", w.rows);
+        }
+        if tokens == 0 {
+            return;
+        }
+        let paths: Vec<_> =
+            products.iter().map(|(w, _)| choose(self.kernels.isa(), w, precision)).collect();
+        for (path, (w, _)) in paths.iter().zip(products.iter()) {
+            self.prepare(path, w);
+        }
+        let ready: Vec<_> = paths
+            .into_iter()
+            .zip(products.iter_mut())
+            .map(|(path, (w, y))| (self.ready(path, w), *w, y.target(w.rows)))
+            .collect();
+        self.run(&ready, tokens);
+    }
+
+    fn run(&self, ready: &[(Ready<'_>, Matrix<'_>, Target)], tokens: usize) {
+        let grids: Vec<_> =
+            ready.iter().map(|(_, w, _)| Grid::new(w.rows, tokens, w.cols)).collect();
+        let total = grids.iter().map(Grid::cells).sum();
+        pool::run(total, |mut cell| {
+            for (grid, (ready, w, target)) in grids.iter().zip(ready) {
+                match cell.checked_sub(grid.cells()) {
+                    Some(further) => cell = further,
+                    None => return ready.run(self.kernels, w, grid.cell(cell), *target),
+                }
+            }
+        });
+    }
+
+    /// Makes the form that a product needs, if it is not there.
+    fn prepare(&mut self, path: &Path, w: &Matrix) {
+        match path {
+            Path::InPlace { pair: FloatPair::Bf16Bf16, .. } if !self.rounded => {
+                round_tokens(self.kernels, self.x, &mut self.buffers.bf16);
+                self.rounded = true;
+            }
+            Path::Panels(source) => {
+                let index = self.find(order(w)).unwrap_or_else(|| {
+                    if self.prepared == self.buffers.prepared.len() {
+                        self.buffers.prepared.push(Prepared::default());
+                    }
+                    let form = &mut self.buffers.prepared[self.prepared];
+                    form.quantize(self.kernels, self.x, w.cols, order(w));
+                    self.prepared += 1;
+                    self.prepared - 1
+                });
+                self.buffers.prepared[index].add_zero_terms(source.layout());
+            }
+            Path::InPlace { .. } => {}
+            Path::Dequantized => {
+                if let Some(order) = order(w)
+                    && self.find(Some(order)).is_none()
+                {
+                    if self.prepared == self.buffers.prepared.len() {
+                        self.buffers.prepared.push(Prepared::default());
+                    }
+                    self.buffers.prepared[self.prepared].reorder(self.x, w.cols, order);
+                    self.prepared += 1;
+                }
+            }
+        }
+    }
+
+    /// The buffer with this order of columns.
+    fn find(&self, order: Option<&[u32]>) -> Option<usize> {
+        self.buffers.prepared[..self.prepared].iter().position(|form| form.order() == order)
+    }
+
+    fn ready<'b>(&'b self, path: Path<'b>, w: &'b Matrix<'b>) -> Ready<'b> {
+        let form = self.find(order(w)).map(|index| &self.buffers.prepared[index]);
+        match (path, form) {
+            (Path::InPlace { pair: pair @ FloatPair::Bf16Bf16, weights }, _) => Ready::InPlace {
+                pair,
+                weights,
+                x: OutPtr::shared(self.buffers.bf16.as_ptr().cast()),
+            },
+            (Path::InPlace { pair, weights }, _) => {
+                Ready::InPlace { pair, weights, x: OutPtr::shared(self.x.as_ptr().cast()) }
+            }
+            (Path::Panels(source), Some(form)) => Ready::Panels(form.product(source, w)),
+            (Path::Dequantized, Some(form)) if order(w).is_some() => {
+                Ready::Dequantized { x: form.reordered() }
+            }
+            (Path::Dequantized | Path::Panels(_), _) => Ready::Dequantized { x: self.x },
+        }
+    }
+}
+
+/// The act-order of a matrix.
+fn order<'a>(w: &Matrix<'a>) -> Option<&'a [u32]> {
+    match w.data {
+        MatrixData::Group(GroupMatrix { input_order, .. }) => input_order,
+        _ => None,
+    }
+}
