@@ -27,6 +27,18 @@ pub fn gated(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     Kernels::get().gated(act, gate, up, out);
 }
 
+/// `gate = act(gate) * up`, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gate_in_place(act: GateActivation, gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "gate and up");
+    let kernels = Kernels::get();
+    for_each_chunk_mut(gate, CHUNK, |first, gate| {
+        kernels.gate(act, &up[first..first + gate.len()], gate);
+    });
+}
+
 /// `x = cap tanh(x / cap)`, in place (Gemma 2, section 2).
 pub fn soft_cap(x: &mut [f32], cap: f32) {
     Kernels::get().soft_cap(x, cap);
@@ -41,7 +53,8 @@ impl Kernels {
         assert_eq!((gate.len(), up.len()), (out.len(), out.len()), "gate, up and output");
         for_each_chunk_mut(out, CHUNK, |first, out| {
             let range = first..first + out.len();
-            self.gate(act, &gate[range.clone()], &up[range], out);
+            out.copy_from_slice(&gate[range.clone()]);
+            self.gate(act, &up[range], out);
         });
     }
 
@@ -51,10 +64,9 @@ impl Kernels {
     }
 }
 
-/// Slices of equal length.
+/// Slices of equal length; the gate is replaced.
 #[inline(always)]
-pub(crate) fn gate<S: Simd>(s: S, act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    out.copy_from_slice(gate);
+pub(crate) fn gate<S: Simd>(s: S, act: GateActivation, up: &[f32], out: &mut [f32]) {
     match act {
         GateActivation::Silu => {
             map_lanes!(s, out, 0.0, |x| s.mul(x, math::sigmoid(s, x)));

@@ -85,7 +85,7 @@ pub struct Kernels {
     quantize_activations: QuantizeActivations,
     round_bf16: unsafe fn(&[f32], &mut [u16]),
     rms_norm_row: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    gate: unsafe fn(GateActivation, &[f32], &[f32], &mut [f32]),
+    gate: unsafe fn(GateActivation, &[f32], &mut [f32]),
     cap: unsafe fn(&mut [f32], f32),
     softmax_row: unsafe fn(&mut [f32]),
     log_softmax_row: unsafe fn(&[f32], &mut [f32]),
@@ -144,7 +144,7 @@ impl Kernels {
         /// One row.
         fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
         /// Slices of equal length.
-        fn gate(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]);
+        fn gate(act: GateActivation, up: &[f32], gate: &mut [f32]);
         /// `cap tanh(x / cap)`.
         fn cap(x: &mut [f32], cap: f32);
         /// One row.

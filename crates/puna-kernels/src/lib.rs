@@ -34,7 +34,7 @@ mod router;
 mod simd;
 mod softmax;
 
-pub use activation::{GateActivation, gated, soft_cap};
+pub use activation::{GateActivation, gate_in_place, gated, soft_cap};
 pub use attention::{AttentionMask, AttentionShape, KvView, ScoreTransform, attention};
 pub use error::KernelError;
 pub use format::BlockFormat;

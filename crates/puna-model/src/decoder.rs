@@ -5,12 +5,13 @@
 //! segment alone, and every kernel computes a row the same way whatever stands beside it: the
 //! same sequence gives bitwise the same logits alone, in a batch, whole, in chunks or step by step.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, Tensor};
 use puna_config::DecoderConfig;
+use puna_kernels::Output;
 use puna_nn::{
-    Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary, ops,
+    Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary,
+    Workspace,
 };
 
 use crate::ModelError;
@@ -49,6 +50,24 @@ pub struct Decoder {
     pub(crate) head: Linear,
     pub(crate) global_rotary: Rotary,
     pub(crate) local_rotary: Option<Rotary>,
+    /// Memory of passes that are over, for those to come.
+    pub(crate) workspaces: Mutex<Vec<Buffers>>,
+}
+
+/// Memory of one forward pass.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    workspace: Workspace,
+    /// The residual stream, `[N, C]`.
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    branch: Vec<f32>,
+}
+
+impl std::fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffers({} values)", self.x.capacity())
+    }
 }
 
 /// Tokens per pass when a cache is computed anew.
@@ -66,20 +85,39 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, ctx: &mut Context<'_, '_>) -> Result<Tensor, ModelError> {
-        let attended = self.attention.forward(&self.attn_pre_norm.forward(x)?, ctx)?; // [N, C]
-        let x = residual(x, attended, self.attn_post_norm.as_ref())?;
-        let fed = self.ffn.forward(&self.ffn_pre_norm.forward(&x)?, ctx.precision)?; // [N, C]
-        residual(&x, fed, self.ffn_post_norm.as_ref())
+    /// Adds both branches to the residual stream `x` `[N, C]`.
+    fn infer(&self, buffers: &mut Buffers, ctx: &mut Context<'_, '_>) -> Result<(), ModelError> {
+        let Buffers { workspace, x, normed, branch } = buffers;
+        self.attn_pre_norm.infer(x, normed)?;
+        match &self.attn_post_norm {
+            None => self.attention.infer(normed, Output::Add(x), workspace, ctx)?,
+            Some(norm) => {
+                self.attention.infer(normed, Output::Set(branch), workspace, ctx)?;
+                add_normed(x, branch, normed, norm)?;
+            }
+        }
+        self.ffn_pre_norm.infer(x, normed)?;
+        match &self.ffn_post_norm {
+            None => self.ffn.infer(normed, Output::Add(x), workspace, ctx.precision)?,
+            Some(norm) => {
+                self.ffn.infer(normed, Output::Set(branch), workspace, ctx.precision)?;
+                add_normed(x, branch, normed, norm)?;
+            }
+        }
+        Ok(())
     }
 }
 
-fn residual(x: &Tensor, branch: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, ModelError> {
-    let branch = match norm {
-        None => branch,
-        Some(norm) => norm.forward(&branch)?,
-    };
-    Ok((x + branch).map_err(puna_nn::NnError::from)?)
+/// `x += norm(branch)`
+fn add_normed(
+    x: &mut [f32],
+    branch: &[f32],
+    normed: &mut [f32],
+    norm: &RmsNorm,
+) -> Result<(), ModelError> {
+    norm.infer(branch, normed)?;
+    x.iter_mut().zip(normed).for_each(|(x, y)| *x += *y);
+    Ok(())
 }
 
 impl Decoder {
@@ -122,10 +160,32 @@ impl Decoder {
         for segment in segments.iter_mut() {
             self.rotate_anew(segment)?;
         }
-        let x = self.embedding.forward(&tokens)?; // [N, C]
-        let x = self.forward_embeds(&x, segments)?; // [N, C]
-        let lens: Vec<usize> = segments.iter().map(|s| s.tokens.len()).collect();
-        self.logits(&x, &lens, logits)
+        let mut buffers = self.take_buffers();
+        let result = self.embed(&tokens, &mut buffers).and_then(|()| {
+            self.run_blocks(&mut buffers, segments)?;
+            let lens: Vec<usize> = segments.iter().map(|s| s.tokens.len()).collect();
+            self.logits(&mut buffers, &lens, logits)
+        });
+        self.give_back(buffers);
+        result
+    }
+
+    fn take_buffers(&self) -> Buffers {
+        let mut kept = self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, buffers: Buffers) {
+        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
+    }
+
+    /// Fills the residual stream.
+    fn embed(&self, tokens: &[u32], buffers: &mut Buffers) -> Result<(), ModelError> {
+        let len = tokens.len() * self.config.hidden_size;
+        for buffer in [&mut buffers.x, &mut buffers.normed, &mut buffers.branch] {
+            buffer.resize(len, 0.0);
+        }
+        Ok(self.embedding.infer(tokens, &mut buffers.x)?)
     }
 
     /// LongRoPE rotates a whole sequence by one of two tables, chosen by its length. Where the
@@ -142,16 +202,22 @@ impl Decoder {
         for chunk in tokens.chunks(REPLAY_CHUNK) {
             let mut replay =
                 [Segment { tokens: chunk, cache: &mut *segment.cache, total_len: total }];
-            self.forward_embeds(&self.embedding.forward(chunk)?, &mut replay)?;
+            let mut buffers = self.take_buffers();
+            let done = self
+                .embed(chunk, &mut buffers)
+                .and_then(|()| self.run_blocks(&mut buffers, &mut replay));
+            self.give_back(buffers);
+            done?;
         }
         Ok(())
     }
 
-    fn forward_embeds(
+    /// Runs the residual stream through all blocks.
+    fn run_blocks(
         &self,
-        x: &Tensor,
+        buffers: &mut Buffers,
         segments: &mut [Segment<'_>],
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<(), ModelError> {
         let runs: Vec<(usize, usize, usize)> = segments
             .iter()
             .map(|s| {
@@ -170,36 +236,39 @@ impl Decoder {
             .collect();
         let mut ctx =
             Context { precision: self.precision, global_rope, local_rope, segments: &mut parts };
-        let mut x = x.clone();
         for block in &self.blocks {
-            x = block.forward(&x, &mut ctx)?;
+            block.infer(buffers, &mut ctx)?;
         }
         for segment in segments {
             segment.cache.advance(segment.tokens);
         }
-        Ok(x)
+        Ok(())
     }
 
-    fn logits(&self, x: &Tensor, lens: &[usize], wanted: Logits) -> Result<Vec<f32>, ModelError> {
-        let x = match wanted {
+    fn logits(
+        &self,
+        buffers: &mut Buffers,
+        lens: &[usize],
+        wanted: Logits,
+    ) -> Result<Vec<f32>, ModelError> {
+        let hidden = self.config.hidden_size;
+        let rows = match wanted {
             Logits::None => return Ok(Vec::new()),
-            Logits::All => x.clone(),
+            Logits::All => lens.iter().sum(),
             Logits::Last => {
-                let mut end = 0u32;
-                let last: Vec<u32> = lens
-                    .iter()
-                    .map(|len| {
-                        end += *len as u32;
-                        end - 1
-                    })
-                    .collect();
-                let last = Tensor::new(last, &Device::Cpu).map_err(puna_nn::NnError::from)?;
-                x.index_select(&last, 0).map_err(puna_nn::NnError::from)? // [segments, C]
+                let mut end = 0;
+                for (row, len) in lens.iter().enumerate() {
+                    end += len;
+                    buffers.x.copy_within((end - 1) * hidden..end * hidden, row * hidden);
+                }
+                lens.len()
             }
         };
-        let x = self.final_norm.forward(&x)?;
-        let y = self.head.forward(&x, self.precision)?; // [rows, V]
-        let mut values = ops::with_f32(&y, <[f32]>::to_vec)?;
+        let normed = &mut buffers.normed[..rows * hidden];
+        self.final_norm.infer(&buffers.x[..rows * hidden], normed)?;
+        let mut values = vec![0f32; rows * self.head.weight().rows()]; // [rows, V]
+        let out = Output::Set(&mut values);
+        self.head.infer(normed, out, &mut buffers.workspace, self.precision)?;
         if let Some(cap) = self.config.final_logit_softcap {
             puna_kernels::soft_cap(&mut values, cap as f32);
         }

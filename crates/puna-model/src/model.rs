@@ -155,6 +155,7 @@ fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelErro
         head,
         global_rotary: Rotary::new(&config.layers.global_rope),
         local_rotary: config.layers.local.as_ref().map(|local| Rotary::new(&local.rope)),
+        workspaces: std::sync::Mutex::default(),
     })
 }
 

@@ -5,9 +5,10 @@
 
 use candle_core::{Device, Tensor};
 use puna_config::{AttentionConfig, LayerKind};
-use puna_kernels::{AttentionMask, AttentionShape, ScoreTransform};
+use puna_kernels::{AttentionMask, AttentionShape, Output, ScoreTransform};
 
-use crate::{Context, Linear, NnError, Precision, RmsNorm, ops};
+use crate::workspace::{apply, sized};
+use crate::{Context, Linear, NnError, Precision, RmsNorm, Workspace, ops};
 
 /// The layers of an attention part.
 #[derive(Clone, Debug)]
@@ -95,6 +96,52 @@ impl Attention {
         parts.output.forward(&attended, ctx.precision)
     }
 
+    /// [`Attention::forward`] on slices: `out = …` or `out += …`, `[N, C]`.
+    ///
+    /// # Errors
+    /// If widths do not agree or a weight is a tensor.
+    pub fn infer(
+        &self,
+        x: &[f32],
+        out: Output<'_>,
+        ws: &mut Workspace,
+        ctx: &mut Context<'_, '_>,
+    ) -> Result<(), NnError> {
+        let parts = &self.parts;
+        let tokens = x.len() / parts.query.weight().cols().max(1);
+        let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let q = sized(&mut ws.query, tokens * q_width); // [N, H·D]
+        let k = sized(&mut ws.key, tokens * kv_width); // [N, K·D]
+        let v = sized(&mut ws.value, tokens * kv_width); // [N, K·D]
+        {
+            let (q, k, v) = (Output::Set(q), Output::Set(k), Output::Set(v));
+            let mut layers = [(&parts.query, q), (&parts.key, k), (&parts.value, v)];
+            let scores = score_precision(&parts.query, ctx.precision);
+            if scores == ctx.precision {
+                apply(x, &mut ws.buffers, &mut layers, scores)?;
+            } else {
+                apply(x, &mut ws.buffers, &mut layers[..2], scores)?;
+                apply(x, &mut ws.buffers, &mut layers[2..], ctx.precision)?;
+            }
+        }
+        for (norm, values) in [(&parts.query_norm, &mut *q), (&parts.key_norm, &mut *k)] {
+            if let Some(norm) = norm {
+                let before = sized(&mut ws.branch, values.len());
+                before.copy_from_slice(values);
+                norm.infer(before, values)?;
+            }
+        }
+        let tables = match self.kind {
+            LayerKind::Global => &ctx.global_rope,
+            LayerKind::Local { .. } => &ctx.local_rope,
+        };
+        tables.rotate(q, self.heads, self.head_dim);
+        tables.rotate(k, self.kv_heads, self.head_dim);
+        let attended = sized(&mut ws.attended, tokens * q_width); // [N, H·D]
+        self.attend_segments((q, k, v), ctx, attended);
+        apply(attended, &mut ws.buffers, &mut [(&parts.output, out)], ctx.precision)
+    }
+
     fn attend(
         &self,
         q: &Tensor,
@@ -103,21 +150,31 @@ impl Attention {
         ctx: &mut Context<'_, '_>,
     ) -> Result<Tensor, NnError> {
         let tokens = q.dim(0)?;
-        let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let q_width = self.heads * self.head_dim;
         let mut out = vec![0f32; tokens * q_width];
-        let mut run = |q: &[f32], k: &[f32], v: &[f32]| {
-            let mut first = 0;
-            for segment in ctx.segments.iter_mut() {
-                let last = first + segment.len;
-                let kv = first * kv_width..last * kv_width;
-                segment.cache.write(self.layer, &k[kv.clone()], &v[kv]);
-                let rows = first * q_width..last * q_width;
-                self.attend_segment(&q[rows.clone()], segment, &mut out[rows]);
-                first = last;
-            }
-        };
+        let mut run =
+            |q: &[f32], k: &[f32], v: &[f32]| self.attend_segments((q, k, v), ctx, &mut out);
         ops::with_f32(q, |q| ops::with_f32(k, |k| ops::with_f32(v, |v| run(q, k, v))))???;
         Ok(Tensor::from_vec(out, (tokens, q_width), &Device::Cpu)?)
+    }
+
+    /// Appends keys and values to each segment's cache and attends to what is there.
+    fn attend_segments(
+        &self,
+        (q, k, v): (&[f32], &[f32], &[f32]),
+        ctx: &mut Context<'_, '_>,
+        out: &mut [f32],
+    ) {
+        let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let mut first = 0;
+        for segment in ctx.segments.iter_mut() {
+            let last = first + segment.len;
+            let kv = first * kv_width..last * kv_width;
+            segment.cache.write(self.layer, &k[kv.clone()], &v[kv]);
+            let rows = first * q_width..last * q_width;
+            self.attend_segment(&q[rows.clone()], segment, &mut out[rows]);
+            first = last;
+        }
     }
 
     fn attend_segment(&self, q: &[f32], segment: &crate::Segment<'_>, out: &mut [f32]) {

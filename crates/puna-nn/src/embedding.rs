@@ -35,24 +35,49 @@ impl Embedding {
     /// # Errors
     /// If an id is outside the vocabulary.
     pub fn forward(&self, tokens: &[u32]) -> Result<Tensor, NnError> {
-        let (vocab, hidden) = (self.weight.rows(), self.weight.cols());
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab) {
-            return Err(NnError::TokenId { id, vocab });
-        }
+        self.check(tokens)?;
+        let hidden = self.weight.cols();
         if let Weight::Dense(weight) = &*self.weight {
             let ids = Tensor::new(tokens, weight.device())?;
             let rows = weight.index_select(&ids, 0)?; // [N, C]
             return Ok((rows * f64::from(self.scale))?);
         }
         let mut values = vec![0f32; tokens.len() * hidden];
-        if let Some(matrix) = self.weight.matrix() {
-            for (&id, out) in tokens.iter().zip(values.chunks_exact_mut(hidden.max(1))) {
+        self.infer(tokens, &mut values)?;
+        Ok(Tensor::from_vec(values, (tokens.len(), hidden), &Device::Cpu)?)
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), NnError> {
+        let vocab = self.weight.rows();
+        match tokens.iter().find(|&&id| id as usize >= vocab) {
+            Some(&id) => Err(NnError::TokenId { id, vocab }),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Embedding::forward`] on slices, into `out` `[N, C]`.
+    ///
+    /// # Errors
+    /// If an id is outside the vocabulary, `out` has another size or the weight is a tensor.
+    pub fn infer(&self, tokens: &[u32], out: &mut [f32]) -> Result<(), NnError> {
+        self.check(tokens)?;
+        let hidden = self.weight.cols();
+        let (expected, got) = (tokens.len() * hidden, out.len());
+        if expected != got {
+            return Err(NnError::Shape { what: "embedded values", expected, got });
+        }
+        let Some(matrix) = self.weight.matrix() else {
+            return Err(NnError::Tracked { op: "inference on slices" });
+        };
+        let rows = tokens.iter().zip(out.chunks_exact_mut(hidden.max(1)));
+        {
+            for (&id, out) in rows {
                 matrix.dequantize_row(id as usize, out);
                 if self.scale != 1.0 {
                     out.iter_mut().for_each(|v| *v *= self.scale);
                 }
             }
         }
-        Ok(Tensor::from_vec(values, (tokens.len(), hidden), &Device::Cpu)?)
+        Ok(())
     }
 }

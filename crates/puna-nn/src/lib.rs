@@ -20,6 +20,7 @@ pub mod ops;
 mod rope;
 mod segment;
 mod weight;
+mod workspace;
 
 pub use attention::{Attention, AttentionParts};
 pub use embedding::Embedding;
@@ -36,3 +37,4 @@ pub use weight::{
     BlockOrder, BlockWeight, CodebookScales, CodebookWeight, Fp8Weight, GroupWeight,
     GroupWeightQuants, SharedBytes, Weight,
 };
+pub use workspace::Workspace;

@@ -1,8 +1,10 @@
 //! `y = x Wᵀ + b`: the only matrix multiplication of the model.
 
 use candle_core::Tensor;
+use puna_kernels::Output;
 
-use crate::{NnError, Precision, Weight, ops};
+use crate::workspace::apply;
+use crate::{NnError, Precision, Weight, Workspace, ops};
 use std::sync::Arc;
 
 /// A linear layer over any stored form of its weight.
@@ -50,5 +52,19 @@ impl Linear {
             None => Ok(y),
             Some(bias) => Ok(y.broadcast_add(bias)?),
         }
+    }
+
+    /// [`Linear::forward`] on slices: `out = …` or `out += …`, `[N, out]`.
+    ///
+    /// # Errors
+    /// If the widths do not agree or the weight is a tensor.
+    pub fn infer(
+        &self,
+        x: &[f32],
+        out: Output<'_>,
+        ws: &mut Workspace,
+        precision: Precision,
+    ) -> Result<(), NnError> {
+        apply(x, &mut ws.buffers, &mut [(self, out)], precision)
     }
 }

@@ -2,9 +2,10 @@
 
 use candle_core::Tensor;
 use puna_config::Activation;
-use puna_kernels::GateActivation;
+use puna_kernels::{GateActivation, InputBuffers, Output};
 
-use crate::{Linear, Moe, NnError, Precision, ops};
+use crate::workspace::{FfnWorkspace, apply, sized};
+use crate::{Linear, Moe, NnError, Precision, Workspace, ops};
 
 /// `down(act(gate(x)) · up(x))` (arXiv:2002.05202).
 #[derive(Clone, Debug)]
@@ -30,13 +31,34 @@ impl Mlp {
     pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
         let gate = self.gate.forward(x, precision)?; // [N, F]
         let up = self.up.forward(x, precision)?; // [N, F]
-        let activation = match self.activation {
+        let hidden = ops::gated(self.gate_activation(), &gate, &up)?; // [N, F]
+        self.down.forward(&hidden, precision) // [N, C]
+    }
+
+    /// [`Mlp::forward`] on slices, into `out` `[N, C]`.
+    pub(crate) fn infer(
+        &self,
+        x: &[f32],
+        out: Output<'_>,
+        (ws, buffers): (&mut FfnWorkspace, &mut InputBuffers),
+        precision: Precision,
+    ) -> Result<(), NnError> {
+        let tokens = x.len() / self.gate.weight().cols().max(1);
+        let width = tokens * self.gate.weight().rows();
+        let gate = sized(&mut ws.gate, width); // [N, F]
+        let up = sized(&mut ws.up, width); // [N, F]
+        let mut layers = [(&self.gate, Output::Set(gate)), (&self.up, Output::Set(up))];
+        apply(x, buffers, &mut layers, precision)?;
+        puna_kernels::gate_in_place(self.gate_activation(), gate, up); // [N, F]
+        apply(gate, buffers, &mut [(&self.down, out)], precision)
+    }
+
+    fn gate_activation(&self) -> GateActivation {
+        match self.activation {
             Activation::Silu => GateActivation::Silu,
             Activation::GeluTanh => GateActivation::GeluTanh,
             Activation::GeluErf => GateActivation::GeluErf,
-        };
-        let hidden = ops::gated(activation, &gate, &up)?; // [N, F]
-        self.down.forward(&hidden, precision) // [N, C]
+        }
     }
 }
 
@@ -61,6 +83,23 @@ impl FeedForward {
         match self {
             FeedForward::Dense(mlp) => mlp.forward(x, precision),
             FeedForward::Moe(moe) => moe.forward(x, precision),
+        }
+    }
+
+    /// [`FeedForward::forward`] on slices: `out = …` or `out += …`, `[N, C]`.
+    ///
+    /// # Errors
+    /// If widths do not agree or a weight is a tensor.
+    pub fn infer(
+        &self,
+        x: &[f32],
+        out: Output<'_>,
+        ws: &mut Workspace,
+        precision: Precision,
+    ) -> Result<(), NnError> {
+        match self {
+            FeedForward::Dense(mlp) => mlp.infer(x, out, (&mut ws.ffn, &mut ws.buffers), precision),
+            FeedForward::Moe(moe) => moe.infer(x, out, ws, precision),
         }
     }
 }

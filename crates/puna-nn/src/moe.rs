@@ -6,8 +6,10 @@
 
 use candle_core::{Device, Tensor};
 use puna_config::Routing;
+use puna_kernels::Output;
 
-use crate::{Linear, Mlp, NnError, Precision, ops};
+use crate::workspace::{apply, sized};
+use crate::{Linear, Mlp, NnError, Precision, Workspace, ops};
 
 /// A mixture of experts.
 #[derive(Clone, Debug)]
@@ -54,6 +56,39 @@ impl Moe {
             })?;
         }
         Ok(Tensor::from_vec(out, (tokens, hidden), &Device::Cpu)?)
+    }
+
+    /// [`Moe::forward`] on slices: `out = …` or `out += …`, `[N, C]`.
+    pub(crate) fn infer(
+        &self,
+        x: &[f32],
+        mut out: Output<'_>,
+        ws: &mut Workspace,
+        precision: Precision,
+    ) -> Result<(), NnError> {
+        let hidden = self.router.weight().cols().max(1);
+        let logits = sized(&mut ws.branch, x.len() / hidden * self.experts.len()); // [N, E]
+        apply(x, &mut ws.buffers, &mut [(&self.router, Output::Set(logits))], Precision::Exact)?;
+        let chosen = self.route(logits);
+        if let Output::Set(out) = &mut out {
+            out.fill(0.0);
+        }
+        for (expert, uses) in self.experts.iter().zip(&chosen) {
+            if uses.is_empty() {
+                continue;
+            }
+            let rows = sized(&mut ws.rows, uses.len() * hidden); // [n, C]
+            for (row, (token, _)) in rows.chunks_exact_mut(hidden).zip(uses) {
+                row.copy_from_slice(&x[*token as usize * hidden..][..hidden]);
+            }
+            let y = sized(&mut ws.branch, rows.len()); // [n, C]
+            expert.infer(rows, Output::Set(y), (&mut ws.ffn, &mut ws.buffers), precision)?;
+            for (row, (token, weight)) in y.chunks_exact(hidden).zip(uses) {
+                let sum = &mut out.values_mut()[*token as usize * hidden..][..hidden];
+                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
+            }
+        }
+        Ok(())
     }
 
     /// For each expert the tokens that use it, with their weights.

@@ -29,4 +29,16 @@ impl RmsNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, NnError> {
         ops::rms_norm(x, &self.weight, self.eps)
     }
+
+    /// [`RmsNorm::forward`] on slices.
+    ///
+    /// # Errors
+    /// If the input is not whole rows, or the weight is not a float32 tensor on the CPU.
+    pub fn infer(&self, x: &[f32], out: &mut [f32]) -> Result<(), NnError> {
+        let width = self.weight.elem_count();
+        if width == 0 || !x.len().is_multiple_of(width) || x.len() != out.len() {
+            return Err(NnError::Shape { what: "width of a norm", expected: width, got: x.len() });
+        }
+        ops::with_f32(&self.weight, |w| puna_kernels::rms_norm(x, w, self.eps, out))
+    }
 }

@@ -41,6 +41,16 @@ impl RopeTables {
         self.rotary_dim
     }
 
+    /// Rotates the heads of every token in place.
+    ///
+    /// # Shapes
+    /// `x` `[N, heads·D]`
+    pub(crate) fn rotate(&self, x: &mut [f32], heads: usize, head_dim: usize) {
+        let (cos, sin) = (&self.cos[..], &self.sin[..]);
+        let table = puna_kernels::RopeTable { cos, sin, rotary_dim: self.rotary_dim };
+        puna_kernels::rope(x, heads, head_dim, &table);
+    }
+
     /// Number of tokens (`N`).
     #[must_use]
     pub fn tokens(&self) -> usize {

@@ -370,8 +370,16 @@ impl Weight {
             Weight::Block(w) if w.order == BlockOrder::Rows => Weight::Block(w.slice(rows)),
             Weight::Group(w) => Weight::Group(w.slice(rows)),
             Weight::Block(_) | Weight::Codebook(_) | Weight::Fp8(_) => {
-                let dense = self.dequantize()?;
-                Weight::Dense(dense.narrow(0, rows.start, rows.len())?.contiguous()?)
+                let (cols, mut values) = (self.cols(), Vec::new());
+                let mut row = vec![0f32; cols];
+                for index in rows.clone() {
+                    if let Some(matrix) = self.matrix() {
+                        matrix.dequantize_row(index, &mut row);
+                    }
+                    values.extend(row.iter().flat_map(|v| v.to_le_bytes()));
+                }
+                let bytes: SharedBytes = Arc::new(values);
+                Weight::Block(BlockWeight::new(BlockFormat::F32, rows.len(), cols, bytes)?)
             }
         })
     }

@@ -52,7 +52,7 @@ macro_rules! table {
                     panel::pack;
                 rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) =
                     norm::rms_norm_row;
-                gate(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) =
+                gate(act: GateActivation, up: &[f32], gate: &mut [f32]) =
                     activation::gate;
                 cap(x: &mut [f32], cap: f32) = activation::cap;
                 softmax(x: &mut [f32]) = softmax::softmax_row;

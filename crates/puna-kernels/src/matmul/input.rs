@@ -36,9 +36,26 @@ pub enum Output<'a> {
 }
 
 impl Output<'_> {
-    fn len(&self) -> usize {
+    /// Number of outputs.
+    #[expect(clippy::len_without_is_empty, reason = "a length to compare, no collection")]
+    pub fn len(&self) -> usize {
         match self {
             Output::Set(y) | Output::Add(y) => y.len(),
+        }
+    }
+
+    /// The outputs as they are.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        match self {
+            Output::Set(y) | Output::Add(y) => y,
+        }
+    }
+
+    /// The same outputs for a shorter time.
+    pub fn reborrow(&mut self) -> Output<'_> {
+        match self {
+            Output::Set(y) => Output::Set(y),
+            Output::Add(y) => Output::Add(y),
         }
     }
 
