@@ -40,6 +40,11 @@ pub enum Precision {
     Fast,
 }
 
+/// How far ahead weights are asked for when they are multiplied with one token: of 0 to 32 KiB in
+/// powers of two the quickest for Q4_0, Q8_0, Q4_K, Q6_K and BF16 (without, Q6_K streams at half the
+/// speed).
+const AHEAD: usize = 4096;
+
 /// Dequantized rows of a task at a time; 8 MiB of scratch at most for rows of 64 Ki columns.
 const DEQUANTIZED_ROWS: usize = 32;
 

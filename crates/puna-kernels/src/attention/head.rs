@@ -122,7 +122,7 @@ unsafe fn block_scores<S: Simd, const N: usize>(
             for (k, at) in k.iter_mut().zip(slots) {
                 *k = task.k.add(*at).cast();
             }
-            let dots = dots::<S, F32, 4, N>(s, k, q, dim);
+            let dots = dots::<S, F32, 4, N>(s, k, q, dim, 0);
             for (i, dots) in dots.iter().enumerate() {
                 for (scores, &dot) in scores.iter_mut().zip(dots) {
                     scores[4 * j + i] = dot;
@@ -130,7 +130,7 @@ unsafe fn block_scores<S: Simd, const N: usize>(
             }
         }
         for (j, &at) in rest.iter().enumerate() {
-            let [dots] = dots::<S, F32, 1, N>(s, [task.k.add(at).cast()], q, dim);
+            let [dots] = dots::<S, F32, 1, N>(s, [task.k.add(at).cast()], q, dim, 0);
             for (scores, dot) in scores.iter_mut().zip(dots) {
                 scores[4 * fours.len() + j] = dot;
             }

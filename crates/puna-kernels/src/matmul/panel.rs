@@ -11,7 +11,7 @@
 mod tile;
 pub(crate) use tile::{PanelTile, panel_tile};
 
-use super::Target;
+use super::{AHEAD, Target};
 use crate::BlockFormat;
 use crate::blocks::panel::{Blocks, Columns, From16, GroupRows, Integers, PanelBuffers, ROWS};
 use crate::blocks::{CHUNK, Layout, Width, Zero};
@@ -22,10 +22,6 @@ use std::ops::Range;
 
 /// Sub-blocks of a chunk, at most.
 const SUBS: usize = CHUNK / 16;
-
-/// How far ahead panels are asked for: of 0, 1, 2, 4, 8 and 16 KiB the quickest for Q4_0, Q8_0, Q4_K
-/// and Q6_K (without, Q6_K streams at half the speed).
-const AHEAD: usize = 4096;
 
 /// Panels of a chunk, at most.
 const PANELS: usize = 2;
