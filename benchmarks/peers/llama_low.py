@@ -79,3 +79,8 @@ class Model:
     def rewind(self, sequence, length):
         """Forgets what lies at and behind a position."""
         ll.llama_memory_seq_rm(self.memory, sequence, length, -1)
+
+    def close(self):
+        ll.llama_batch_free(self.batch)
+        ll.llama_free(self.context)
+        ll.llama_model_free(self.model)
