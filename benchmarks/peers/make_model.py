@@ -1,6 +1,6 @@
 """Writes a LLaMA checkpoint with random weights in a real model's shape: something to time, not to read.
 
-    python make_model.py --shape tinyllama-1.1b --out DIR [--seed 1]
+    python make_model.py --shape tinyllama-1.1b --out DIR [--context 16384] [--seed 1]
 
 Only numpy is needed. The tokenizer is a synthetic byte-level BPE with the shape's vocabulary size.
 """
@@ -15,6 +15,8 @@ import numpy as np
 
 SHAPES = {
     "tinyllama-1.1b": dict(layers=22, hidden=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000),
+    "mixtral-small": dict(layers=8, hidden=1024, heads=16, kv_heads=4, ffn=2816, vocab=32000, experts=8, used=2),
+    "tiny-moe": dict(layers=2, hidden=256, heads=8, kv_heads=4, ffn=512, vocab=4096, experts=8, used=2),
     "tiny": dict(layers=2, hidden=256, heads=8, kv_heads=4, ffn=704, vocab=4096),
 }
 LLAMA3_SPLIT = (
@@ -92,9 +94,16 @@ def tensors(shape):
         yield base + "self_attn.v_proj.weight", (kv, hidden)
         yield base + "self_attn.o_proj.weight", (hidden, hidden)
         yield base + "post_attention_layernorm.weight", (hidden,)
-        yield base + "mlp.gate_proj.weight", (ffn, hidden)
-        yield base + "mlp.up_proj.weight", (ffn, hidden)
-        yield base + "mlp.down_proj.weight", (hidden, ffn)
+        if "experts" not in shape:
+            yield base + "mlp.gate_proj.weight", (ffn, hidden)
+            yield base + "mlp.up_proj.weight", (ffn, hidden)
+            yield base + "mlp.down_proj.weight", (hidden, ffn)
+            continue
+        yield base + "block_sparse_moe.gate.weight", (shape["experts"], hidden)
+        for expert in range(shape["experts"]):
+            yield base + f"block_sparse_moe.experts.{expert}.w1.weight", (ffn, hidden)
+            yield base + f"block_sparse_moe.experts.{expert}.w2.weight", (hidden, ffn)
+            yield base + f"block_sparse_moe.experts.{expert}.w3.weight", (ffn, hidden)
     yield "model.norm.weight", (hidden,)
     yield "lm_head.weight", (vocab, hidden)
 
@@ -123,27 +132,40 @@ def write_safetensors(path, shape, rng):
             file.write(bf16(values).tobytes())
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", choices=SHAPES, default="tinyllama-1.1b")
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    shape = SHAPES[args.shape]
-    args.out.mkdir(parents=True, exist_ok=True)
-    config = dict(
+def config(shape, context):
+    out = dict(
         architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu",
         hidden_size=shape["hidden"], intermediate_size=shape["ffn"], num_hidden_layers=shape["layers"],
         num_attention_heads=shape["heads"], num_key_value_heads=shape["kv_heads"],
-        max_position_embeddings=2048, rms_norm_eps=1e-5, rope_theta=10000.0, rope_scaling=None,
+        max_position_embeddings=context, rms_norm_eps=1e-5, rope_theta=10000.0, rope_scaling=None,
         tie_word_embeddings=False, vocab_size=shape["vocab"], torch_dtype="bfloat16",
         bos_token_id=0, eos_token_id=1, pad_token_id=2,
     )
-    (args.out / "config.json").write_text(json.dumps(config, indent=2))
-    (args.out / "tokenizer.json").write_text(json.dumps(tokenizer(shape["vocab"])))
-    (args.out / "tokenizer_config.json").write_text(
-        json.dumps(dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", tokenizer_class="PreTrainedTokenizerFast"))
-    )
+    if "experts" in shape:
+        del out["rope_scaling"]
+        out.update(architectures=["MixtralForCausalLM"], model_type="mixtral", sliding_window=None,
+                   num_local_experts=shape["experts"], num_experts_per_tok=shape["used"])
+    return out
+
+
+def write_sidecars(folder, shape, settings):
+    """Everything but the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer(shape["vocab"])))
+    special = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", tokenizer_class="PreTrainedTokenizerFast")
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="tinyllama-1.1b")
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--context", type=int, default=2048, help="max_position_embeddings")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    shape = SHAPES[args.shape]
+    write_sidecars(args.out, shape, config(shape, args.context))
     write_safetensors(args.out / "model.safetensors", shape, np.random.default_rng(args.seed))
 
 

@@ -65,6 +65,11 @@ impl RunArgs {
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
         Ok(RunSettings { model: self.model.resolve()?, precision, threads })
     }
+
+    /// Whether a model was named.
+    pub(crate) fn has_model(&self) -> bool {
+        self.model.model.is_some()
+    }
 }
 
 /// Reads a text file; `-` is stdin.

@@ -124,13 +124,36 @@ impl DecoderConfig {
     #[must_use]
     pub fn forward_flops_per_token(&self, context: usize) -> u64 {
         let per_key = product(&[4, self.attention.num_heads, self.attention.head_dim]);
+        let matmul = u128::from(self.parameters().active_matmul);
+        narrow((2 * matmul).saturating_add(per_key.saturating_mul(self.keys_seen(context))))
+    }
+
+    /// Keys that one query meets, summed over the layers.
+    fn keys_seen(&self, context: usize) -> u128 {
         let seen = |layer| match self.layers.kind(layer) {
             LayerKind::Global => context,
             LayerKind::Local { window } => context.min(window),
         };
-        let keys: u128 = (0..self.num_layers).map(|layer| seen(layer) as u128).sum();
-        let matmul = u128::from(self.parameters().active_matmul);
-        narrow((2 * matmul).saturating_add(per_key.saturating_mul(keys)))
+        (0..self.num_layers).map(|layer| seen(layer) as u128).sum()
+    }
+
+    /// FLOPs of a prompt of `tokens` tokens behind `depth` earlier ones, as
+    /// [`Self::forward_flops_per_token`] counts them, of which `logits` tokens go through the
+    /// head.
+    #[must_use]
+    pub fn prefill_flops(&self, depth: usize, tokens: usize, logits: usize) -> u64 {
+        let contexts = depth.saturating_add(1)..=depth.saturating_add(tokens);
+        let all: u128 = contexts.map(|c| u128::from(self.forward_flops_per_token(c))).sum();
+        let head = product(&[2, self.vocab_size, self.hidden_size]);
+        narrow(all.saturating_sub(head.saturating_mul(tokens.saturating_sub(logits) as u128)))
+    }
+
+    /// Bytes of the KV cache that the step of one token reads which sees `context` positions.
+    #[must_use]
+    pub fn kv_bytes_read(&self, context: usize, bytes_per_value: usize) -> u64 {
+        let a = &self.attention;
+        let per_key = product(&[2, a.num_kv_heads, a.head_dim, bytes_per_value]);
+        narrow(per_key.saturating_mul(self.keys_seen(context)))
     }
 
     /// Bytes that one token adds to a full (not windowed) KV cache: `2 * L * K * D` values.

@@ -102,6 +102,22 @@ fn flops_of_local_layers_stop_growing_at_the_window() {
     assert_eq!(active, 12_879_925_248 - 32_000 * 4096 - 65 * 4096);
 }
 
+#[test]
+fn a_prompt_costs_the_sum_of_its_tokens_without_the_heads_that_are_not_run() {
+    let d = preset("mistral-7b-v0.1").expect("parses").expect("a preset").decoder;
+    let at = |context| d.forward_flops_per_token(context);
+    assert_eq!(d.prefill_flops(100, 3, 3), at(101) + at(102) + at(103));
+    let head = 2 * 32_000 * 4096;
+    assert_eq!(d.prefill_flops(0, 3, 1), at(1) + at(2) + at(3) - 2 * head);
+}
+
+#[test]
+fn a_step_reads_the_keys_and_values_inside_the_window() {
+    let d = preset("mistral-7b-v0.1").expect("parses").expect("a preset").decoder;
+    assert_eq!(d.kv_bytes_read(10, 2), 10 * d.kv_bytes_per_token(2));
+    assert_eq!(d.kv_bytes_read(9000, 2), 4096 * d.kv_bytes_per_token(2));
+}
+
 /// Sum of the sizes that a safetensors header announces.
 fn stored_parameters(path: &Path) -> Option<u64> {
     let bytes = std::fs::read(path).ok()?;

@@ -20,6 +20,7 @@ mod blocks;
 mod error;
 mod format;
 mod kernels;
+mod machine;
 mod math;
 mod matmul;
 mod matrix;
@@ -39,6 +40,7 @@ pub use attention::{AttentionMask, AttentionShape, KvView, ScoreTransform, atten
 pub use error::KernelError;
 pub use format::BlockFormat;
 pub use kernels::{Isa, Kernels};
+pub use machine::{IsaPeak, MachineLimits};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul};
 pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Matrix, MatrixData,

@@ -5,6 +5,8 @@
 //! segment alone, and every kernel computes a row the same way whatever stands beside it: the
 //! same sequence gives bitwise the same logits alone, in a batch, whole, in chunks or step by step.
 
+mod traffic;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use puna_config::DecoderConfig;

@@ -329,6 +329,32 @@ impl Weight {
         }
     }
 
+    /// Bytes that a product reads: the stored values with their scales and zeros.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        match self {
+            Weight::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
+            Weight::Block(w) => w.span.len(),
+            Weight::Group(w) => {
+                let quants = match &w.quants {
+                    GroupWeightQuants::Nibbles(q) | GroupWeightQuants::Bytes(q) => q.len(),
+                    GroupWeightQuants::Signed(q) => q.len(),
+                };
+                quants + size_of_val(&*w.scales) + w.zeros.len()
+            }
+            Weight::Codebook(w) => {
+                let scales = match &w.scales {
+                    CodebookScales::Single(absmax) => size_of_val(&**absmax),
+                    CodebookScales::Nested { quants, absmax, .. } => {
+                        quants.len() + size_of_val(&**absmax)
+                    }
+                };
+                w.nibbles.len() + scales
+            }
+            Weight::Fp8(w) => w.rows * w.cols + size_of_val(&*w.scales),
+        }
+    }
+
     /// Checks sizes that come from a file.
     ///
     /// # Errors

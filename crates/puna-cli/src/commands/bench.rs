@@ -1,14 +1,16 @@
-//! `puna bench`: tokens per second of prefill and decoding, as llama-bench measures them.
+//! `puna bench`: tokens per second of prefill and decoding, as llama-bench measures them, and the
+//! limits of the machine that bound them.
 //!
-//! `ppN` runs N random tokens in one prompt into an empty cache; `tgN` decodes N tokens one after
-//! another, from an empty cache. Each test is warmed up once and then repeated.
+//! `ppN` runs N random tokens in one prompt; `tgN` decodes N tokens one after another, in one
+//! sequence or several at once; both into an empty cache or behind tokens that are in it already.
+//! Each test is warmed up once and then repeated.
 
-use std::time::Instant;
+mod machine;
+mod test;
 
 use anyhow::bail;
 use clap::value_parser;
-use puna_infer::{DEFAULT_PREFILL_CHUNK, peak_rss_bytes};
-use puna_model::{Decoder, Logits, Segment};
+use puna_infer::peak_rss_bytes;
 use serde::Serialize;
 
 use crate::args::RunArgs;
@@ -16,10 +18,14 @@ use crate::loaded::Loaded;
 use crate::progress::Spinner;
 use crate::report::Outcome;
 use crate::{output, units};
+use machine::{Machine, Share};
+use test::{Test, Work};
 
 /// Measures prefill (pp) and decoding (tg) on random tokens.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  puna bench -m ./model -p 512 -n 128 -r 3 -t 2 --json")]
+#[command(after_help = "Examples:\n  puna bench -m ./model -p 512 -n 128 -r 3 -t 2 --json\n  \
+    puna bench -m ./model -p 0 -n 128 --depth 0,8192 --batch 1,8 --machine\n  \
+    puna bench --machine")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -29,10 +35,21 @@ pub(crate) struct Args {
     /// Numbers of tokens to decode, separated by commas (0: none)
     #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128")]
     generate: Vec<usize>,
+    /// Tokens that are in the cache before each test, separated by commas
+    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "0")]
+    depth: Vec<usize>,
+    /// Sequences decoded at once, separated by commas; speeds are those of all together
+    #[arg(short, long, value_name = "B", value_delimiter = ',', default_value = "1",
+        value_parser = value_parser!(u32).range(1..))]
+    batch: Vec<u32>,
     /// Repetitions
     #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     repetitions: u32,
-    /// Print a JSON array
+    /// Measure what the machine can do at most (bytes read, arithmetic) and report every test's
+    /// share of it; without a model only that
+    #[arg(long)]
+    machine: bool,
+    /// Print a JSON array of tests; with --machine {"machine", "tests"}
     #[arg(long)]
     json: bool,
 }
@@ -44,6 +61,15 @@ struct TestReport {
     tokens_per_second: Spread,
     peak_rss_bytes: Option<u64>,
     threads: usize,
+    /// Tokens in the cache before.
+    depth: usize,
+    /// Sequences at once.
+    batch: usize,
+    /// Opening and loading the model, once for all tests.
+    load_seconds: f64,
+    /// With --machine, where the limit is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<Share>,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,66 +79,91 @@ struct Spread {
     max: f64,
 }
 
-/// What a test does.
-#[derive(Debug, Clone, Copy)]
-enum Test {
-    Prefill(usize),
-    Decode(usize),
-}
-
-impl Test {
-    fn name(self) -> String {
-        match self {
-            Self::Prefill(n) => format!("pp{n}"),
-            Self::Decode(n) => format!("tg{n}"),
-        }
-    }
-
-    fn tokens(self) -> usize {
-        match self {
-            Self::Prefill(n) | Self::Decode(n) => n,
-        }
-    }
+/// What --machine --json prints.
+#[derive(Debug, Serialize)]
+struct MachineReport<'a> {
+    machine: &'a Machine,
+    tests: &'a [TestReport],
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let settings = args.run.settings()?;
-    let loaded = Loaded::load(&settings)?;
-    let decoder = &loaded.model.decoder;
-    let prefills = args.prompt.iter().map(|&n| Test::Prefill(n));
-    let tests = prefills.chain(args.generate.iter().map(|&n| Test::Decode(n)));
-    let mut reports = Vec::new();
-    for test in tests.filter(|test| test.tokens() > 0) {
-        let context = decoder.config().max_seq_len;
-        if test.tokens() > context {
-            bail!("{} does not fit into the context of {context} tokens", test.name());
+    let (reports, machine) = match (args.machine, args.run.has_model()) {
+        (true, false) => (Vec::new(), Some(measure_machine())),
+        (with_machine, _) => {
+            let loaded = Loaded::load(&settings)?;
+            let tests = args.tests();
+            let report = |&test| args.report(&loaded, settings.threads, test);
+            let mut reports = tests.iter().map(report).collect::<anyhow::Result<Vec<_>>>()?;
+            // After the tests: the buffer that is read would count into their peak memory.
+            let machine = with_machine.then(measure_machine);
+            for (report, &test) in reports.iter_mut().zip(&tests) {
+                let rate = report.tokens_per_second.median;
+                let share = |machine: &Machine| {
+                    machine.share(&loaded.model.decoder, settings.precision, test, rate)
+                };
+                report.limit = machine.as_ref().and_then(share);
+            }
+            (reports, machine)
         }
-        let _spinner = Spinner::new(format!("measuring {}", test.name()));
-        reports.push(TestReport {
-            test: test.name(),
-            tokens_per_second: measure(decoder, test, args.repetitions)?,
-            peak_rss_bytes: peak_rss_bytes(),
-            threads: settings.threads,
-        });
-    }
-    if args.json {
-        output::json(&reports)?;
-    } else {
-        output::text(&table(&reports))?;
+    };
+    match (machine, args.json) {
+        (None, true) => output::json(&reports)?,
+        (Some(machine), true) => {
+            output::json(&MachineReport { machine: &machine, tests: &reports })?;
+        }
+        (None, false) => output::text(&table(&reports))?,
+        (Some(machine), false) => {
+            output::text(&machine.table())?;
+            if !reports.is_empty() {
+                output::text(&format!("\n{}", table(&reports)))?;
+            }
+        }
     }
     Ok(Outcome::Done)
 }
 
-fn measure(decoder: &Decoder, test: Test, repetitions: u32) -> anyhow::Result<Spread> {
-    once(decoder, test, 0)?; // warm-up
-    let mut rates = Vec::new();
-    for repetition in 1..=repetitions {
-        let started = Instant::now();
-        once(decoder, test, repetition)?;
-        rates.push(test.tokens() as f64 / started.elapsed().as_secs_f64());
+fn measure_machine() -> Machine {
+    let _spinner = Spinner::new("measuring the machine");
+    Machine::measure()
+}
+
+impl Args {
+    /// Every depth with every length; decoding with every batch.
+    fn tests(&self) -> Vec<Test> {
+        let mut tests = Vec::new();
+        for &depth in &self.depth {
+            tests.extend(self.prompt.iter().map(|&n| Test { work: Work::Prefill(n), depth }));
+            for &tokens in &self.generate {
+                let decode =
+                    |&sequences: &u32| Work::Decode { tokens, sequences: sequences as usize };
+                tests.extend(self.batch.iter().map(|b| Test { work: decode(b), depth }));
+            }
+        }
+        tests.retain(|test| test.tokens() > 0);
+        tests
     }
-    rates.sort_by(f64::total_cmp);
-    Ok(spread(&rates))
+
+    fn report(&self, loaded: &Loaded, threads: usize, test: Test) -> anyhow::Result<TestReport> {
+        let decoder = &loaded.model.decoder;
+        let context = decoder.config().max_seq_len;
+        if test.depth.saturating_add(test.tokens()) > context {
+            bail!("{} does not fit into the context of {context} tokens", test.name());
+        }
+        let _spinner = Spinner::new(format!("measuring {}", test.name()));
+        let mut rates = test.measure(decoder, self.repetitions)?;
+        rates.sort_by(f64::total_cmp);
+        Ok(TestReport {
+            test: test.name(),
+            tokens_per_second: spread(&rates),
+            peak_rss_bytes: peak_rss_bytes(),
+            threads,
+            depth: test.depth,
+            batch: test.sequences(),
+            load_seconds: loaded.load_seconds,
+            limit: None,
+        })
+    }
 }
 
 /// Of sorted rates, at least one.
@@ -125,71 +176,36 @@ fn spread(rates: &[f64]) -> Spread {
     Spread { median, min: rates[0], max: rates[rates.len() - 1] }
 }
 
-fn once(decoder: &Decoder, test: Test, seed: u32) -> anyhow::Result<()> {
-    let tokens = random_tokens(test.tokens(), decoder.config().vocab_size, seed);
-    let mut cache = decoder.new_cache();
-    let total_len = tokens.len();
-    let chunk = match test {
-        Test::Prefill(_) => DEFAULT_PREFILL_CHUNK,
-        Test::Decode(_) => 1,
-    };
-    for part in tokens.chunks(chunk) {
-        let total_len = match test {
-            Test::Prefill(_) => total_len,
-            Test::Decode(_) => cache.len() + 1,
-        };
-        let segment = Segment { tokens: part, cache: &mut cache, total_len };
-        decoder.forward(&mut [segment], Logits::Last)?;
-    }
-    Ok(())
-}
-
-/// Splitmix64 (Steele, Lea and Flood 2014): which tokens they are changes nothing, that they are
-/// the same every time makes runs comparable.
-fn random_tokens(count: usize, vocab_size: usize, seed: u32) -> Vec<u32> {
-    let mut state = u64::from(seed);
-    let mut next = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % vocab_size as u64) as u32
-    };
-    (0..count).map(|_| next()).collect()
-}
-
 fn table(reports: &[TestReport]) -> String {
     let mut rows =
         vec![["test", "tokens/s (median)", "min", "max", "peak RSS"].map(String::from).to_vec()];
+    let has_limits = reports.iter().any(|report| report.limit.is_some());
+    if has_limits {
+        rows[0].push("share of the machine".to_string());
+    }
     rows.extend(reports.iter().map(|report| {
         let rate = &report.tokens_per_second;
-        vec![
+        let mut row = vec![
             report.test.clone(),
             format!("{:.2}", rate.median),
             format!("{:.2}", rate.min),
             format!("{:.2}", rate.max),
             report.peak_rss_bytes.map_or_else(|| "unknown".to_string(), units::bytes),
-        ]
+        ];
+        row.extend(report.limit.as_ref().map(Share::describe));
+        row
     }));
     output::table(&rows)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{random_tokens, spread};
+    use super::spread;
 
     #[test]
     fn the_median_of_an_even_number_is_between_the_middle_two() {
         let even = spread(&[1.0, 2.0, 4.0, 9.0]);
         assert_eq!((even.median, even.min, even.max), (3.0, 1.0, 9.0));
         assert_eq!(spread(&[5.0]).median, 5.0);
-    }
-
-    #[test]
-    fn random_tokens_are_in_the_vocabulary_and_repeatable() {
-        let tokens = random_tokens(100, 7, 3);
-        assert!(tokens.iter().all(|&t| t < 7));
-        assert_eq!(tokens, random_tokens(100, 7, 3));
-        assert_ne!(tokens, random_tokens(100, 7, 4));
     }
 }

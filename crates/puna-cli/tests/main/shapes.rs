@@ -133,6 +133,24 @@ fn bench_reports_each_test_with_its_spread() {
 }
 
 #[test]
+fn bench_decodes_behind_a_depth_and_in_a_batch_beside_the_machines_limits() {
+    let alone = puna(&["bench", "--machine", "-t", "1", "--json"]).json();
+    assert_eq!(alone["tests"].as_array().map(Vec::len), Some(0));
+    let args = "bench -m puna-mini -p 8 -n 4 -d 0,16 -b 1,3 -r 1 -t 1 --machine --json";
+    let json = puna(&args.split(' ').collect::<Vec<_>>()).json();
+    let tests = json["tests"].as_array().expect("tests");
+    let names: Vec<&str> = tests.iter().filter_map(|t| t["test"].as_str()).collect();
+    assert_eq!(names, ["pp8", "tg4", "tg4@b3", "pp8@d16", "tg4@d16", "tg4@d16,b3"]);
+    let memory = json["machine"]["one_thread"]["read_bytes_per_second"].as_f64();
+    assert!(memory.is_some_and(|speed| speed > 0.0), "{json}");
+    for test in tests {
+        has_keys(test, &["depth", "batch", "load_seconds"]);
+    }
+    assert_eq!(tests[1]["limit"]["limit"], "read");
+    assert!(tests[1]["limit"]["share"].as_f64().is_some_and(|share| share > 0.0));
+}
+
+#[test]
 fn info_has_the_promised_keys_and_a_table() {
     let json = puna(&["info", "--json"]).json();
     has_keys(

@@ -6,12 +6,11 @@ use puna_config::{
     ActOrder, BitsAndBytesKind, DecoderConfig, Family, FfnConfig, ModelConfig, Quantization,
 };
 use puna_io::{Checkpoint, Container, Dtype};
+use puna_model::KvCache;
 use serde::Serialize;
 
 use crate::model_ref::ModelRef;
 
-/// Bytes of a value in puna's KV cache, which is float32.
-const CACHE_VALUE_BYTES: usize = 4;
 /// Bytes of a value in the 16-bit caches that other programs report.
 const HALF_VALUE_BYTES: usize = 2;
 
@@ -78,7 +77,7 @@ impl Facts {
             kv_heads: decoder.attention.num_kv_heads,
             head_dim: decoder.attention.head_dim,
             vocab_size: decoder.vocab_size,
-            kv_bytes_per_token: decoder.kv_bytes_per_token(CACHE_VALUE_BYTES),
+            kv_bytes_per_token: decoder.kv_bytes_per_token(KvCache::VALUE_BYTES),
             kv_bytes_per_token_16bit: decoder.kv_bytes_per_token(HALF_VALUE_BYTES),
         }
     }

@@ -1,0 +1,223 @@
+"""Runs puna and llama.cpp alternately on the same files and prints ratios and shares of the machine.
+
+    sh setup.sh DIR/venv
+    DIR/venv/bin/python run.py --puna PATH --models DIR/models [--rounds 5] [--threads 2] [--record NAME]
+
+Missing models are made first (models.py). Each test of each model is a row: every round starts a
+puna process, then a llama.cpp process; a first round warms the page cache and is dropped. Shared
+machines drift, so the ratio is the median over neighbouring runs. llama.cpp runs with flash
+attention on or off, whichever its own first runs show to be faster for the test.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+from models import make_all
+from table import as_markdown, as_text
+
+HERE = pathlib.Path(__file__).parent
+
+# What puna reads, and what llama.cpp reads beside it.
+PAIRS = {
+    "BF16": ("dense-bf16.gguf", "dense-bf16.gguf"),
+    "BF16 folder": ("dense-hf", "dense-bf16.gguf"),
+    "Q8_0": ("dense-q8_0.gguf", "dense-q8_0.gguf"),
+    "Q6_K": ("dense-q6_k.gguf", "dense-q6_k.gguf"),
+    "Q4_K_M": ("dense-q4_k_m.gguf", "dense-q4_k_m.gguf"),
+    "Q4_0": ("dense-q4_0.gguf", "dense-q4_0.gguf"),
+    "GPTQ 4-bit act-order, against Q4_0": ("dense-gptq", "dense-q4_0.gguf"),
+    "MoE Q8_0": ("moe-q8_0.gguf", "moe-q8_0.gguf"),
+    "MoE Q4_0": ("moe-q4_0.gguf", "moe-q4_0.gguf"),
+}
+
+
+def run(command):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def tests(args):
+    """Name -> options that both sides take."""
+    prompt, new, depth, batch = args.prompt, args.generate, args.depth, args.batch
+    all_tests = {
+        f"pp{prompt}": ["-p", prompt, "-n", 0],
+        f"tg{new}": ["-p", 0, "-n", new],
+        f"tg{new}@d{depth}": ["-p", 0, "-n", new, "-d", depth],
+        f"tg{new}@b{batch}": ["-p", 0, "-n", new, "-b", batch],
+    }
+    return {k: v for k, v in all_tests.items() if not args.tests or k in args.tests}
+
+
+def puna_bench(args, model, options, *more):
+    command = [args.puna, "bench", "-m", model, *options, "-r", 1, "-t", args.threads, "--json", *more]
+    return run(command)
+
+
+def peer_bench(args, model, options, flash):
+    command = [sys.executable, HERE / "llama_cpp_bench.py", "-m", model, *options, "-r", 1,
+               "-t", args.threads, "--flash", flash]
+    return run(command)[0]
+
+
+def rate(report):
+    return report["tokens_per_second"]["median"]
+
+
+def speed_row(args, name, pair, test, options):
+    """One test of one model; the limits come from the dropped first run."""
+    ours_path, peer_path = (args.models / part for part in pair)
+    warm = puna_bench(args, ours_path, options, "--machine")
+    per_token = warm["tests"][0]["limit"]["per_token"]
+    limit = warm["tests"][0]["limit"]["limit"]
+    tried = {flash: rate(peer_bench(args, peer_path, options, flash)) for flash in ("on", "off")}
+    flash = max(tried, key=tried.get)
+    ours, theirs = [], []
+    for _ in range(args.rounds):
+        ours.append(puna_bench(args, ours_path, options)[0])
+        theirs.append(peer_bench(args, peer_path, options, flash))
+    theirs_per_token = per_token
+    if limit == "read":
+        # llama.cpp's keys and values take 16 bits.
+        facts = run([args.puna, "info", "-m", ours_path, "--json"])
+        context = ours[0]["depth"] + args.generate // 2
+        theirs_per_token -= context * (facts["kv_bytes_per_token"] - facts["kv_bytes_per_token_16bit"])
+    row = compare(name, test, [rate(r) for r in ours], [rate(r) for r in theirs], "tok/s")
+    row.update(limit=limit, bound=warm["tests"][0]["limit"]["limit_per_second"],
+               work=(per_token, theirs_per_token), flash=flash)
+    if pair[0] != pair[1]:
+        # Not the same bytes: the peer's work is not known from puna's count.
+        row["work"] = (per_token, None)
+    row["rss"] = tuple(statistics.median(r["peak_rss_bytes"] for r in side) for side in (ours, theirs))
+    return row
+
+
+def compare(name, test, ours, theirs, unit):
+    ratios = [a / b for a, b in zip(ours, theirs)]
+    return dict(model=name, test=test, unit=unit, ours=ours, theirs=theirs,
+                ratio=statistics.median(ratios), ratio_range=(min(ratios), max(ratios)))
+
+
+def forget(path):
+    """Drops a model's files from the page cache, so that a start has to read the disk."""
+    for file in [path] if path.is_file() else path.iterdir():
+        fd = os.open(file, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def first_output(command):
+    """Seconds from starting a process until it says something, when that was started, and what."""
+    started = time.monotonic()
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    seconds = time.monotonic() - started
+    _, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{errors[-2000:]}")
+    return seconds, started, line
+
+
+def start_row(args, name, pair, cache):
+    """Start of the process to the first token of a prompt, with a cold or warm page cache.
+
+    llama.cpp is given the start of Python and its imports: its time begins when they are done.
+    """
+    ours_path, peer_path = (args.models / part for part in pair)
+    rng = random.Random(1)
+    ids = ",".join(str(rng.randrange(3, 4096)) for _ in range(args.start_prompt))
+    ours_command = [args.puna, "generate", "-m", ours_path, "--token-ids", ids, "--max-new-tokens", 1,
+                    "--temperature", 0, "--ignore-eos", "--json", "-t", args.threads]
+    peer_command = [sys.executable, HERE / "llama_cpp_bench.py", "-m", peer_path, "--first-token", ids,
+                    "-t", args.threads]
+    ours, theirs = [], []
+    for _ in range(args.rounds + 1):
+        if cache == "cold":
+            forget(ours_path)
+        ours.append(first_output(ours_command)[0])
+        if cache == "cold":
+            forget(peer_path)
+        told = json.loads(first_output(peer_command)[2])
+        theirs.append(told["known"] - told["imported"])
+    return compare(name, f"first of {args.start_prompt} tokens, {cache}", ours[1:], theirs[1:], "s")
+
+
+def machine(args):
+    limits = run([args.puna, "bench", "--machine", "-t", args.threads, "--json"])["machine"]["all_threads"]
+    peak = limits["peaks"][-1] if limits["peaks"] else {}
+    flops = {"read": limits["read_bytes_per_second"]}
+    for key in ("f32_flops_per_second", "bf16_flops_per_second", "int8_ops_per_second"):
+        if peak.get(key):
+            flops[key.split("_")[0]] = peak[key]
+    return flops
+
+
+def cpu_name():
+    with open("/proc/cpuinfo") as file:
+        names = (line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+        return next(names, "unknown CPU")
+
+
+def campaign(args):
+    rows, limits = [], machine(args)
+    for name, pair in PAIRS.items():
+        if args.only and name not in args.only:
+            continue
+        jobs = [lambda t=t, o=o: speed_row(args, name, pair, t, o) for t, o in tests(args).items()]
+        if not args.no_start:
+            jobs += [lambda c=c: start_row(args, name, pair, c) for c in ("cold", "warm")]
+        for job in jobs:
+            try:
+                rows.append(job())
+            except RuntimeError as error:  # one model that fails does not lose the others' figures
+                print(error, file=sys.stderr)
+                continue
+            print(as_text(rows[-1:], limits, header=len(rows) == 1), end="", flush=True)
+    # The limit is what the machine reached at its best during the run.
+    for key, value in machine(args).items():
+        limits[key] = max(limits.get(key, 0), value)
+    for row in rows:
+        if row.get("limit"):
+            limits[row["limit"]] = max(limits[row["limit"]], row["bound"])
+    return rows, limits
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--puna", required=True)
+    parser.add_argument("--models", type=pathlib.Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--generate", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=8192)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--start-prompt", type=int, default=16)
+    parser.add_argument("--only", action="append", choices=PAIRS, help="this model (again for more)")
+    parser.add_argument("--tests", action="append", metavar="NAME", help="this test, as tg128 (again for more)")
+    parser.add_argument("--no-start", action="store_true", help="leave out the time to the first token")
+    parser.add_argument("--tiny", action="store_true", help="tiny models: only to try the scripts")
+    parser.add_argument("--record", metavar="NAME", help="write benchmarks/record/NAME.md")
+    args = parser.parse_args()
+    make_all(args.puna, args.models, threads=args.threads, tiny=args.tiny)
+    rows, limits = campaign(args)
+    title = f"{cpu_name()}, {args.threads} threads, {datetime.date.today()}"
+    print(f"\n{title}\n{as_text(rows, limits)}")
+    if args.record:
+        path = HERE.parent / "record" / f"{args.record}.md"
+        path.write_text(as_markdown(rows, limits, title, args.rounds))
+        print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
