@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use puna_model::Precision;
+use puna_model::{LoadOptions, Precision, WeightLayout};
 
 use crate::model_ref::ModelRef;
 use crate::report::Hint;
@@ -38,6 +38,11 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     exact: bool,
 
+    /// Leave quantized weights as the file has them: no copy in memory and a quicker start, but
+    /// slower steps (by default they are interleaved for the products)
+    #[arg(long)]
+    no_repack: bool,
+
     /// Threads [default: physical cores]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -51,7 +56,7 @@ pub(crate) struct RunArgs {
 #[derive(Debug)]
 pub(crate) struct RunSettings {
     pub(crate) model: ModelRef,
-    pub(crate) precision: Precision,
+    pub(crate) load: LoadOptions,
     pub(crate) threads: usize,
 }
 
@@ -63,7 +68,11 @@ impl RunArgs {
         }
         let threads = threads::start(self.threads.map(NonZeroUsize::get));
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
-        Ok(RunSettings { model: self.model.resolve()?, precision, threads })
+        let mut load = LoadOptions::new(precision);
+        if self.no_repack {
+            load.layout = WeightLayout::AsStored;
+        }
+        Ok(RunSettings { model: self.model.resolve()?, load, threads })
     }
 
     /// Whether a model was named.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Context;
 use puna_infer::GenerationConfig;
 use puna_io::Checkpoint;
-use puna_model::{LoadOptions, Model};
+use puna_model::Model;
 use puna_text::{ChatTemplate, SpecialTokens, Tokenizer};
 
 use crate::args::RunSettings;
@@ -32,8 +32,7 @@ impl Loaded {
         let checkpoint = open(&settings.model)?;
         let generation = text_side::generation_config(&checkpoint)?;
         let TextSide { tokenizer, template } = TextSide::of_checkpoint(&checkpoint)?;
-        let options = LoadOptions::new(settings.precision);
-        let model = Model::from_checkpoint(checkpoint, &options)?;
+        let model = Model::from_checkpoint(checkpoint, &settings.load)?;
         if let Some(tokenizer) = &tokenizer {
             tokenizer
                 .check_vocab(model.config.decoder.vocab_size)

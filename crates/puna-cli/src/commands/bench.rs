@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             for (report, &test) in reports.iter_mut().zip(&tests) {
                 let rate = report.tokens_per_second.median;
                 let share = |machine: &Machine| {
-                    machine.share(&loaded.model.decoder, settings.precision, test, rate)
+                    machine.share(&loaded.model.decoder, settings.load.precision, test, rate)
                 };
                 report.limit = machine.as_ref().and_then(share);
             }
