@@ -105,6 +105,7 @@ fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
             Some(layout) if fast => Path::Panels(PanelSource::Panels { format, layout, bytes }),
             _ => Path::Dequantized,
         },
+        MatrixData::GroupPanels(panels) if fast => Path::Panels(PanelSource::GroupPanels(panels)),
         // Sub-blocks of 32 must not straddle groups.
         MatrixData::Group(group)
             if panels

@@ -41,6 +41,8 @@ pub enum MatrixData<'a> {
     },
     /// Integers with a scale and a zero per group of columns (GPTQ, AWQ, int8).
     Group(GroupMatrix<'a>),
+    /// The same, interleaved by 16 rows ([`pack_groups`](crate::pack_groups)).
+    GroupPanels(GroupPanels<'a>),
     /// Four-bit indices into a table of 16 values (bitsandbytes NF4 and FP4).
     Codebook(CodebookMatrix<'a>),
     /// FP8 E4M3 with a scale per two-dimensional block.
@@ -59,6 +61,22 @@ pub struct GroupMatrix<'a> {
     /// Columns per group.
     pub group_size: usize,
     /// Act-order: stored column `j` multiplies `x[input_order[j]]`; a permutation of the columns.
+    pub input_order: Option<&'a [u32]>,
+}
+
+/// A [`GroupMatrix`] whose rows are interleaved 16 at a time; blocks of 32 columns do not straddle
+/// groups, and rows past the last have scale 0.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupPanels<'a> {
+    /// Bits of an integer: 4, in the order of [`nibble_place`], or 8.
+    pub bits: u8,
+    /// `[panels, cols / 32, bits, 16]` dwords.
+    pub quants: &'a [u8],
+    /// `[panels, groups, 2, 16]`: scales, then zeros.
+    pub factors: &'a [f32],
+    /// Columns per group.
+    pub group_size: usize,
+    /// As in [`GroupMatrix`].
     pub input_order: Option<&'a [u32]>,
 }
 
@@ -152,7 +170,7 @@ fn nonzero(what: &'static str, value: usize) -> Result<(), KernelError> {
     if value == 0 { Err(KernelError::ZeroSize { what }) } else { Ok(()) }
 }
 
-impl Matrix<'_> {
+impl<'a> Matrix<'a> {
     /// Checks that every buffer has the size its shape asks for and that `input_order` is a
     /// permutation.
     ///
@@ -160,7 +178,7 @@ impl Matrix<'_> {
     /// [`KernelError`] names the first buffer that does not fit.
     pub fn validate(&self) -> Result<(), KernelError> {
         self.check_sizes()?;
-        if let MatrixData::Group(GroupMatrix { input_order: Some(order), .. }) = self.data {
+        if let Some(order) = self.input_order() {
             let mut seen = vec![false; self.cols];
             for (index, &value) in order.iter().enumerate() {
                 match seen.get_mut(value as usize) {
@@ -170,6 +188,15 @@ impl Matrix<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Act-order: stored column `j` multiplies input `order[j]`.
+    pub(crate) fn input_order(&self) -> Option<&'a [u32]> {
+        match self.data {
+            MatrixData::Group(GroupMatrix { input_order, .. })
+            | MatrixData::GroupPanels(GroupPanels { input_order, .. }) => input_order,
+            _ => None,
+        }
     }
 
     /// The part of [`Matrix::validate`] that memory safety of the kernels rests on; cheap.
@@ -209,6 +236,16 @@ impl Matrix<'_> {
                     size("group zeros", groups, zeros.len())?;
                 }
                 group.input_order.map_or(Ok(()), |o| size("input_order", self.cols, o.len()))
+            }
+            MatrixData::GroupPanels(panels) => {
+                nonzero("group_size", panels.group_size)?;
+                let blocks = self.rows.div_ceil(ROWS) * (self.cols / 32);
+                let block = ROWS * 4 * usize::from(panels.bits);
+                size("group panel columns", self.cols / 32 * 32, self.cols)?;
+                size("group panel bytes", blocks * block, panels.quants.len())?;
+                let groups = self.rows.div_ceil(ROWS) * self.cols.div_ceil(panels.group_size);
+                size("group panel factors", groups * 2 * ROWS, panels.factors.len())?;
+                panels.input_order.map_or(Ok(()), |o| size("input_order", self.cols, o.len()))
             }
             MatrixData::Codebook(book) => {
                 nonzero("codebook block", book.block)?;

@@ -8,7 +8,9 @@
 use crate::blocks::panel::{ROWS, fields};
 use crate::kernels::Kernels;
 use crate::parallel::for_each_chunk_mut;
-use crate::{BlockFormat, KernelError, panel_bytes};
+use crate::{
+    BlockFormat, GroupMatrix, GroupQuants, GroupZeros, KernelError, nibble_row_bytes, panel_bytes,
+};
 
 /// Interleaves rows of quantized blocks; `out` gets [`panel_bytes`] bytes. On the thread pool.
 ///
@@ -50,6 +52,58 @@ pub fn pack_panels(
         }
     });
     Ok(())
+}
+
+/// The integers of a group matrix interleaved, and its factors, as
+/// [`GroupPanels`](crate::GroupPanels) has them; `None` where blocks of 32 columns would straddle
+/// groups, which products then dequantize.
+///
+/// # Panics
+/// If the buffers do not fit the shape.
+pub fn pack_groups(
+    (rows, cols): (usize, usize),
+    group: &GroupMatrix,
+) -> Option<(u8, Vec<u8>, Vec<f32>)> {
+    let whole = group.group_size.is_multiple_of(32) || group.group_size >= cols;
+    if !whole || !cols.is_multiple_of(32) || cols == 0 || rows == 0 {
+        return None;
+    }
+    let (bits, stride) = match group.quants {
+        GroupQuants::Nibbles(_) => (4u8, nibble_row_bytes(cols)),
+        GroupQuants::Bytes(_) | GroupQuants::Signed(_) => (8, cols),
+    };
+    // A signed byte is an unsigned one with the zero 128.
+    let (flip, offset) =
+        if matches!(group.quants, GroupQuants::Signed(_)) { (0x80, 128.0) } else { (0, 0.0) };
+    let byte = |at: usize| match group.quants {
+        GroupQuants::Nibbles(q) | GroupQuants::Bytes(q) => q[at],
+        GroupQuants::Signed(q) => q[at].cast_unsigned(),
+    };
+    let panels = rows.div_ceil(ROWS);
+    let mut quants = vec![0u8; panels * ROWS * stride];
+    for_each_chunk_mut(&mut quants, ROWS * stride, |first, out| {
+        for row in first / stride..rows.min(first / stride + ROWS) {
+            for (i, dword) in out.chunks_exact_mut(4).skip(row % ROWS).step_by(ROWS).enumerate() {
+                for (k, out) in dword.iter_mut().enumerate() {
+                    *out = byte(row * stride + 4 * i + k) ^ flip;
+                }
+            }
+        }
+    });
+    let groups = cols.div_ceil(group.group_size);
+    let mut factors = vec![0f32; panels * groups * 2 * ROWS];
+    for row in 0..rows {
+        for g in 0..groups {
+            let at = (row / ROWS * groups + g) * 2 * ROWS + row % ROWS;
+            let zero = match group.zeros {
+                GroupZeros::PerGroup(zeros) => f32::from(zeros[row * groups + g]),
+                GroupZeros::Zero => 0.0,
+            };
+            factors[at] = group.scales[row * groups + g];
+            factors[at + ROWS] = zero + offset;
+        }
+    }
+    Some((bits, quants, factors))
 }
 
 /// Copies blocks `first ..` of a row out of panels, as many as fit into `out`.

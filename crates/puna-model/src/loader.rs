@@ -136,6 +136,17 @@ impl<'a> Loader<'a> {
     /// The weight in the form that products like best: quantized blocks become panels where the
     /// layout says so, and the pages of the file they came from are given back.
     pub(crate) fn for_products(&self, slot: Slot, weight: Weight) -> Result<Weight, ModelError> {
+        if let (Weight::Group(group), WeightLayout::Panels) = (&weight, self.layout) {
+            let Some(panels) = group.to_panels() else { return Ok(weight) };
+            let name = self.dialect.locate(&self.config.decoder, slot).tensor;
+            let base = name.strip_suffix(".weight").unwrap_or(&name);
+            for part in [".qweight", ".weight"].map(|part| format!("{base}{part}")) {
+                if self.has(&part) {
+                    self.checkpoint.tensor(&part)?.bytes.release();
+                }
+            }
+            return Ok(Weight::GroupPanels(panels));
+        }
         let Weight::Block(block) = &weight else { return Ok(weight) };
         let (rows, cols) = (weight.rows(), weight.cols());
         let size = match self.layout {

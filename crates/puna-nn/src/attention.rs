@@ -1,14 +1,12 @@
 //! Attention (Vaswani et al. 2017) with grouped queries (arXiv:2305.13245), over a KV cache.
 //!
-//! The mask is a descriptor given to the kernel (first position, window), never a tensor. This
-//! path has no backward yet and refuses tracked tensors instead of dropping their gradient.
+//! The mask is a descriptor given to the kernel (first position, window), never a tensor.
 
-use candle_core::{Device, Tensor};
 use puna_config::{AttentionConfig, LayerKind};
 use puna_kernels::{AttentionMask, AttentionShape, Output, ScoreTransform};
 
 use crate::workspace::{apply, sized};
-use crate::{Context, Linear, NnError, Precision, RmsNorm, Workspace, ops};
+use crate::{Context, Linear, NnError, Precision, RmsNorm, Workspace};
 
 /// The layers of an attention part.
 #[derive(Clone, Debug)]
@@ -65,38 +63,10 @@ impl Attention {
         &self.parts
     }
 
-    /// Attends, appending the new keys and values to each segment's cache.
+    /// Attends, appending the new keys and values to each segment's cache: `out = …` or `out += …`.
     ///
     /// # Shapes
-    /// `x` `[N, C]` → `[N, C]`
-    ///
-    /// # Errors
-    /// If widths do not agree or `x` is tracked.
-    pub fn forward(&self, x: &Tensor, ctx: &mut Context<'_, '_>) -> Result<Tensor, NnError> {
-        if x.track_op() {
-            return Err(NnError::Tracked { op: "attention" });
-        }
-        let parts = &self.parts;
-        let mut q = parts.query.forward(x, score_precision(&parts.query, ctx.precision))?; // [N, H·D]
-        let mut k = parts.key.forward(x, score_precision(&parts.key, ctx.precision))?; // [N, K·D]
-        let v = parts.value.forward(x, ctx.precision)?; // [N, K·D]
-        if let Some(norm) = &parts.query_norm {
-            q = norm.forward(&q)?;
-        }
-        if let Some(norm) = &parts.key_norm {
-            k = norm.forward(&k)?;
-        }
-        let tables = match self.kind {
-            LayerKind::Global => &ctx.global_rope,
-            LayerKind::Local { .. } => &ctx.local_rope,
-        };
-        let q = ops::rope(&q, self.heads, tables)?;
-        let k = ops::rope(&k, self.kv_heads, tables)?;
-        let attended = self.attend(&q, &k, &v, ctx)?; // [N, H·D]
-        parts.output.forward(&attended, ctx.precision)
-    }
-
-    /// [`Attention::forward`] on slices: `out = …` or `out += …`, `[N, C]`.
+    /// `x` `[N, C]` → `out` `[N, C]`
     ///
     /// # Errors
     /// If widths do not agree or a weight is a tensor.
@@ -140,22 +110,6 @@ impl Attention {
         let attended = sized(&mut ws.attended, tokens * q_width); // [N, H·D]
         self.attend_segments((q, k, v), ctx, attended);
         apply(attended, &mut ws.buffers, &mut [(&parts.output, out)], ctx.precision)
-    }
-
-    fn attend(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        ctx: &mut Context<'_, '_>,
-    ) -> Result<Tensor, NnError> {
-        let tokens = q.dim(0)?;
-        let q_width = self.heads * self.head_dim;
-        let mut out = vec![0f32; tokens * q_width];
-        let mut run =
-            |q: &[f32], k: &[f32], v: &[f32]| self.attend_segments((q, k, v), ctx, &mut out);
-        ops::with_f32(q, |q| ops::with_f32(k, |k| ops::with_f32(v, |v| run(q, k, v))))???;
-        Ok(Tensor::from_vec(out, (tokens, q_width), &Device::Cpu)?)
     }
 
     /// Appends keys and values to each segment's cache and attends to what is there.

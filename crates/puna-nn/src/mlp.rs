@@ -72,21 +72,7 @@ pub enum FeedForward {
 }
 
 impl FeedForward {
-    /// Applies the part.
-    ///
-    /// # Shapes
-    /// `x` `[N, C]` → `[N, C]`
-    ///
-    /// # Errors
-    /// If widths do not agree.
-    pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
-        match self {
-            FeedForward::Dense(mlp) => mlp.forward(x, precision),
-            FeedForward::Moe(moe) => moe.forward(x, precision),
-        }
-    }
-
-    /// [`FeedForward::forward`] on slices: `out = …` or `out += …`, `[N, C]`.
+    /// Applies the part to `x` `[N, C]`: `out = …` or `out += …`, `[N, C]`.
     ///
     /// # Errors
     /// If widths do not agree or a weight is a tensor.

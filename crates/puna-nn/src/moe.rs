@@ -4,12 +4,11 @@
 //! its experts in ascending order, whatever the batch, so that a sequence's result does not depend
 //! on its neighbours. The router runs in float32 always: a rounded logit can pick another expert.
 
-use candle_core::{Device, Tensor};
 use puna_config::Routing;
 use puna_kernels::Output;
 
 use crate::workspace::{apply, sized};
-use crate::{Linear, Mlp, NnError, Precision, Workspace, ops};
+use crate::{Linear, Mlp, NnError, Precision, Workspace};
 
 /// A mixture of experts.
 #[derive(Clone, Debug)]
@@ -25,40 +24,7 @@ pub struct Moe {
 }
 
 impl Moe {
-    /// Applies the part.
-    ///
-    /// # Shapes
-    /// `x` `[N, C]` → `[N, C]`
-    ///
-    /// # Errors
-    /// If widths do not agree, or `x` is tracked (there is no backward yet).
-    pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
-        if x.track_op() {
-            return Err(NnError::Tracked { op: "mixture of experts" });
-        }
-        let (tokens, hidden) = x.dims2()?;
-        let logits = self.router.forward(x, Precision::Exact)?; // [N, E]
-        let chosen = ops::with_f32(&logits, |logits| self.route(logits))?;
-        let mut out = vec![0f32; tokens * hidden];
-        for (expert, uses) in self.experts.iter().zip(&chosen) {
-            if uses.is_empty() {
-                continue;
-            }
-            let ids: Vec<u32> = uses.iter().map(|(token, _)| *token).collect();
-            let rows = x.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?; // [n, C]
-            let y = expert.forward(&rows, precision)?; // [n, C]
-            ops::with_f32(&y, |y| {
-                for (row, (token, weight)) in y.chunks_exact(hidden).zip(uses) {
-                    let start = *token as usize * hidden;
-                    let sum = &mut out[start..start + hidden];
-                    sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
-                }
-            })?;
-        }
-        Ok(Tensor::from_vec(out, (tokens, hidden), &Device::Cpu)?)
-    }
-
-    /// [`Moe::forward`] on slices: `out = …` or `out += …`, `[N, C]`.
+    /// Applies the part to `x` `[N, C]`: `out = …` or `out += …`, `[N, C]`.
     pub(crate) fn infer(
         &self,
         x: &[f32],

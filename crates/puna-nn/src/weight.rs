@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use puna_kernels::{
-    Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Matrix,
-    MatrixData,
+    Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants,
+    GroupZeros, Matrix, MatrixData,
 };
 
 use crate::NnError;
@@ -27,6 +27,8 @@ pub enum Weight {
     Block(BlockWeight),
     /// Integers with a scale and a zero per group: GPTQ, AWQ, LLM.int8().
     Group(GroupWeight),
+    /// The same, interleaved by 16 rows for products.
+    GroupPanels(GroupPanelWeight),
     /// bitsandbytes NF4 and FP4.
     Codebook(CodebookWeight),
     /// F8_E4M3 with block scales.
@@ -153,7 +155,48 @@ pub enum GroupWeightQuants {
     Signed(Vec<i8>),
 }
 
+/// A [`GroupWeight`] interleaved by 16 rows ([`puna_kernels::pack_groups`]).
+#[derive(Clone, Debug)]
+pub struct GroupPanelWeight {
+    rows: usize,
+    cols: usize,
+    bits: u8,
+    quants: Vec<u8>,
+    factors: Vec<f32>,
+    group_size: usize,
+    input_order: Option<Vec<u32>>,
+}
+
+impl GroupPanelWeight {
+    fn matrix(&self) -> Matrix<'_> {
+        let data = MatrixData::GroupPanels(GroupPanels {
+            bits: self.bits,
+            quants: &self.quants,
+            factors: &self.factors,
+            group_size: self.group_size,
+            input_order: self.input_order.as_deref(),
+        });
+        Matrix { rows: self.rows, cols: self.cols, data }
+    }
+}
+
 impl GroupWeight {
+    /// The same weights interleaved; `None` where blocks of 32 columns straddle groups.
+    #[must_use]
+    pub fn to_panels(&self) -> Option<GroupPanelWeight> {
+        let MatrixData::Group(group) = self.matrix().data else { return None };
+        let (bits, quants, factors) = puna_kernels::pack_groups((self.rows, self.cols), &group)?;
+        Some(GroupPanelWeight {
+            rows: self.rows,
+            cols: self.cols,
+            bits,
+            quants,
+            factors,
+            group_size: self.group_size,
+            input_order: self.input_order.clone(),
+        })
+    }
+
     fn matrix(&self) -> Matrix<'_> {
         let quants = match &self.quants {
             GroupWeightQuants::Nibbles(q) => GroupQuants::Nibbles(q),
@@ -300,6 +343,7 @@ impl Weight {
             Weight::Dense(t) => t.dims().first().copied().unwrap_or(0),
             Weight::Block(w) => w.rows,
             Weight::Group(w) => w.rows,
+            Weight::GroupPanels(w) => w.rows,
             Weight::Codebook(w) => w.rows,
             Weight::Fp8(w) => w.rows,
         }
@@ -312,6 +356,7 @@ impl Weight {
             Weight::Dense(t) => t.dims().get(1).copied().unwrap_or(0),
             Weight::Block(w) => w.cols,
             Weight::Group(w) => w.cols,
+            Weight::GroupPanels(w) => w.cols,
             Weight::Codebook(w) => w.cols,
             Weight::Fp8(w) => w.cols,
         }
@@ -324,6 +369,7 @@ impl Weight {
             Weight::Dense(_) => None,
             Weight::Block(w) => Some(w.matrix()),
             Weight::Group(w) => Some(w.matrix()),
+            Weight::GroupPanels(w) => Some(w.matrix()),
             Weight::Codebook(w) => Some(w.matrix()),
             Weight::Fp8(w) => Some(w.matrix()),
         }
@@ -342,6 +388,7 @@ impl Weight {
                 };
                 quants + size_of_val(&*w.scales) + w.zeros.len()
             }
+            Weight::GroupPanels(w) => w.quants.len() + size_of_val(&*w.factors),
             Weight::Codebook(w) => {
                 let scales = match &w.scales {
                     CodebookScales::Single(absmax) => size_of_val(&**absmax),
@@ -369,6 +416,8 @@ impl Weight {
         match self {
             Weight::Dense(_) => "dense",
             Weight::Block(w) => w.format.name(),
+            Weight::GroupPanels(w) if w.bits == 4 => "int4",
+            Weight::GroupPanels(_) => "int8",
             Weight::Group(w) => match w.quants {
                 GroupWeightQuants::Nibbles(_) => "int4",
                 GroupWeightQuants::Bytes(_) | GroupWeightQuants::Signed(_) => "int8",
@@ -395,7 +444,7 @@ impl Weight {
             Weight::Dense(t) => Weight::Dense(t.narrow(0, rows.start, rows.len())?),
             Weight::Block(w) if w.order == BlockOrder::Rows => Weight::Block(w.slice(rows)),
             Weight::Group(w) => Weight::Group(w.slice(rows)),
-            Weight::Block(_) | Weight::Codebook(_) | Weight::Fp8(_) => {
+            Weight::Block(_) | Weight::GroupPanels(_) | Weight::Codebook(_) | Weight::Fp8(_) => {
                 let (cols, mut values) = (self.cols(), Vec::new());
                 let mut row = vec![0f32; cols];
                 for index in rows.clone() {

@@ -11,7 +11,7 @@ mod k_quant;
 mod legacy;
 mod sink;
 mod source;
-pub(crate) use group::{GroupRows, Integers};
+pub(crate) use group::{GroupPanel, GroupRows, Integers};
 pub(crate) use sink::{Columns, PanelBuffers};
 pub(crate) use source::fields;
 
@@ -34,6 +34,8 @@ pub(crate) enum From16 {
     Panel { format: BlockFormat, at: *const u8 },
     /// Rows of integers with group scales.
     Group(GroupRows),
+    /// The same interleaved.
+    GroupPanel(GroupPanel),
 }
 
 /// Some blocks of 16 rows.
@@ -85,7 +87,8 @@ macro_rules! formats {
                         $module::$body(s, Panel::<$format>::new(at), blocks, out);
                     })*
                     From16::Rows { .. } | From16::Panel { .. } => {}
-                    From16::Group(rows) => group::unpack(s, &rows, blocks, out),
+                    From16::Group(rows) => group::unpack(s, rows, blocks, out),
+                    From16::GroupPanel(panel) => group::unpack(s, panel, blocks, out),
                 }
             }
         }
@@ -115,9 +118,13 @@ macro_rules! formats {
                     })*
                     From16::Panel { .. } | From16::Rows { .. } => return,
                     From16::Group(rows) => {
-                        let width = rows.integers.width();
-                        let mut out = Dots::<S, 32, 1, true>::new(s, x, width);
-                        group::unpack(s, &rows, blocks, &mut out);
+                        let mut out = Dots::<S, 32, 1, true>::new(s, x, rows.integers.width());
+                        group::unpack(s, rows, blocks, &mut out);
+                        out.total()
+                    }
+                    From16::GroupPanel(panel) => {
+                        let mut out = Dots::<S, 32, 1, true>::new(s, x, panel.integers.width());
+                        group::unpack(s, panel, blocks, &mut out);
                         out.total()
                     }
                 };

@@ -4,7 +4,7 @@ use super::activations::{Prepared, round_tokens};
 use super::{Path, Ready, Target, choose};
 use crate::Precision;
 use crate::kernels::{FloatPair, Kernels};
-use crate::matrix::{GroupMatrix, Matrix, MatrixData};
+use crate::matrix::Matrix;
 use crate::parallel::{Grid, OutPtr};
 use crate::pool;
 
@@ -198,8 +198,5 @@ impl<'a> Input<'a> {
 
 /// The act-order of a matrix.
 fn order<'a>(w: &Matrix<'a>) -> Option<&'a [u32]> {
-    match w.data {
-        MatrixData::Group(GroupMatrix { input_order, .. }) => input_order,
-        _ => None,
-    }
+    w.input_order()
 }

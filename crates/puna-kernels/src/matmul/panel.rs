@@ -13,10 +13,12 @@ pub(crate) use tile::{PanelTile, panel_tile};
 
 use super::{AHEAD, Target};
 use crate::BlockFormat;
-use crate::blocks::panel::{Blocks, Columns, From16, GroupRows, Integers, PanelBuffers, ROWS};
+use crate::blocks::panel::{
+    Blocks, Columns, From16, GroupPanel, GroupRows, Integers, PanelBuffers, ROWS,
+};
 use crate::blocks::{CHUNK, Layout, Width, Zero};
 use crate::kernels::Kernels;
-use crate::matrix::{GroupMatrix, GroupQuants, GroupZeros, Matrix, nibble_row_bytes};
+use crate::matrix::{GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix, nibble_row_bytes};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -31,6 +33,7 @@ pub(super) enum PanelSource<'a> {
     Block { format: BlockFormat, layout: Layout, bytes: &'a [u8] },
     Panels { format: BlockFormat, layout: Layout, bytes: &'a [u8] },
     Group(GroupMatrix<'a>),
+    GroupPanels(GroupPanels<'a>),
 }
 
 /// One chunk of columns of some panels.
@@ -60,6 +63,10 @@ impl PanelSource<'_> {
     pub(super) fn layout(&self) -> Layout {
         match self {
             PanelSource::Block { layout, .. } | PanelSource::Panels { layout, .. } => *layout,
+            PanelSource::GroupPanels(panels) => {
+                let width = if panels.bits == 4 { Width::Seven } else { Width::Eight };
+                Layout { sub: 32, zero: Zero::Bias, width }
+            }
             PanelSource::Group(group) => {
                 let nibbles = matches!(group.quants, GroupQuants::Nibbles(_));
                 let width = if nibbles { Width::Seven } else { Width::Eight };
@@ -76,6 +83,10 @@ impl PanelSource<'_> {
                 let (len, size) = (format.block_len(), format.block_bytes());
                 (bytes.as_ptr(), w.cols / len * size, (len, size))
             }
+            PanelSource::GroupPanels(panels) => {
+                let size = 4 * usize::from(panels.bits);
+                (panels.quants.as_ptr(), w.cols / 32 * size, (32, size))
+            }
             PanelSource::Group(group) => match group.quants {
                 GroupQuants::Nibbles(q) => (q.as_ptr(), nibble_row_bytes(w.cols), (32, 16)),
                 GroupQuants::Bytes(q) => (q.as_ptr(), w.cols, (32, 32)),
@@ -89,22 +100,41 @@ impl PanelSource<'_> {
         let (first, stride, (block_len, block_bytes)) = self.rows(w);
         let col_bytes = at.cols.start / block_len * block_bytes;
         let count = at.cols.len() / block_len;
-        if let PanelSource::Panels { format, .. } = *self {
-            let p = first.wrapping_add(at.row * stride + ROWS * col_bytes);
-            let from = From16::Panel { format, at: p };
-            return Blocks { from, count, ahead: p.wrapping_add(AHEAD) };
-        }
-        let p = first.wrapping_add(at.row * stride + col_bytes);
+        let in_rows = first.wrapping_add(at.row * stride + col_bytes);
+        let in_panels = first.wrapping_add(at.row * stride + ROWS * col_bytes);
         let from = match self {
-            PanelSource::Block { format, .. } | PanelSource::Panels { format, .. } => {
-                From16::Rows { format: *format, at: p, stride }
+            PanelSource::Panels { format, .. } => From16::Panel { format: *format, at: in_panels },
+            PanelSource::GroupPanels(panels) => {
+                From16::GroupPanel(group_panel(panels, w, at, in_panels))
             }
-            PanelSource::Group(group) => From16::Group(group_rows(group, w, at, (p, stride))),
+            PanelSource::Block { format, .. } => {
+                From16::Rows { format: *format, at: in_rows, stride }
+            }
+            PanelSource::Group(group) => From16::Group(group_rows(group, w, at, (in_rows, stride))),
         };
+        if matches!(self, PanelSource::Panels { .. } | PanelSource::GroupPanels(_)) {
+            return Blocks { from, count, ahead: in_panels.wrapping_add(AHEAD) };
+        }
         // Sixteen rows are more streams than hardware follows; they lie behind one another, so
         // this asks for the next panel in the order of memory.
         let ahead = at.next_row.min(w.rows) * stride + ROWS * col_bytes;
         Blocks { from, count, ahead: first.wrapping_add(ahead) }
+    }
+}
+
+fn group_panel(
+    panels: &GroupPanels,
+    w: &Matrix,
+    at: &Corner,
+    integers_at: *const u8,
+) -> GroupPanel {
+    let groups = w.cols.div_ceil(panels.group_size);
+    GroupPanel {
+        integers_at,
+        integers: if panels.bits == 4 { Integers::Nibbles } else { Integers::Bytes },
+        factors: panels.factors[at.row / ROWS * groups * 2 * ROWS..].as_ptr(),
+        group_size: panels.group_size,
+        col: at.cols.start,
     }
 }
 
@@ -218,7 +248,7 @@ impl PanelProduct<'_> {
     /// last one of rows reaches back.
     fn panel_row(&self, row: usize) -> usize {
         match self.source {
-            PanelSource::Panels { .. } => row,
+            PanelSource::Panels { .. } | PanelSource::GroupPanels(_) => row,
             _ => row.min(self.w.rows - ROWS),
         }
     }

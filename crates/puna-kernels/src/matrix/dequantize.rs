@@ -1,7 +1,8 @@
 //! Rows of any matrix as f32, in the arithmetic of the reference dequantizers.
 
-use super::{Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros};
+use super::{Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupZeros};
 use super::{Matrix, MatrixData, nibble_place, nibble_row_bytes};
+use crate::blocks::panel::ROWS;
 use crate::blocks::{CHUNK, Layout, Unpacked, Zero, layout};
 use crate::numbers::e4m3_to_f32;
 use crate::panels::row_blocks;
@@ -49,7 +50,7 @@ impl Kernels {
         assert!(row < w.rows, "row {row} of {}", w.rows);
         assert_eq!(out.len(), w.cols, "columns");
         let mut scratch = DequantizeScratch::new();
-        if let MatrixData::Group(GroupMatrix { input_order: Some(order), .. }) = w.data {
+        if let Some(order) = w.input_order() {
             let mut stored = vec![0.0; w.cols];
             dequantize_cols(self, w, row, 0..w.cols, (&mut stored, &mut scratch));
             for (&source, value) in order.iter().zip(stored) {
@@ -96,6 +97,7 @@ pub(crate) fn dequantize_cols(
             }
         }
         MatrixData::Group(group) => group_cols(&group, (row, w.cols), cols, out),
+        MatrixData::GroupPanels(panels) => group_panel_cols(&panels, (row, w.cols), cols, out),
         MatrixData::Codebook(book) => {
             codebook_cols(&book, row * w.cols + cols.start, out);
         }
@@ -184,6 +186,29 @@ fn group_cols(
         }
         col += n;
         rest = tail;
+    }
+}
+
+fn group_panel_cols(
+    panels: &GroupPanels,
+    (row, width): (usize, usize),
+    cols: Range<usize>,
+    out: &mut [f32],
+) {
+    let (panel, lane) = (row / ROWS, row % ROWS);
+    let block = 4 * ROWS * usize::from(panels.bits);
+    let quants = &panels.quants[panel * (width / 32) * block..];
+    let groups = width.div_ceil(panels.group_size);
+    for (col, y) in cols.zip(out) {
+        let within = if panels.bits == 4 { col % 16 } else { col % 32 };
+        let byte = quants[col / 32 * block + (within / 4 * ROWS + lane) * 4 + within % 4];
+        let q = match (panels.bits, col % 32 < 16) {
+            (4, true) => byte & 15,
+            (4, false) => byte >> 4,
+            _ => byte,
+        };
+        let factors = &panels.factors[(panel * groups + col / panels.group_size) * 2 * ROWS..];
+        *y = factors[lane] * (f32::from(q) - factors[ROWS + lane]);
     }
 }
 

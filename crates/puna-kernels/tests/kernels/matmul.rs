@@ -2,9 +2,9 @@
 
 use crate::support::{Random, bits, tables};
 use puna_kernels::{
-    Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupQuants, GroupZeros, Input,
-    InputBuffers, Kernels, Matrix, MatrixData, Output, Precision, nibble_row_bytes, pack_panels,
-    panel_bytes, with_threads,
+    Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants,
+    GroupZeros, Input, InputBuffers, Kernels, Matrix, MatrixData, Output, Precision,
+    nibble_row_bytes, pack_groups, pack_panels, panel_bytes, with_threads,
 };
 
 /// f32 rounding over a few hundred terms.
@@ -202,6 +202,28 @@ fn group_products_match_f64_with_and_without_act_order() {
                 let group = GroupMatrix { quants, scales, zeros, group_size, input_order };
                 let matrix = Matrix { rows, cols, data: MatrixData::Group(group) };
                 check(&matrix, 5, EIGHT_BIT, "group");
+                let Some((bits, quants, factors)) = pack_groups((rows, cols), &group) else {
+                    continue;
+                };
+                let panels = GroupPanels {
+                    bits,
+                    quants: &quants,
+                    factors: &factors,
+                    group_size,
+                    input_order,
+                };
+                let packed = Matrix { rows, cols, data: MatrixData::GroupPanels(panels) };
+                check(&packed, 5, EIGHT_BIT, "group panels");
+                let x = random.normals(2 * cols);
+                for kernels in tables() {
+                    for precision in [Precision::Exact, Precision::Fast] {
+                        let y = product(kernels, &matrix, &x, precision);
+                        assert!(
+                            crate::support::bits(&y)
+                                == crate::support::bits(&product(kernels, &packed, &x, precision))
+                        );
+                    }
+                }
             }
         }
     }

@@ -36,40 +36,132 @@ pub(crate) struct GroupRows {
     pub(crate) col: usize,
 }
 
+/// Blocks of 32 columns of 16 interleaved rows, none of which straddles groups.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupPanel {
+    /// The integers of the panel at column `col`: `[cols / 32, dwords of a block, 16]` dwords.
+    pub(crate) integers_at: *const u8,
+    /// [`Integers::Nibbles`] or [`Integers::Bytes`].
+    pub(crate) integers: Integers,
+    /// `[groups, scale and zero, 16]` of the panel.
+    pub(crate) factors: *const f32,
+    pub(crate) group_size: usize,
+    /// First column of the panel in its row.
+    pub(crate) col: usize,
+}
+
+/// Where the integers and factors of 16 rows come from.
+pub(super) trait GroupSource<S: Simd>: Copy {
+    fn integers(self) -> Integers;
+    /// The group of a column that is `offset` behind the first.
+    fn group(self, offset: usize) -> usize;
+    /// Dwords `4 quad ..` of block `index`, which has `dwords` of them.
+    ///
+    /// # Safety
+    /// They must exist.
+    unsafe fn dwords4(self, s: S, index: usize, quad: usize, dwords: usize) -> [S::I; 4];
+    /// The scales of a group, and `-scale * zero`.
+    ///
+    /// # Safety
+    /// The group must exist.
+    unsafe fn factors(self, s: S, group: usize) -> (S::F, S::F);
+}
+
+impl<S: Simd> GroupSource<S> for GroupRows {
+    #[inline(always)]
+    fn integers(self) -> Integers {
+        self.integers
+    }
+    #[inline(always)]
+    fn group(self, offset: usize) -> usize {
+        (self.col + offset) / self.group_size
+    }
+    #[inline(always)]
+    unsafe fn dwords4(self, s: S, index: usize, quad: usize, dwords: usize) -> [S::I; 4] {
+        // SAFETY: by contract.
+        unsafe { s.rows16(self.integers_at.add(4 * dwords * index + 16 * quad), self.stride) }
+    }
+    #[inline(always)]
+    unsafe fn factors(self, s: S, group: usize) -> (S::F, S::F) {
+        let offset = if matches!(self.integers, Integers::Signed) { 128.0 } else { 0.0 };
+        let mut zeros = [offset; ROWS];
+        if !self.zeros.is_null() {
+            for (row, zero) in zeros.iter_mut().enumerate() {
+                // SAFETY: by contract.
+                *zero += f32::from(unsafe { *self.zeros.add(row * self.groups + group) });
+            }
+        }
+        // SAFETY: scales by contract, zeros because of the array's size.
+        unsafe {
+            let scale = s.of_bits(s.rows4(self.scales.add(group).cast(), 4 * self.groups));
+            (scale, minus_product(s, scale, s.load(zeros.as_ptr())))
+        }
+    }
+}
+
+impl<S: Simd> GroupSource<S> for GroupPanel {
+    #[inline(always)]
+    fn integers(self) -> Integers {
+        self.integers
+    }
+    #[inline(always)]
+    fn group(self, offset: usize) -> usize {
+        (self.col + offset) / self.group_size
+    }
+    #[inline(always)]
+    unsafe fn dwords4(self, s: S, index: usize, quad: usize, dwords: usize) -> [S::I; 4] {
+        let first = dwords * index + 4 * quad;
+        // SAFETY: by contract.
+        std::array::from_fn(|i| unsafe { s.load_i(self.integers_at.add(4 * ROWS * (first + i))) })
+    }
+    #[inline(always)]
+    unsafe fn factors(self, s: S, group: usize) -> (S::F, S::F) {
+        // SAFETY: by contract.
+        unsafe {
+            let at = self.factors.add(2 * ROWS * group);
+            let scale = s.load(at);
+            (scale, minus_product(s, scale, s.load(at.add(ROWS))))
+        }
+    }
+}
+
+#[inline(always)]
+fn minus_product<S: Simd>(s: S, a: S::F, b: S::F) -> S::F {
+    s.mul(s.sub(s.splat(0.0), a), b)
+}
+
 /// Unpacks blocks of 32 columns.
 ///
 /// # Safety
 /// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn unpack<S: Simd, K: Sink<S>>(
+pub(super) unsafe fn unpack<S: Simd, R: GroupSource<S>, K: Sink<S>>(
     s: S,
-    task: &GroupRows,
+    from: R,
     blocks: &Blocks,
     out: &mut K,
 ) {
-    let stride = task.stride;
     let mut factors = (s.splat(0.0), s.splat(0.0));
     let mut held = usize::MAX;
     for i in 0..blocks.count {
-        let group = (task.col + 32 * i) / task.group_size;
-        // SAFETY: block i and its group lie in the task.
+        let group = from.group(32 * i);
+        // SAFETY: block i and its group exist.
         unsafe {
             if group != held {
-                factors = scale_and_bias(s, task, group);
+                factors = from.factors(s, group);
                 held = group;
             }
-            match task.integers {
+            match from.integers() {
                 Integers::Nibbles => {
                     blocks.prefetch(s, 16, i, (0, 1));
-                    let packed = s.rows16(task.integers_at.add(16 * i), stride);
-                    out.put(s, 32 * i, nibbles(s, packed));
+                    out.put(s, 32 * i, nibbles(s, from.dwords4(s, i, 0, 4)));
                 }
                 Integers::Bytes | Integers::Signed => {
-                    let signed = matches!(task.integers, Integers::Signed);
+                    let signed = matches!(from.integers(), Integers::Signed);
                     let flip = s.splat_i(if signed { 0x8080_8080_u32.cast_signed() } else { 0 });
                     blocks.prefetch(s, 32, i, (0, 1));
                     for half in 0..2 {
-                        let bytes = s.rows16(task.integers_at.add(32 * i + 16 * half), stride);
+                        let bytes = from.dwords4(s, i, half, 8);
                         out.put(s, 32 * i + 16 * half, bytes.map(|q| s.xor_i(q, flip)));
                     }
                 }
@@ -77,27 +169,5 @@ pub(super) unsafe fn unpack<S: Simd, K: Sink<S>>(
             out.scale(s, i, factors.0);
             out.bias(s, i, factors.1);
         }
-    }
-}
-
-/// The scales of a group in 16 rows, and `-scale * zero`.
-///
-/// # Safety
-/// The group lies in the task.
-#[inline(always)]
-unsafe fn scale_and_bias<S: Simd>(s: S, task: &GroupRows, group: usize) -> (S::F, S::F) {
-    let offset = if matches!(task.integers, Integers::Signed) { 128.0 } else { 0.0 };
-    let mut zeros = [offset; ROWS];
-    if !task.zeros.is_null() {
-        for (row, zero) in zeros.iter_mut().enumerate() {
-            // SAFETY: by contract.
-            *zero += f32::from(unsafe { *task.zeros.add(row * task.groups + group) });
-        }
-    }
-    // SAFETY: scales by contract, zeros because of the array's size.
-    unsafe {
-        let scale = s.of_bits(s.rows4(task.scales.add(group).cast(), 4 * task.groups));
-        let zero = s.load(zeros.as_ptr());
-        (scale, s.mul(s.sub(s.splat(0.0), scale), zero))
     }
 }
