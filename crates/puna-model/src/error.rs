@@ -80,16 +80,6 @@ pub enum ModelError {
         /// The checkpoint.
         path: PathBuf,
     },
-    /// The system has no memory for weights.
-    #[error(
-        "no memory for {bytes} bytes of interleaved weights: {source}; without interleaving weights stay in the file's pages"
-    )]
-    Memory {
-        /// Bytes asked for.
-        bytes: usize,
-        /// The system's reason.
-        source: std::io::Error,
-    },
     /// More tokens than the model can take.
     #[error("a forward pass of no tokens was asked for")]
     NoTokens,

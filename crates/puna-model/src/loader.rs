@@ -129,39 +129,39 @@ impl<'a> Loader<'a> {
 
     /// A linear layer.
     pub(crate) fn linear(&self, slot: Slot, bias: Option<Slot>) -> Result<Linear, ModelError> {
-        let weight = self.for_products(slot, self.matrix(slot)?)?;
-        Ok(Linear::new(weight, self.bias(bias)?))
+        self.for_products(slot, Arc::new(self.matrix(slot)?), self.bias(bias)?)
     }
 
-    /// The weight in the form that products like best: quantized blocks become panels where the
-    /// layout says so, and the pages of the file they came from are given back.
-    pub(crate) fn for_products(&self, slot: Slot, weight: Weight) -> Result<Weight, ModelError> {
-        if let (Weight::Group(group), WeightLayout::Panels) = (&weight, self.layout) {
-            let Some(panels) = group.to_panels() else { return Ok(weight) };
-            let name = self.dialect.locate(&self.config.decoder, slot).tensor;
-            let base = name.strip_suffix(".weight").unwrap_or(&name);
-            for part in [".qweight", ".weight"].map(|part| format!("{base}{part}")) {
-                if self.has(&part) {
-                    self.checkpoint.tensor(&part)?.bytes.release();
-                }
-            }
-            return Ok(Weight::GroupPanels(panels));
-        }
-        let Weight::Block(block) = &weight else { return Ok(weight) };
-        let (rows, cols) = (weight.rows(), weight.cols());
-        let size = match self.layout {
-            WeightLayout::AsStored => None,
-            WeightLayout::Panels => panel_bytes(block.format(), rows, cols),
-        };
-        let Some(size) = size else { return Ok(weight) };
-        let mut panels =
-            PageBuffer::new(size).map_err(|source| ModelError::Memory { bytes: size, source })?;
-        pack_panels(block.format(), (rows, cols), block.bytes(), panels.as_mut())
-            .map_err(puna_nn::NnError::from)?;
-        let packed = block.with_panels(Arc::new(panels))?;
+    /// A layer whose quantized weight is interleaved for products where the layout says so: packed
+    /// integers at once, since their memory is puna's anyway, blocks when they are first needed,
+    /// after which their file's pages are given back.
+    pub(crate) fn for_products(
+        &self,
+        slot: Slot,
+        weight: Arc<Weight>,
+        bias: Option<Tensor>,
+    ) -> Result<Linear, ModelError> {
         let name = self.dialect.locate(&self.config.decoder, slot).tensor;
-        self.stored(&name)?.bytes.release();
-        Ok(Weight::Block(packed))
+        match (&*weight, self.layout) {
+            (Weight::Group(group), WeightLayout::Panels) => {
+                let Some(panels) = group.to_panels() else { return Ok(Linear::new(weight, bias)) };
+                let base = name.strip_suffix(".weight").unwrap_or(&name);
+                for part in [".qweight", ".weight"].map(|part| format!("{base}{part}")) {
+                    if self.has(&part) {
+                        self.checkpoint.tensor(&part)?.bytes.release();
+                    }
+                }
+                Ok(Linear::new(Arc::new(Weight::GroupPanels(panels)), bias))
+            }
+            (Weight::Block(block), WeightLayout::Panels)
+                if panel_bytes(block.format(), weight.rows(), weight.cols()).is_some() =>
+            {
+                let pages = part_of(&self.stored(&name)?.bytes, block.bytes());
+                let interleave = move |weight: &Weight| interleave(weight, &pages);
+                Ok(Linear::new(weight, bias).interleaved_by(Box::new(interleave)))
+            }
+            _ => Ok(Linear::new(weight, bias)),
+        }
     }
 
     /// The stored matrix of a slot, in puna's row order.
@@ -284,6 +284,8 @@ impl<'a> Loader<'a> {
         }
         let format =
             block_format(dtype).ok_or_else(|| self.dtype_error(name, dtype, "a matrix"))?;
+        // A cold file is read in large pieces while the rest is being set up.
+        bytes.prefetch();
         let bytes: SharedBytes = Arc::new(Shared(bytes));
         Ok(Weight::Block(BlockWeight::new(format, rows, cols, bytes)?))
     }
@@ -334,6 +336,36 @@ impl<'a> Loader<'a> {
             .map(str::to_owned)
             .collect()
     }
+}
+
+/// Interleaved blocks, which leave the pages of their file; `None` where the system has no memory
+/// for them (the rows do, more slowly).
+fn interleave(weight: &Weight, pages: &TensorBytes) -> Option<Weight> {
+    let Weight::Block(block) = weight else { return None };
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let row_bytes = block.format().row_bytes(cols)?;
+    let mut panels = PageBuffer::new(panel_bytes(block.format(), rows, cols)?).ok()?;
+    // Piece by piece, so that file and copy are hardly ever both in memory.
+    let piece = (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(16).max(16);
+    let pieces = block.bytes().chunks(piece * row_bytes);
+    for (i, (from, to)) in pieces.zip(panels.as_mut().chunks_mut(piece * row_bytes)).enumerate() {
+        pack_panels(block.format(), (from.len() / row_bytes, cols), from, to).ok()?;
+        let start = i * piece * row_bytes;
+        if let Some(pages) = pages.slice(start..start + from.len()) {
+            pages.release();
+        }
+    }
+    Some(Weight::Block(block.with_panels(Arc::new(panels)).ok()?))
+}
+
+/// Bytes that are interleaved before their file's pages are given back.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// The part of a stored tensor that a weight's bytes are; all of it where they are a copy.
+fn part_of(stored: &TensorBytes, bytes: &[u8]) -> TensorBytes {
+    let offset = (bytes.as_ptr() as usize).wrapping_sub(stored.as_ptr() as usize);
+    let part = offset.checked_add(bytes.len()).and_then(|end| stored.slice(offset..end));
+    part.unwrap_or_else(|| stored.clone())
 }
 
 /// Tensors that files hold although they follow from the config: rotary tables, causal masks,

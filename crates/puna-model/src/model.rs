@@ -9,7 +9,7 @@ use puna_config::{
 };
 use puna_io::{Checkpoint, Container};
 use puna_nn::{
-    Attention, AttentionParts, Embedding, FeedForward, Linear, Mlp, Moe, Precision, Rotary, Weight,
+    Attention, AttentionParts, Embedding, FeedForward, Mlp, Moe, Precision, Rotary, Weight,
 };
 
 use crate::decoder::Block;
@@ -32,8 +32,8 @@ pub enum WeightLayout {
     /// As the file has them, in its memory map: pages shared between processes, no work at the
     /// start, slower steps.
     AsStored,
-    /// Blocks interleaved by 16 rows in memory of their own, for decoding at the speed of memory.
-    /// Exact arithmetic reads single rows and has no use for it.
+    /// Blocks interleaved by 16 rows in memory of their own, for decoding at the speed of memory, from
+    /// the first pass of few tokens on. Exact arithmetic reads single rows and has no use for it.
     Panels,
 }
 
@@ -132,13 +132,10 @@ fn read_text(path: &Path) -> Result<String, ModelError> {
 
 fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelError> {
     let config = &loader.config.decoder;
-    let embedding = loader.matrix(Slot::Embedding)?;
-    let (embedding, head) = match config.embedding.head {
-        HeadWeight::Tied => {
-            let shared = Arc::new(loader.for_products(Slot::Embedding, embedding)?);
-            (Arc::clone(&shared), Linear::shared(shared))
-        }
-        HeadWeight::Separate => (Arc::new(embedding), loader.linear(Slot::Head, None)?),
+    let embedding = Arc::new(loader.matrix(Slot::Embedding)?);
+    let head = match config.embedding.head {
+        HeadWeight::Tied => loader.for_products(Slot::Embedding, Arc::clone(&embedding), None)?,
+        HeadWeight::Separate => loader.linear(Slot::Head, None)?,
     };
     let scale = match config.embedding.scale {
         EmbeddingScale::One => 1.0,

@@ -26,7 +26,7 @@ pub use attention::{Attention, AttentionParts};
 pub use embedding::Embedding;
 pub use error::NnError;
 pub use kv_cache::{KvCache, RotaryTable};
-pub use linear::Linear;
+pub use linear::{Interleave, Linear};
 pub use mlp::{FeedForward, Mlp};
 pub use moe::Moe;
 pub use norm::RmsNorm;

@@ -5,29 +5,63 @@ use puna_kernels::Output;
 
 use crate::workspace::apply;
 use crate::{NnError, Precision, Weight, Workspace, ops};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A linear layer over any stored form of its weight.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Arc<Weight>,
     bias: Option<Tensor>,
+    interleaved: Option<Arc<Interleaved>>,
 }
 
+/// Makes the interleaved form of a weight; `None` where there is none, or no memory for it.
+pub type Interleave = Box<dyn Fn(&Weight) -> Option<Weight> + Send + Sync>;
+
+/// The form of a weight for products with few tokens, made when the first of them comes: a prompt
+/// reads the weights once and is as quick on rows as the file has them, so it need not wait for a
+/// copy in memory, which takes longer than the prompt; a step after a step does not want to live
+/// without. The results are the same bits.
+struct Interleaved {
+    weight: OnceLock<Option<Weight>>,
+    interleave: Interleave,
+}
+
+impl std::fmt::Debug for Interleaved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Interleaved({:?})", self.weight.get())
+    }
+}
+
+/// Up to so many tokens a product is worth the interleaved form.
+const FEW_TOKENS: usize = 8;
+
 impl Linear {
-    /// A layer with weight `[out, in]` and bias `[out]`.
+    /// A layer with weight `[out, in]`, which others may share (a tied head), and bias `[out]`.
     #[must_use]
-    pub fn new(weight: Weight, bias: Option<Tensor>) -> Self {
-        Self { weight: Arc::new(weight), bias }
+    pub fn new(weight: Arc<Weight>, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, interleaved: None }
     }
 
-    /// A layer that shares another's weight (a tied head).
+    /// The same layer, whose weight is interleaved when it first meets few tokens.
     #[must_use]
-    pub fn shared(weight: Arc<Weight>) -> Self {
-        Self { weight, bias: None }
+    pub fn interleaved_by(self, interleave: Interleave) -> Self {
+        let interleaved = Interleaved { weight: OnceLock::new(), interleave };
+        Self { interleaved: Some(Arc::new(interleaved)), ..self }
     }
 
-    /// The weight.
+    /// The form of the weight for a product with some tokens.
+    pub(crate) fn weight_for(&self, tokens: usize) -> &Weight {
+        let Some(interleaved) = &self.interleaved else { return &self.weight };
+        let made = if tokens <= FEW_TOKENS {
+            Some(interleaved.weight.get_or_init(|| (interleaved.interleave)(&self.weight)))
+        } else {
+            interleaved.weight.get()
+        };
+        made.and_then(Option::as_ref).unwrap_or(&self.weight)
+    }
+
+    /// The weight as it was loaded.
     #[must_use]
     pub fn weight(&self) -> &Arc<Weight> {
         &self.weight

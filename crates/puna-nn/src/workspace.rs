@@ -52,8 +52,8 @@ pub(crate) fn apply(
 ) -> Result<(), NnError> {
     let mut products = Vec::with_capacity(layers.len());
     for (layer, y) in layers.iter_mut() {
-        let matrix = stored(layer)?;
-        let (rows, cols) = (matrix.rows, matrix.cols.max(1));
+        let (rows, cols) = (layer.weight().rows(), layer.weight().cols().max(1));
+        let matrix = stored(layer, x.len() / cols)?;
         if !x.len().is_multiple_of(cols) {
             return Err(NnError::Shape { what: "input width", expected: cols, got: x.len() });
         }
@@ -76,6 +76,6 @@ pub(crate) fn apply(
     Ok(())
 }
 
-fn stored(layer: &Linear) -> Result<Matrix<'_>, NnError> {
-    layer.weight().matrix().ok_or(NnError::Tracked { op: "inference on slices" })
+fn stored(layer: &Linear, tokens: usize) -> Result<Matrix<'_>, NnError> {
+    layer.weight_for(tokens).matrix().ok_or(NnError::Tracked { op: "inference on slices" })
 }
