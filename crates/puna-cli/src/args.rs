@@ -53,7 +53,7 @@ pub(crate) struct RunArgs {
 }
 
 /// [`RunArgs`], checked; the thread pool is running.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RunSettings {
     pub(crate) model: ModelRef,
     pub(crate) load: LoadOptions,

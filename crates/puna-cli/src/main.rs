@@ -9,6 +9,7 @@ mod args;
 mod chat_format;
 mod cli;
 mod commands;
+mod draft_args;
 mod embedded;
 mod interrupt;
 mod loaded;

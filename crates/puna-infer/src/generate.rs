@@ -152,6 +152,10 @@ impl<'a, M: LanguageModel, T: Detokenizer> Engine<'a, M, T> {
         advance(self.model, sequences, self.options.prefill_chunk, progress)
     }
 
+    pub(crate) fn model(&self) -> &'a M {
+        self.model
+    }
+
     /// Rows of the vocabulary (`V`).
     pub(crate) fn vocab_size(&self) -> usize {
         self.model.vocab_size()
@@ -197,7 +201,7 @@ impl<'a, M: LanguageModel, T: Detokenizer> Engine<'a, M, T> {
     }
 
     /// Chooses one token. The slot's finish stays `Cancelled` while it goes on.
-    fn step(
+    pub(crate) fn step(
         &self,
         slot: &mut SlotOf<'_, 'a, M, T>,
         row: &mut [f32],
@@ -258,7 +262,24 @@ impl<'a, M: LanguageModel, T: Detokenizer> Engine<'a, M, T> {
 }
 
 impl<C, S> Slot<'_, C, S> {
-    fn into_completion(self) -> Completion {
+    pub(crate) fn sequence(&self) -> &Sequence<C> {
+        self.sequence
+    }
+
+    pub(crate) fn sequence_mut(&mut self) -> &mut Sequence<C> {
+        self.sequence
+    }
+
+    /// Why it ended; `Cancelled` while it goes on.
+    pub(crate) fn finish(&self) -> &FinishReason {
+        &self.completion.finish
+    }
+
+    pub(crate) fn new_tokens(&self) -> usize {
+        self.completion.token_ids.len()
+    }
+
+    pub(crate) fn into_completion(self) -> Completion {
         Completion { text: self.text.text, ..self.completion }
     }
 }

@@ -23,6 +23,7 @@ mod sampling;
 mod score;
 mod sequence;
 mod session;
+mod speculate;
 mod stats;
 mod stop;
 mod stream;
@@ -41,6 +42,7 @@ pub use options::{
 pub use sampling::{Mirostat2, Sampled, Sampler, SamplingParams};
 pub use score::{ScoreOptions, ScoreSummary, score};
 pub use session::Session;
+pub use speculate::{DraftModel, Drafter, PromptLookup, Speculated};
 pub use stats::{Timings, peak_rss_bytes};
 pub use stop::{FinishReason, Matched, StopMatcher, StopOptions};
 pub use stream::{EventStream, TokenIter, spawn, spawn_batch};

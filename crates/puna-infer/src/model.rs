@@ -30,6 +30,12 @@ pub trait LanguageModel: Send + Sync {
     /// Tokens the context holds; `usize::MAX` where only memory sets a limit.
     fn max_seq_len(&self) -> usize;
 
+    /// Whether a position's keys depend on how long the sequence is in the pass that runs it (dynamic
+    /// NTK and LongRoPE scaling): then several tokens at once are not the same as one by one.
+    fn depends_on_length(&self) -> bool {
+        false
+    }
+
     /// The cache of an empty sequence.
     fn new_cache(&self) -> Self::Cache;
 
@@ -82,6 +88,11 @@ impl LanguageModel for puna_model::Decoder {
             RopeScaling::DynamicNtk { .. } => usize::MAX,
             _ => config.max_seq_len,
         }
+    }
+
+    fn depends_on_length(&self) -> bool {
+        let scaling = &self.config().layers.global_rope.scaling;
+        matches!(scaling, RopeScaling::DynamicNtk { .. } | RopeScaling::LongRope { .. })
     }
 
     fn new_cache(&self) -> Self::Cache {

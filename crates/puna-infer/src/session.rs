@@ -6,6 +6,7 @@ use crate::model::{LanguageModel, SequenceCache};
 use crate::options::{Completion, Event, GenerateOptions, Generation};
 use crate::sampling::check;
 use crate::sequence::Sequence;
+use crate::speculate::Drafter;
 use crate::stats::Timings;
 use crate::text::Detokenizer;
 use std::ops::ControlFlow;
@@ -61,11 +62,50 @@ impl<C: SequenceCache> Session<C> {
         M: LanguageModel<Cache = C>,
         T: Detokenizer,
     {
+        self.continued(model, detokenizer, (prompt, options), None, &mut sink)
+    }
+
+    /// [`Session::generate`] with a drafter that proposes up to `max_draft` tokens per pass: the same
+    /// tokens, in fewer passes where it guesses well.
+    ///
+    /// # Errors
+    /// As there; also for context shift and for models whose rotary scaling depends on the length.
+    pub fn generate_drafted<M, T>(
+        &mut self,
+        model: &M,
+        detokenizer: &T,
+        (prompt, options): (&[u32], &GenerateOptions),
+        (drafter, max_draft): (&mut dyn Drafter, usize),
+        mut sink: impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Generation, InferError>
+    where
+        M: LanguageModel<Cache = C>,
+        T: Detokenizer,
+    {
+        let drafting = Some((drafter, max_draft));
+        self.continued(model, detokenizer, (prompt, options), drafting, &mut sink)
+    }
+
+    fn continued<M, T>(
+        &mut self,
+        model: &M,
+        detokenizer: &T,
+        (prompt, options): (&[u32], &GenerateOptions),
+        drafting: Option<(&mut dyn Drafter, usize)>,
+        sink: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Generation, InferError>
+    where
+        M: LanguageModel<Cache = C>,
+        T: Detokenizer,
+    {
         let engine = Engine::new(model, detokenizer, options)?;
+        if drafting.is_some() {
+            engine.check_speculation()?;
+        }
         check("completions", options.completions, |n| n == 1, "1 in a session")?;
         let tokens = engine.fit(0, prompt)?;
         let reused_tokens = self.reuse(tokens);
-        let generation = self.run(&engine, &mut |_, event| sink(event), reused_tokens);
+        let generation = self.run(&engine, &mut |_, event| sink(event), reused_tokens, drafting);
         // The last token chosen was never run.
         self.sequence.tokens.truncate(self.sequence.cache.len());
         if generation.is_err() {
@@ -89,6 +129,7 @@ impl<C: SequenceCache> Session<C> {
         engine: &Engine<'_, M, T>,
         sink: &mut dyn FnMut(usize, Event) -> ControlFlow<()>,
         reused_tokens: usize,
+        drafting: Option<(&mut dyn Drafter, usize)>,
     ) -> Result<Generation, InferError>
     where
         M: LanguageModel<Cache = C>,
@@ -110,8 +151,14 @@ impl<C: SequenceCache> Session<C> {
         };
         let started = Instant::now();
         let slot = engine.slot(0, 0, &mut self.sequence, text)?;
-        let completions = engine.decode(vec![slot], logits, sink)?;
-        let completion = completions.into_iter().next().unwrap_or_else(Completion::empty);
+        let completion = if let Some(drafting) = drafting {
+            let (completion, speculated) = engine.decode_drafted(slot, logits, drafting, sink)?;
+            timings.speculated = Some(speculated);
+            completion
+        } else {
+            let completions = engine.decode(vec![slot], logits, sink)?;
+            completions.into_iter().next().unwrap_or_else(Completion::empty)
+        };
         timings.decode = started.elapsed();
         timings.decode_tokens = completion.token_ids.len();
         Ok(Generation { completion, timings })

@@ -1,5 +1,6 @@
 //! How fast it went and how much memory it took.
 
+use crate::speculate::Speculated;
 use std::time::Duration;
 
 /// Tokens and time of the two phases of generation.
@@ -15,6 +16,8 @@ pub struct Timings {
     pub decode_tokens: usize,
     /// Time from the end of the prompt to the last token.
     pub decode: Duration,
+    /// What speculation did, if it was asked for.
+    pub speculated: Option<Speculated>,
 }
 
 impl Timings {

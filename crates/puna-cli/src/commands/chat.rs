@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::args::RunArgs;
 use crate::chat_format::{ChatFormat, TemplateArgs};
+use crate::draft_args::DraftArgs;
 use crate::loaded::Loaded;
 use crate::model_ref::ModelRef;
 use crate::report::{ClosedPipe, Outcome};
@@ -38,6 +39,8 @@ pub(crate) struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     length: LengthArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
 }
 
 /// Whether the conversation goes on.
@@ -65,7 +68,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if format.is_none() && args.system.is_some() {
         output::note("warning: without a chat template --system has no effect");
     }
-    let mut talk = Talk::new(&loaded, format, options)?;
+    let draft = args.draft.load(&settings, &loaded)?;
+    let mut talk = Talk::new((&loaded, &draft), format, options)?;
     talk.conversation.system.clone_from(&args.system);
     converse(&mut input, &mut talk)?;
     Ok(Outcome::Done)

@@ -5,16 +5,18 @@ mod report;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::Args as ClapArgs;
 use puna_infer::{
-    BatchGeneration, Completion, Detokenizer, Event, GenerateOptions, PromptText, Session, Timings,
-    TokensOnly, beam_search, generate_batch,
+    BatchGeneration, Completion, Detokenizer, Drafter, Event, GenerateOptions, PromptText, Session,
+    Timings, TokensOnly, beam_search, generate_batch,
 };
 use puna_model::Decoder;
 use serde_json::json;
 
 use crate::args::{RunArgs, read_text};
 use crate::chat_format::{ChatFormat, TemplateArgs};
+use crate::draft_args::{Draft, DraftArgs};
 use crate::loaded::Loaded;
 use crate::progress::{Progress, Unit};
 use crate::report::Outcome;
@@ -28,7 +30,8 @@ const DEFAULT_LENGTH: usize = 256;
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  puna generate 'A vector is' -n 64\n  \
     puna generate -m ./model --token-ids 1,2,3 -n 24 --temperature 0 --exact --json\n  \
-    puna generate -m ./model --chat 'Name three lakes.' --num-beams 4")]
+    puna generate -m ./model --chat 'Name three lakes.' --num-beams 4\n  \
+    puna generate -m ./model --prompt-file code.rs --prompt-lookup")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -42,6 +45,8 @@ pub(crate) struct Args {
     length: LengthArgs,
     #[command(flatten)]
     search: SearchArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// Print the prompt's text before the new text
     #[arg(long, conflicts_with = "json")]
     echo: bool,
@@ -77,9 +82,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let loaded = Loaded::load(&settings)?;
     let prompt = args.prompt.ids(&loaded, &args.template)?;
     let options = args.options(&loaded)?;
+    let draft = args.draft.load(&settings, &loaded)?;
+    if draft.drafter().is_some() && (options.beams.is_some() || options.completions > 1) {
+        bail!("speculative decoding is for one sequence: leave out beams and completions");
+    }
     match &loaded.tokenizer {
-        Some(tokenizer) => args.generate(&loaded, tokenizer, &prompt, &options),
-        None => args.generate(&loaded, &TokensOnly, &prompt, &options),
+        Some(tokenizer) => args.generate((&loaded, &draft), tokenizer, &prompt, &options),
+        None => args.generate((&loaded, &draft), &TokensOnly, &prompt, &options),
     }
 }
 
@@ -116,7 +125,7 @@ impl Args {
 
     fn generate<T: Detokenizer>(
         &self,
-        loaded: &Loaded,
+        (loaded, draft): (&Loaded, &Draft),
         detokenizer: &T,
         prompt: &[u32],
         options: &GenerateOptions,
@@ -128,7 +137,8 @@ impl Args {
             let batch = sample_many(decoder, detokenizer, prompt, options)?;
             (batch.completions, batch.timings)
         } else {
-            let (completion, timings) = self.stream(decoder, detokenizer, prompt, options)?;
+            let (completion, timings) =
+                self.stream((decoder, draft), detokenizer, prompt, options)?;
             (vec![completion], timings)
         };
         let streamed = options.beams.is_none() && options.completions == 1;
@@ -147,14 +157,22 @@ impl Args {
     /// One sequence; its text goes to stdout as it comes, unless JSON is wanted.
     fn stream<T: Detokenizer>(
         &self,
-        decoder: &Decoder,
+        (decoder, draft): (&Decoder, &Draft),
         detokenizer: &T,
         prompt: &[u32],
         options: &GenerateOptions,
     ) -> anyhow::Result<(Completion, Timings)> {
         let mut sink = Sink { silent: self.json, ids: !T::GIVES_TEXT, ..Sink::new() };
         let mut session = Session::new(decoder);
-        let made = session.generate(decoder, detokenizer, prompt, options, |e| sink.take(e))?;
+        let made = match draft.drafter() {
+            None => session.generate(decoder, detokenizer, prompt, options, |e| sink.take(e)),
+            Some((mut drafter, max)) => {
+                let drafter: &mut dyn Drafter = &mut *drafter;
+                let (request, drafting) = ((prompt, options), (drafter, max));
+                let take = |e| sink.take(e);
+                session.generate_drafted(decoder, detokenizer, request, drafting, take)
+            }
+        }?;
         sink.finish()?;
         Ok((made.completion, made.timings))
     }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use puna_infer::{
-    Completion, Event, FinishReason, GenerateOptions, SamplingParams, Session, Timings,
+    Completion, Drafter, Event, FinishReason, GenerateOptions, SamplingParams, Session, Timings,
     peak_rss_bytes,
 };
 use puna_model::KvCache;
@@ -11,6 +11,7 @@ use puna_text::Tokenizer;
 
 use crate::chat_format::ChatFormat;
 use crate::commands::chat::conversation::Conversation;
+use crate::draft_args::Draft;
 use crate::loaded::Loaded;
 use crate::progress::{Progress, Unit};
 use crate::{interrupt, output, units};
@@ -18,6 +19,7 @@ use crate::{interrupt, output, units};
 /// A conversation and what answers in it.
 pub(super) struct Talk<'a> {
     loaded: &'a Loaded,
+    draft: &'a Draft,
     tokenizer: &'a Tokenizer,
     /// Without a template the model continues each message as plain text.
     format: Option<ChatFormat<'a>>,
@@ -31,12 +33,13 @@ pub(super) struct Talk<'a> {
 
 impl<'a> Talk<'a> {
     pub(super) fn new(
-        loaded: &'a Loaded,
+        (loaded, draft): (&'a Loaded, &'a Draft),
         format: Option<ChatFormat<'a>>,
         options: GenerateOptions,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             loaded,
+            draft,
             tokenizer: loaded.tokenizer()?,
             format,
             options,
@@ -128,7 +131,15 @@ impl<'a> Talk<'a> {
             }
         };
         let decoder = &self.loaded.model.decoder;
-        let made = self.session.generate(decoder, self.tokenizer, prompt, &options, sink)?;
+        let (session, tokenizer) = (&mut self.session, self.tokenizer);
+        let made = match self.draft.drafter() {
+            None => session.generate(decoder, tokenizer, prompt, &options, sink),
+            Some((mut drafter, max)) => {
+                let drafter: &mut dyn Drafter = &mut *drafter;
+                let (request, drafting) = ((prompt, &options), (drafter, max));
+                session.generate_drafted(decoder, tokenizer, request, drafting, sink)
+            }
+        }?;
         interrupt::reset();
         if let Some(bar) = progress {
             bar.finish();

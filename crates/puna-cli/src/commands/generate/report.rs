@@ -34,6 +34,17 @@ struct TimingsReport {
     decode_tokens: usize,
     decode_seconds: f64,
     peak_rss_bytes: Option<u64>,
+    /// With speculative decoding: tokens guessed, guesses drawn, passes after the prompt's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speculated: Option<SpeculatedReport>,
+}
+
+/// What speculative decoding did.
+#[derive(Debug, Serialize)]
+struct SpeculatedReport {
+    drafted_tokens: usize,
+    accepted_tokens: usize,
+    passes: usize,
 }
 
 pub(super) fn report<'a>(
@@ -55,6 +66,11 @@ pub(super) fn report<'a>(
         decode_tokens: timings.decode_tokens,
         decode_seconds: timings.decode.as_secs_f64(),
         peak_rss_bytes: peak_rss_bytes(),
+        speculated: timings.speculated.map(|done| SpeculatedReport {
+            drafted_tokens: done.drafted,
+            accepted_tokens: done.accepted,
+            passes: done.passes,
+        }),
     };
     Report { first, completions: all, timings }
 }
