@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use clap::Args;
-use puna_model::Precision;
+use clap::{Args, ValueEnum};
+use puna_model::{KvType, Precision};
 
 use crate::model_ref::ModelRef;
 use crate::report::Hint;
@@ -38,6 +38,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     exact: bool,
 
+    /// How keys and values of past tokens are stored [default: f16, f32 with --exact]
+    #[arg(long, value_name = "TYPE")]
+    kv_type: Option<KvTypeArg>,
+
     /// Threads [default: physical cores]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -47,11 +51,24 @@ pub(crate) struct RunArgs {
     adapter: Option<PathBuf>,
 }
 
+/// [`KvType`] as typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KvTypeArg {
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats
+    F16,
+    /// 8-bit integers with a scale per 32 values
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
 /// [`RunArgs`], checked; the thread pool is running.
 #[derive(Debug)]
 pub(crate) struct RunSettings {
     pub(crate) model: ModelRef,
     pub(crate) precision: Precision,
+    pub(crate) kv_type: Option<KvType>,
     pub(crate) threads: usize,
 }
 
@@ -63,7 +80,12 @@ impl RunArgs {
         }
         let threads = threads::start(self.threads.map(NonZeroUsize::get));
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
-        Ok(RunSettings { model: self.model.resolve()?, precision, threads })
+        let kv_type = self.kv_type.map(|kv_type| match kv_type {
+            KvTypeArg::F32 => KvType::F32,
+            KvTypeArg::F16 => KvType::F16,
+            KvTypeArg::Q8_0 => KvType::Q8_0,
+        });
+        Ok(RunSettings { model: self.model.resolve()?, precision, kv_type, threads })
     }
 }
 

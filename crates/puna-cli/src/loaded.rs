@@ -32,7 +32,7 @@ impl Loaded {
         let checkpoint = open(&settings.model)?;
         let generation = text_side::generation_config(&checkpoint)?;
         let TextSide { tokenizer, template } = TextSide::of_checkpoint(&checkpoint)?;
-        let options = LoadOptions { precision: settings.precision };
+        let options = LoadOptions { precision: settings.precision, kv_type: settings.kv_type };
         let model = Model::from_checkpoint(checkpoint, &options)?;
         if let Some(tokenizer) = &tokenizer {
             tokenizer

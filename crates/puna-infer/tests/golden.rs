@@ -19,7 +19,7 @@ const TOLERANCE: f32 = 1e-4;
 
 fn open(name: &str) -> Option<(GoldenCase, Decoder)> {
     let case = GoldenCase::open(name)?;
-    let model = Model::load(&case.dir, &LoadOptions { precision: Precision::Exact }).unwrap();
+    let model = Model::load(&case.dir, &LoadOptions::new(Precision::Exact)).unwrap();
     Some((case, model.decoder))
 }
 

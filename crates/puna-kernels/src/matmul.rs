@@ -11,7 +11,7 @@ mod float;
 mod panel;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
-pub(crate) use float::{F32, FloatTile, dots, float_tile};
+pub(crate) use float::{FloatTile, float_tile};
 pub(crate) use panel::{PanelTile, interleave, panel_tile};
 
 use crate::blocks::layout;

@@ -31,6 +31,8 @@ pub(crate) trait Simd: Copy {
     type I: Copy;
     /// 32 bytes, for unpacking.
     type B: Copy;
+    /// Rows of attention that are computed side by side: 8, 4 or 2, as registers allow.
+    const ROWS: usize;
 
     /// # Safety
     /// The CPU must have the instruction set.
@@ -89,6 +91,18 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// 64 bytes per row must be readable and 1024 bytes at `dst` writable, without overlap.
     unsafe fn transpose(self, src: *const u8, stride: usize, dst: *mut u8);
+    /// 16 signed bytes as f32.
+    ///
+    /// # Safety
+    /// 16 bytes must be readable; no alignment.
+    unsafe fn load_i8(self, p: *const i8) -> Self::F;
+    /// Nearest IEEE halfs.
+    ///
+    /// # Safety
+    /// 32 bytes must be writable; no alignment.
+    unsafe fn store_f16(self, p: *mut u8, v: Self::F);
+    /// The largest lane; whether NaN lanes count is left open.
+    fn largest(self, v: Self::F) -> f32;
     /// The value of an IEEE half.
     fn half(self, h: u16) -> f32;
     fn splat_b(self, v: u8) -> Self::B;

@@ -57,7 +57,7 @@ fn hf_to_gguf_to_hf_is_the_identity_for_every_family() {
         run(&gguf, HF, OutType::Auto, &back);
         assert_same_tensors(&case.join("model.safetensors"), &back.join("model.safetensors"));
         let config = |dir: &Path| {
-            let model = Model::load(dir, &LoadOptions { precision: Precision::Exact }).unwrap();
+            let model = Model::load(dir, &LoadOptions::new(Precision::Exact)).unwrap();
             model.config.decoder
         };
         assert_eq!(config(case).ffn, config(&back).ffn);
@@ -90,7 +90,7 @@ fn a_gguf_of_every_family_gives_the_logits_of_its_source() {
         let dir = tempfile::tempdir().unwrap();
         let gguf = dir.path().join("model.gguf");
         run(case, Target::Gguf, OutType::Auto, &gguf);
-        let ours = Model::load(&gguf, &LoadOptions { precision: Precision::Exact })
+        let ours = Model::load(&gguf, &LoadOptions::new(Precision::Exact))
             .unwrap_or_else(|e| panic!("{}: {e}", case.display()));
         for prompt in prompts(case) {
             let error = max_abs(&prefill(&ours.decoder, &prompt.input).1, &prompt.logits);

@@ -74,7 +74,7 @@ fn an_unsupported_architecture_is_refused_by_name() {
     std::fs::copy(llama4, dir.path().join("config.json")).unwrap();
     let weights = root.join("text/llama2-gqa/model.safetensors");
     std::fs::copy(weights, dir.path().join("model.safetensors")).unwrap();
-    let options = puna_model::LoadOptions { precision: Precision::Exact };
+    let options = puna_model::LoadOptions::new(Precision::Exact);
     let error = puna_model::Model::load(dir.path(), &options).err().unwrap().to_string();
     assert!(error.contains("llama4_text") && error.contains("config.json"), "{error}");
 }

@@ -56,7 +56,7 @@ pub(crate) fn model_path(case: &Path) -> PathBuf {
 }
 
 pub(crate) fn load(case: &Path, precision: Precision) -> Model {
-    Model::load(&model_path(case), &LoadOptions { precision })
+    Model::load(&model_path(case), &LoadOptions::new(precision))
         .unwrap_or_else(|e| panic!("{}: {e}", case.display()))
 }
 

@@ -2,7 +2,7 @@
 
 use super::{FloatPair, Isa, Kernels};
 use crate::GateActivation;
-use crate::attention::{self, HeadTask};
+use crate::attention::{self, HeadTask, PageWrite};
 use crate::blocks::{self, Layout, Unpacked};
 use crate::format::BlockFormat;
 use crate::matmul::{self, FloatTile, PanelTile};
@@ -58,6 +58,7 @@ macro_rules! table {
                     blocks::unpack;
                 expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
                 attend(task: &HeadTask) = attention::attend;
+                write_page(write: &PageWrite) = attention::write_page;
                 }
                 plain {
                 widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
@@ -83,6 +84,7 @@ macro_rules! table {
                 softmax_row: softmax,
                 log_softmax_row: log_softmax,
                 attend,
+                write_page,
             };
         }
         pub(super) static $table: &Kernels = &$module::KERNELS;

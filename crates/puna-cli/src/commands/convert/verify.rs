@@ -87,7 +87,7 @@ pub(super) fn verify(source: &ModelRef, written: &Path) -> anyhow::Result<Outcom
 fn load(model: &ModelRef) -> anyhow::Result<(Model, TextSide)> {
     let checkpoint = crate::loaded::open(model)?;
     let text = TextSide::of_checkpoint(&checkpoint)?;
-    let options = LoadOptions { precision: Precision::Exact };
+    let options = LoadOptions::new(Precision::Exact);
     Ok((Model::from_checkpoint(checkpoint, &options)?, text))
 }
 
