@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use clap::Args;
-use puna_model::{LoadOptions, Precision, WeightLayout};
+use clap::{Args, ValueEnum};
+use puna_model::{KvType, LoadOptions, Precision, WeightLayout};
 
 use crate::model_ref::ModelRef;
 use crate::report::Hint;
@@ -42,6 +42,9 @@ pub(crate) struct RunArgs {
     /// slower steps (by default they are interleaved for the products)
     #[arg(long)]
     no_repack: bool,
+    /// How keys and values of past tokens are stored [default: f16, f32 with --exact]
+    #[arg(long, value_name = "TYPE")]
+    kv_type: Option<KvTypeArg>,
 
     /// Threads [default: physical cores]
     #[arg(short, long, value_name = "N")]
@@ -50,6 +53,18 @@ pub(crate) struct RunArgs {
     /// Folder of an adapter (not supported yet)
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+}
+
+/// [`KvType`] as typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KvTypeArg {
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats
+    F16,
+    /// 8-bit integers with a scale per 32 values
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// [`RunArgs`], checked; the thread pool is running.
@@ -72,6 +87,11 @@ impl RunArgs {
         if self.no_repack {
             load.layout = WeightLayout::AsStored;
         }
+        load.kv_type = self.kv_type.map(|kv_type| match kv_type {
+            KvTypeArg::F32 => KvType::F32,
+            KvTypeArg::F16 => KvType::F16,
+            KvTypeArg::Q8_0 => KvType::Q8_0,
+        });
         Ok(RunSettings { model: self.model.resolve()?, load, threads })
     }
 

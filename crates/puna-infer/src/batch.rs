@@ -1,18 +1,24 @@
 //! Several prompts, and several completions of each, in one batch.
 
 use crate::error::InferError;
-use crate::generate::Engine;
+use crate::generate::{Engine, Sink};
 use crate::model::{LanguageModel, SequenceCache};
 use crate::options::{BatchGeneration, Completion, Event, GenerateOptions};
+use crate::prefix::common;
 use crate::sequence::Sequence;
 use crate::stats::Timings;
 use crate::text::Detokenizer;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+/// Tokens of a common beginning below which it is not run on its own: a pass of few tokens costs
+/// about as much as one of this many, because both read all weights.
+const LEAST_BEGINNING: usize = 32;
+
 /// Continues every prompt `options.completions` times.
 ///
-/// Prompts may differ in length; each is run once, and its cache is cloned for its completions.
+/// Prompts may differ in length; each is run once, and its cache is cloned for its completions. So
+/// is what all prompts begin with, where that is worth a pass of its own.
 /// Every forward pass takes one token of each active sequence. The tokens are those that each
 /// completion would have got alone, with seed `seed + c` for completion `c`.
 ///
@@ -51,10 +57,14 @@ pub fn generate_batch<M: LanguageModel, T: Detokenizer>(
         }
         texts.push(text);
     }
+    let Some(shared) = run_beginning(&engine, model, &mut sequences, &mut sink)? else {
+        return cancelled(timings);
+    };
     let mut borrowed: Vec<_> = sequences.iter_mut().collect();
     let logits = engine.prefill(&mut borrowed, &mut sink)?; // [prompts, V]
     timings.prefill = started.elapsed();
-    timings.prefill_tokens = sequences.iter().map(|s| s.cache.len()).sum();
+    timings.reused_tokens = shared;
+    timings.prefill_tokens = sequences.iter().map(|s| s.cache.len()).sum::<usize>() - shared;
     let Some(logits) = logits else { return cancelled(timings) };
 
     let started = Instant::now();
@@ -68,6 +78,34 @@ pub fn generate_batch<M: LanguageModel, T: Detokenizer>(
     timings.decode = started.elapsed();
     timings.decode_tokens = completions.iter().map(|c| c.token_ids.len()).sum();
     Ok(BatchGeneration { completions, timings })
+}
+
+/// Runs what all sequences begin with once and gives each a fork of it. Returns the tokens that were
+/// thereby not run; `None` if the consumer broke off.
+fn run_beginning<M: LanguageModel, T: Detokenizer>(
+    engine: &Engine<'_, M, T>,
+    model: &M,
+    sequences: &mut [Sequence<M::Cache>],
+    sink: &mut Sink<'_>,
+) -> Result<Option<usize>, InferError> {
+    let Some((first, others)) = sequences.split_first() else { return Ok(Some(0)) };
+    // Every sequence keeps a token of its own to run, for its logits.
+    let usable = |s: &Sequence<M::Cache>| s.tokens.len() - 1;
+    let shared =
+        others.iter().map(|s| common(&first.tokens, &s.tokens).min(usable(s))).min().unwrap_or(0);
+    let shared = shared.min(usable(first));
+    let tokens = first.tokens[..shared].to_vec();
+    let mut beginning = Sequence { tokens, cache: model.new_cache() };
+    let fits = |s: &Sequence<M::Cache>| model.can_continue(&beginning.cache, s.tokens.len());
+    if shared < LEAST_BEGINNING || others.is_empty() || !sequences.iter().all(fits) {
+        return Ok(Some(0));
+    }
+    if engine.prefill(&mut [&mut beginning], sink)?.is_none() {
+        return Ok(None);
+    }
+    let reused = shared * (sequences.len() - 1);
+    sequences.iter_mut().for_each(|sequence| sequence.cache = beginning.cache.clone());
+    Ok(Some(reused))
 }
 
 /// `times` copies of each sequence, the last of which is the original.

@@ -19,6 +19,7 @@ mod generation_config;
 mod logprob;
 mod model;
 mod options;
+mod prefix;
 mod sampling;
 mod score;
 mod sequence;
@@ -39,6 +40,7 @@ pub use options::{
     BatchGeneration, Completion, ContextPolicy, DEFAULT_PREFILL_CHUNK, Event, GenerateOptions,
     Generation, PromptText,
 };
+pub use prefix::PrefixCache;
 pub use sampling::{Mirostat2, Sampled, Sampler, SamplingParams};
 pub use score::{ScoreOptions, ScoreSummary, score};
 pub use session::Session;

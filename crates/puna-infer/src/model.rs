@@ -39,6 +39,12 @@ pub trait LanguageModel: Send + Sync {
     /// The cache of an empty sequence.
     fn new_cache(&self) -> Self::Cache;
 
+    /// Whether a sequence that will have `total_len` tokens may continue a cache that another one
+    /// filled, with the results of an empty cache. Not where rotary angles depend on the length.
+    fn can_continue(&self, _cache: &Self::Cache, _total_len: usize) -> bool {
+        true
+    }
+
     /// Runs the new tokens of independent sequences.
     ///
     /// # Shapes
@@ -71,6 +77,16 @@ pub trait SequenceCache: Clone + Send {
     /// # Errors
     /// Where a sliding window has dropped what that state would need.
     fn truncate(&mut self, len: usize) -> Result<(), Source>;
+
+    /// Bytes held; what is shared with other caches counts in each.
+    fn bytes(&self) -> usize;
+
+    /// The state after the first `len` tokens, leaving this one as it is; `None` where there are
+    /// fewer, or a sliding window has dropped what it would need.
+    fn fork(&self, len: usize) -> Option<Self> {
+        let mut fork = (len <= self.len()).then(|| self.clone())?;
+        fork.truncate(len).is_ok().then_some(fork)
+    }
 }
 
 impl LanguageModel for puna_model::Decoder {
@@ -97,6 +113,10 @@ impl LanguageModel for puna_model::Decoder {
 
     fn new_cache(&self) -> Self::Cache {
         self.new_cache()
+    }
+
+    fn can_continue(&self, cache: &Self::Cache, total_len: usize) -> bool {
+        self.can_continue(cache, total_len)
     }
 
     fn forward(
@@ -127,6 +147,10 @@ impl SequenceCache for puna_model::KvCache {
 
     fn truncate(&mut self, len: usize) -> Result<(), Source> {
         Ok(self.truncate(len)?)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes()
     }
 }
 

@@ -4,6 +4,7 @@ use crate::error::InferError;
 use crate::generate::Engine;
 use crate::model::{LanguageModel, SequenceCache};
 use crate::options::{Completion, Event, GenerateOptions, Generation};
+use crate::prefix::common;
 use crate::sampling::check;
 use crate::sequence::Sequence;
 use crate::speculate::Drafter;
@@ -15,8 +16,9 @@ use std::time::Instant;
 /// A cache and the tokens it holds.
 ///
 /// Every turn gives the whole conversation as its prompt; what the cache already holds of it is not
-/// run again. With rotary scalings that depend on the length (dynamic NTK, LongRoPE) the reused part
-/// keeps the scaling of the turn it came from, as with a reused cache in transformers.
+/// run again. With dynamic NTK scaling the reused part keeps the scaling of the turn it came from, as
+/// with a reused cache in transformers; where LongRoPE changes its table, the decoder computes the
+/// cache anew.
 #[derive(Debug, Clone)]
 pub struct Session<C> {
     sequence: Sequence<C>,
@@ -26,6 +28,21 @@ impl<C: SequenceCache> Session<C> {
     /// An empty session for `model`; use it with no other.
     pub fn new<M: LanguageModel<Cache = C>>(model: &M) -> Self {
         Self { sequence: Sequence { tokens: Vec::new(), cache: model.new_cache() } }
+    }
+
+    /// A session whose cache holds the first tokens of a sequence already, as
+    /// [`crate::PrefixCache::take`] gives them; `tokens` are those.
+    ///
+    /// # Panics
+    /// If the cache does not hold as many tokens.
+    pub fn resume(tokens: Vec<u32>, cache: C) -> Self {
+        assert_eq!(tokens.len(), cache.len(), "tokens that the cache holds");
+        Self { sequence: Sequence { tokens, cache } }
+    }
+
+    /// The tokens the cache holds, and the cache: for [`crate::PrefixCache::store`].
+    pub fn into_parts(self) -> (Vec<u32>, C) {
+        (self.sequence.tokens, self.sequence.cache)
     }
 
     /// The tokens the cache holds.
@@ -117,8 +134,7 @@ impl<C: SequenceCache> Session<C> {
     /// Takes over the new tokens and keeps the cache of the common beginning; at least the last
     /// token is run again, for its logits.
     fn reuse(&mut self, tokens: Vec<u32>) -> usize {
-        let held = &self.sequence.tokens;
-        let common = held.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        let common = common(&self.sequence.tokens, &tokens);
         self.sequence.rewind(common.min(tokens.len() - 1));
         self.sequence.tokens = tokens;
         self.sequence.cache.len()

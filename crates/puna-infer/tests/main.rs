@@ -6,6 +6,7 @@ mod batch;
 mod beam;
 mod fake;
 mod golden;
+mod prefix;
 mod score;
 mod session;
 mod stream;

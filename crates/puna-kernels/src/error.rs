@@ -40,6 +40,14 @@ pub enum KernelError {
         /// Columns asked for.
         cols: usize,
     },
+    /// A head of the KV cache is not a whole number of 8-bit blocks.
+    #[error(
+        "a q8_0 KV cache needs a head_dim that is a multiple of 32; this head_dim is {head_dim}"
+    )]
+    KvBlock {
+        /// Features of a head.
+        head_dim: usize,
+    },
     /// The input order is not a permutation of the columns.
     #[error("input_order is not a permutation: entry {index} is {value}")]
     NotPermutation {

@@ -7,7 +7,7 @@
 mod tables;
 
 use crate::GateActivation;
-use crate::attention::HeadTask;
+use crate::attention::{HeadTask, PageWrite};
 use crate::blocks::panel::{Blocks, Columns, PanelBuffers, ROWS};
 use crate::blocks::{Layout, Unpacked};
 use crate::format::BlockFormat;
@@ -90,6 +90,7 @@ pub struct Kernels {
     softmax_row: unsafe fn(&mut [f32]),
     log_softmax_row: unsafe fn(&[f32], &mut [f32]),
     attend: unsafe fn(&HeadTask),
+    write_page: unsafe fn(&PageWrite),
 }
 
 /// Safe doors to the pointers that take only slices.
@@ -206,5 +207,13 @@ impl Kernels {
     pub(crate) unsafe fn attend(&self, task: &HeadTask) {
         // SAFETY: as in `float_tile`.
         unsafe { (self.attend)(task) }
+    }
+
+    /// # Safety
+    /// The pointers must cover the page and the tokens, which fit into it.
+    #[inline]
+    pub(crate) unsafe fn write_page(&self, write: &PageWrite) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.write_page)(write) }
     }
 }

@@ -36,7 +36,10 @@ mod simd;
 mod softmax;
 
 pub use activation::{GateActivation, gate_in_place, gated, soft_cap};
-pub use attention::{AttentionMask, AttentionShape, KvView, ScoreTransform, attention};
+pub use attention::{
+    AttentionMask, AttentionShape, KV_PAGE, KvLayout, KvPage, KvType, KvView, ScoreTransform,
+    attention,
+};
 pub use error::KernelError;
 pub use format::BlockFormat;
 pub use kernels::{Isa, Kernels};

@@ -15,7 +15,7 @@ mod input;
 mod panel;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
-pub(crate) use float::{F32, FloatTile, dots, float_tile};
+pub(crate) use float::{FloatTile, float_tile};
 pub use input::{Input, InputBuffers, Output};
 pub(crate) use panel::{PanelTile, panel_tile};
 

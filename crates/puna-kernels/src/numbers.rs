@@ -20,6 +20,19 @@ pub(crate) fn bf16_to_f32(h: u16) -> f32 {
     f32::from_bits(u32::from(h) << 16)
 }
 
+/// Nearest IEEE half, ties to even; NaN stays a (quiet) NaN, what is too large becomes infinite.
+#[inline(always)]
+pub(crate) fn f32_to_f16(x: f32) -> u16 {
+    let (sign, magnitude) = (x.to_bits() >> 16 & 0x8000, x.to_bits() & 0x7fff_ffff);
+    let odd = magnitude >> 13 & 1;
+    let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
+    // Next to 0.5 the last place of an f32 is that of a subnormal half.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0x3f00_0000);
+    let finite = if magnitude < 113 << 23 { subnormal } else { normal };
+    let special = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+    (sign | if magnitude >= 0x4780_0000 { special } else { finite }) as u16
+}
+
 /// Nearest bfloat16, ties to even; NaN stays a (quiet) NaN.
 #[inline(always)]
 pub(crate) fn f32_to_bf16(x: f32) -> u16 {
@@ -49,6 +62,21 @@ mod tests {
             let expected = half::f16::from_bits(h).to_f32();
             let got = f16_to_f32(h);
             assert!(got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan());
+        }
+    }
+
+    #[test]
+    fn halves_are_rounded_as_the_half_crate_does() {
+        // Every half, what lies between it and the next one, and everything beyond.
+        let around = (0..=u16::MAX).flat_map(|h| {
+            let bits = half::f16::from_bits(h).to_f32().to_bits();
+            [0, 0xfff, 0x1000, 0x1001, 0x1fff].map(|more| bits.wrapping_add(more))
+        });
+        let coarse = (0..=u32::MAX).step_by(65_521);
+        for x in around.chain(coarse).map(f32::from_bits) {
+            let (got, expected) = (f32_to_f16(x), half::f16::from_f32(x));
+            let nan = f16_to_f32(got).is_nan() && expected.is_nan();
+            assert!(got == expected.to_bits() || nan, "{x:e}: {got:x}, {expected:?}");
         }
     }
 

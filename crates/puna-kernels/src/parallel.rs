@@ -85,6 +85,11 @@ impl<T> OutPtr<T> {
         Self(out.as_mut_ptr())
     }
 
+    /// The buffer from an address in it on.
+    pub(crate) fn from(address: *mut T) -> Self {
+        Self(address)
+    }
+
     /// Address of element `index`.
     pub(crate) fn at(self, index: usize) -> *mut T {
         self.0.wrapping_add(index)

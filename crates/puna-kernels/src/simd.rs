@@ -31,6 +31,8 @@ pub(crate) trait Simd: Copy {
     type I: Copy;
     /// 32 bytes, for unpacking.
     type B: Copy;
+    /// Rows of attention that are computed side by side: 8, 4 or 2, as registers allow.
+    const ROWS: usize;
 
     /// # Safety
     /// The CPU must have the instruction set.
@@ -134,6 +136,18 @@ pub(crate) trait Simd: Copy {
     fn lookup_i(self, table: &[u8; 16], v: Self::I) -> Self::I;
     /// The IEEE halfs in the low words of the lanes.
     fn low_halfs(self, v: Self::I) -> Self::F;
+    /// 16 signed bytes as f32.
+    ///
+    /// # Safety
+    /// 16 bytes must be readable; no alignment.
+    unsafe fn load_i8(self, p: *const i8) -> Self::F;
+    /// Nearest IEEE halfs.
+    ///
+    /// # Safety
+    /// 32 bytes must be writable; no alignment.
+    unsafe fn store_f16(self, p: *mut u8, v: Self::F);
+    /// The largest lane; whether NaN lanes count is left open.
+    fn largest(self, v: Self::F) -> f32;
     /// The value of an IEEE half.
     fn half(self, h: u16) -> f32;
     fn splat_b(self, v: u8) -> Self::B;

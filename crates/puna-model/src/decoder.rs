@@ -9,8 +9,8 @@ mod traffic;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use puna_config::DecoderConfig;
-use puna_kernels::Output;
+use puna_config::{DecoderConfig, RopeScaling};
+use puna_kernels::{KvLayout, KvType, Output};
 use puna_nn::{
     Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary,
     Workspace,
@@ -46,6 +46,7 @@ pub enum Logits {
 pub struct Decoder {
     pub(crate) config: DecoderConfig,
     pub(crate) precision: Precision,
+    pub(crate) kv_layout: KvLayout,
     pub(crate) embedding: Embedding,
     pub(crate) blocks: Vec<Block>,
     pub(crate) final_norm: RmsNorm,
@@ -139,7 +140,24 @@ impl Decoder {
     /// An empty cache for one sequence.
     #[must_use]
     pub fn new_cache(&self) -> KvCache {
-        KvCache::new(&self.config)
+        KvCache::new(&self.config, self.kv_layout)
+    }
+
+    /// Whether a sequence that will have `total_len` tokens gets the same results behind this cache,
+    /// filled by a sequence of another length, as behind its own: with dynamic NTK scaling the
+    /// remembered keys depend on that length, with LongRoPE it chooses one of two tables.
+    #[must_use]
+    pub fn can_continue(&self, cache: &KvCache, total_len: usize) -> bool {
+        match self.config.layers.global_rope.scaling {
+            RopeScaling::DynamicNtk { .. } => false,
+            _ => self.global_rotary.table(total_len) == cache.rotary_table(),
+        }
+    }
+
+    /// How caches store keys and values.
+    #[must_use]
+    pub fn kv_type(&self) -> KvType {
+        self.kv_layout.kv_type()
     }
 
     /// Runs new tokens of one or more independent sequences.

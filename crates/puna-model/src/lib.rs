@@ -21,6 +21,7 @@ pub use dialect::{Dialect, Location, Part, RowOrder};
 pub use error::ModelError;
 pub use gguf_meta::GgufView;
 pub use model::{LoadOptions, Model, WeightLayout, read_config};
+pub use puna_kernels::KvType;
 pub use puna_nn::{KvCache, Precision};
 pub use slot::{Expert, LayerSlot, Slot, matrix_shape, slots};
 pub use vocabulary::{chat_template, tokenizer};

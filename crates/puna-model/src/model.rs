@@ -8,8 +8,9 @@ use puna_config::{
     QkNorm, Quantization,
 };
 use puna_io::{Checkpoint, Container};
+use puna_kernels::{KvLayout, KvType};
 use puna_nn::{
-    Attention, AttentionParts, Embedding, FeedForward, Mlp, Moe, Precision, Rotary, Weight,
+    Attention, AttentionParts, Embedding, FeedForward, Mlp, Moe, NnError, Precision, Rotary, Weight,
 };
 
 use crate::decoder::Block;
@@ -24,6 +25,9 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// In which order quantized weights lie in memory.
     pub layout: WeightLayout,
+    /// How the KV cache stores keys and values. `None`: f32 where the decoder computes exactly,
+    /// else f16.
+    pub kv_type: Option<KvType>,
 }
 
 /// In which order quantized weights lie in memory.
@@ -45,7 +49,7 @@ impl LoadOptions {
             Precision::Exact => WeightLayout::AsStored,
             Precision::Fast => WeightLayout::Panels,
         };
-        Self { precision, layout }
+        Self { precision, layout, kv_type: None }
     }
 }
 
@@ -80,7 +84,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let config = read_config(&checkpoint)?;
         let loader = Loader::new(&checkpoint, &config, options.layout)?;
-        let decoder = build(&loader, options.precision)?;
+        let decoder = build(&loader, options)?;
         let unused_tensors = loader.unused();
         Ok(Self { decoder, config, checkpoint, unused_tensors })
     }
@@ -130,7 +134,7 @@ fn read_text(path: &Path) -> Result<String, ModelError> {
         .map_err(|source| ModelError::ConfigFile { path: path.to_path_buf(), source })
 }
 
-fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelError> {
+fn build(loader: &Loader<'_>, options: &LoadOptions) -> Result<Decoder, ModelError> {
     let config = &loader.config.decoder;
     let embedding = Arc::new(loader.matrix(Slot::Embedding)?);
     let head = match config.embedding.head {
@@ -143,9 +147,11 @@ fn build(loader: &Loader<'_>, precision: Precision) -> Result<Decoder, ModelErro
     };
     let blocks =
         (0..config.num_layers).map(|layer| block(loader, layer)).collect::<Result<_, _>>()?;
+    let precision = decoder_precision(config, options.precision, &embedding);
     Ok(Decoder {
         config: config.clone(),
-        precision: decoder_precision(config, precision, &embedding),
+        precision,
+        kv_layout: kv_layout(config, precision, options.kv_type)?,
         embedding: Embedding::new(embedding, scale),
         blocks,
         final_norm: loader.norm(Slot::FinalNorm)?,
@@ -165,6 +171,21 @@ fn decoder_precision(config: &DecoderConfig, wanted: Precision, embedding: &Weig
         FfnConfig::Moe { .. } if floats => Precision::Exact,
         _ => wanted,
     }
+}
+
+/// The cache's pages; rounding keys and values to f16 is within what the fast mode may do.
+fn kv_layout(
+    config: &DecoderConfig,
+    precision: Precision,
+    wanted: Option<KvType>,
+) -> Result<KvLayout, ModelError> {
+    let kv_type = wanted.unwrap_or(match precision {
+        Precision::Exact => KvType::F32,
+        Precision::Fast => KvType::F16,
+    });
+    let attention = &config.attention;
+    let layout = KvLayout::new(kv_type, attention.num_kv_heads, attention.head_dim);
+    Ok(layout.map_err(NnError::from)?)
 }
 
 fn block(loader: &Loader<'_>, layer: usize) -> Result<Block, ModelError> {

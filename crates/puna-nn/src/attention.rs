@@ -134,12 +134,12 @@ impl Attention {
     fn attend_segment(&self, q: &[f32], segment: &crate::Segment<'_>, out: &mut [f32]) {
         let shape =
             AttentionShape { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim };
-        let (view, oldest) = segment.cache.view(self.layer);
+        let view = segment.cache.view(self.layer);
         let window = match self.kind {
             LayerKind::Global => None,
             LayerKind::Local { window } => Some(window),
         };
-        let mask = AttentionMask { first_position: segment.cache.len(), window, oldest };
+        let mask = AttentionMask { first_position: segment.cache.len(), window };
         let scores = ScoreTransform { scale: self.scores.0, softcap: self.scores.1 };
         puna_kernels::attention(q, &view, &shape, &mask, &scores, out);
     }

@@ -1,20 +1,26 @@
-//! Keys and values of one sequence, per layer, in float32.
+//! Keys and values of one sequence, per layer, in pages of 64 positions.
 //!
-//! Position `p` of a layer lives in slot `p % capacity`: a contiguous buffer where the layer sees
-//! everything (capacity grows), a ring where it sees a window. The cache is an argument of the
-//! forward pass, never part of a layer, so one copy of the weights serves any number of sequences.
+//! Page `p` of a layer holds the positions from `64 p` on. Pages are shared: a clone of a cache (a
+//! beam, another completion, a remembered beginning) costs a counter per page, and only the page
+//! that is written next is copied, if others hold it too. A sliding-window layer drops the pages
+//! that no query will see again. The alternative, one buffer per layer (a ring where there is a
+//! window), copied everything for each fork (`docs/decisions/0006-paged-kv-cache.md`).
+//!
+//! The cache is an argument of the forward pass, never part of a layer, so one copy of the weights
+//! serves any number of sequences.
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use puna_config::{DecoderConfig, LayerKind};
-use puna_kernels::KvView;
+use puna_kernels::{KV_PAGE, KvLayout, KvPage, KvView, for_each_chunk_mut};
 
 use crate::NnError;
 
-/// Slots are allocated in multiples of this, so that single steps rarely move the buffer.
-const SLOT_STEP: usize = 64;
-
-/// What a sequence remembers.
+/// What a sequence remembers. Cloning it shares the pages.
 #[derive(Debug, Clone)]
 pub struct KvCache {
+    layout: KvLayout,
     layers: Vec<LayerCache>,
     tokens: Vec<u32>,
     table: RotaryTable,
@@ -31,12 +37,8 @@ pub enum RotaryTable {
 
 #[derive(Debug, Clone)]
 struct LayerCache {
-    k: Vec<f32>, // [K, capacity, D]
-    v: Vec<f32>, // [K, capacity, D]
-    capacity: usize,
-    oldest: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    /// Those that a window has passed are absent.
+    pages: Vec<Option<Arc<KvPage>>>,
     window: Option<usize>,
 }
 
@@ -46,22 +48,15 @@ impl KvCache {
 
     /// An empty cache for a decoder.
     #[must_use]
-    pub fn new(config: &DecoderConfig) -> Self {
+    pub fn new(config: &DecoderConfig, layout: KvLayout) -> Self {
+        let window = |layer| match config.layers.kind(layer) {
+            LayerKind::Global => None,
+            LayerKind::Local { window } => Some(window),
+        };
         let layers = (0..config.num_layers)
-            .map(|layer| LayerCache {
-                k: Vec::new(),
-                v: Vec::new(),
-                capacity: 0,
-                oldest: 0,
-                kv_heads: config.attention.num_kv_heads,
-                head_dim: config.attention.head_dim,
-                window: match config.layers.kind(layer) {
-                    LayerKind::Global => None,
-                    LayerKind::Local { window } => Some(window),
-                },
-            })
+            .map(|layer| LayerCache { pages: Vec::new(), window: window(layer) })
             .collect();
-        Self { layers, tokens: Vec::new(), table: RotaryTable::Short }
+        Self { layout, layers, tokens: Vec::new(), table: RotaryTable::Short }
     }
 
     /// Tokens remembered.
@@ -93,16 +88,17 @@ impl KvCache {
         self.tokens.is_empty()
     }
 
-    /// Bytes held.
+    /// Bytes of the pages this cache holds; pages shared with others count in each.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|l| (l.k.capacity() + l.v.capacity()) * size_of::<f32>()).sum()
+        let pages = self.layers.iter().flat_map(|layer| layer.pages.iter().flatten());
+        pages.map(|page| page.bytes()).sum()
     }
 
-    /// Forgets everything, keeping the buffers.
+    /// Forgets everything.
     pub fn clear(&mut self) {
         self.tokens.clear();
-        self.layers.iter_mut().for_each(|l| l.oldest = 0);
+        self.layers.iter_mut().for_each(|layer| layer.pages.clear());
     }
 
     /// Goes back to the first `len` tokens; does nothing if there are not more.
@@ -114,13 +110,14 @@ impl KvCache {
             return Ok(());
         }
         for layer in &self.layers {
-            let needed = layer.window.map_or(0, |w| (len + 1).saturating_sub(w));
-            if len > 0 && layer.oldest > needed {
-                return Err(NnError::CacheDropped { len, oldest: layer.oldest });
+            let oldest = layer.oldest();
+            if len > 0 && oldest > layer.oldest_seen(len) {
+                return Err(NnError::CacheDropped { len, oldest });
             }
         }
-        if len == 0 {
-            self.clear();
+        for layer in &mut self.layers {
+            // What is left of the last page's later slots is overwritten before a query sees it.
+            layer.pages.truncate(len.div_ceil(KV_PAGE));
         }
         self.tokens.truncate(len);
         Ok(())
@@ -137,100 +134,162 @@ impl KvCache {
     /// `k`, `v` `[T, K·D]`
     pub(crate) fn write(&mut self, layer: usize, k: &[f32], v: &[f32]) {
         let first = self.len();
-        self.layers[layer].write(first, k, v);
+        self.layers[layer].write(self.layout, first, k, v);
     }
 
-    /// A layer's keys and values and its oldest position.
-    pub(crate) fn view(&self, layer: usize) -> (KvView<'_>, usize) {
-        let layer = &self.layers[layer];
-        (KvView { k: &layer.k, v: &layer.v, capacity: layer.capacity }, layer.oldest)
+    /// A layer's keys and values.
+    pub(crate) fn view(&self, layer: usize) -> KvView<'_> {
+        KvView { layout: self.layout, pages: &self.layers[layer].pages }
     }
 }
 
 impl LayerCache {
-    fn write(&mut self, first: usize, k: &[f32], v: &[f32]) {
-        let width = self.kv_heads * self.head_dim;
-        let tokens = k.len() / width;
-        let live = match self.window {
-            None => first + tokens,
-            Some(window) => (first + tokens).min(window - 1 + tokens),
-        };
-        if live > self.capacity {
-            self.grow(live, first);
-        }
-        self.oldest = self.oldest.max((first + tokens).saturating_sub(self.capacity));
-        for t in 0..tokens {
-            let slot = (first + t) % self.capacity;
-            for head in 0..self.kv_heads {
-                let to = (head * self.capacity + slot) * self.head_dim;
-                let from = t * width + head * self.head_dim;
-                self.k[to..to + self.head_dim].copy_from_slice(&k[from..from + self.head_dim]);
-                self.v[to..to + self.head_dim].copy_from_slice(&v[from..from + self.head_dim]);
-            }
-        }
+    /// The oldest position that the query at `position` sees.
+    fn oldest_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
-    /// Enlarges the buffer and moves the positions before `first` to their new slots.
-    fn grow(&mut self, live: usize, first: usize) {
-        let doubled = if self.window.is_none() { self.capacity * 3 / 2 } else { 0 };
-        let capacity = live.max(doubled).next_multiple_of(SLOT_STEP);
-        let d = self.head_dim;
-        let mut k = vec![0f32; self.kv_heads * capacity * d];
-        let mut v = vec![0f32; self.kv_heads * capacity * d];
-        let kept = self.oldest.max(first.saturating_sub(self.capacity));
-        for position in kept..first {
-            for head in 0..self.kv_heads {
-                let from = (head * self.capacity + position % self.capacity) * d;
-                let to = (head * capacity + position % capacity) * d;
-                k[to..to + d].copy_from_slice(&self.k[from..from + d]);
-                v[to..to + d].copy_from_slice(&self.v[from..from + d]);
-            }
-        }
-        (self.k, self.v, self.capacity, self.oldest) = (k, v, capacity, kept);
+    /// The oldest position that is still there.
+    fn oldest(&self) -> usize {
+        self.pages.iter().take_while(|page| page.is_none()).count() * KV_PAGE
     }
+
+    fn write(&mut self, layout: KvLayout, first: usize, k: &[f32], v: &[f32]) {
+        let width = layout.width();
+        let end = first + k.len() / width;
+        let passed = self.oldest_seen(first) / KV_PAGE;
+        for page in self.pages.iter_mut().take(passed).rev().take_while(|page| page.is_some()) {
+            *page = None;
+        }
+        while self.pages.len() < end.div_ceil(KV_PAGE) {
+            self.pages.push(Some(Arc::new(KvPage::new(layout))));
+        }
+        let first_page = first / KV_PAGE;
+        let write = |index: usize, page: &mut Option<Arc<KvPage>>| {
+            let Range { start, end } = part(index, first..end);
+            let values = (start - first) * width..(end - first) * width;
+            if let Some(page) = page {
+                let page = Arc::make_mut(page);
+                page.write(start - index * KV_PAGE, &k[values.clone()], &v[values]);
+            }
+        };
+        let pages = &mut self.pages[first_page..end.div_ceil(KV_PAGE)];
+        for_each_chunk_mut(pages, 1, |i, page| write(first_page + i, &mut page[0]));
+    }
+}
+
+/// The positions of a range that lie in a page.
+fn part(page: usize, positions: Range<usize>) -> Range<usize> {
+    positions.start.max(page * KV_PAGE)..positions.end.min((page + 1) * KV_PAGE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use puna_kernels::{AttentionMask, AttentionShape, KvType, ScoreTransform, attention};
 
-    fn ring(window: usize) -> LayerCache {
-        LayerCache {
-            k: Vec::new(),
-            v: Vec::new(),
-            capacity: 0,
-            oldest: 0,
-            kv_heads: 2,
-            head_dim: 1,
-            window: Some(window),
+    const WIDTH: usize = 2;
+
+    fn layout() -> KvLayout {
+        KvLayout::new(KvType::F32, WIDTH, 1).unwrap()
+    }
+
+    fn rows(positions: Range<usize>) -> Vec<f32> {
+        positions.flat_map(|p| [p as f32, -(p as f32)]).collect()
+    }
+
+    fn layer(window: Option<usize>) -> LayerCache {
+        LayerCache { pages: Vec::new(), window }
+    }
+
+    fn cache(windows: &[Option<usize>]) -> KvCache {
+        let layers = windows.iter().map(|&window| layer(window)).collect();
+        KvCache { layout: layout(), layers, tokens: Vec::new(), table: RotaryTable::Short }
+    }
+
+    /// Writes tokens whose keys and values are their positions.
+    fn extend(cache: &mut KvCache, tokens: usize) {
+        let positions = cache.len()..cache.len() + tokens;
+        for layer in 0..cache.layers.len() {
+            cache.write(layer, &rows(positions.clone()), &rows(positions.clone()));
         }
+        cache.advance(&vec![0; tokens]);
+    }
+
+    /// The value at one position: what a query sees that sees nothing else.
+    fn value(layer: &LayerCache, position: usize) -> [f32; WIDTH] {
+        let view = KvView { layout: layout(), pages: &layer.pages };
+        let shape = AttentionShape { heads: WIDTH, kv_heads: WIDTH, head_dim: 1 };
+        let mask = AttentionMask { first_position: position, window: Some(1) };
+        let mut out = [0.0; WIDTH];
+        let scores = ScoreTransform { scale: 1.0, softcap: None };
+        attention(&[1.0; WIDTH], &view, &shape, &mask, &scores, &mut out);
+        out
     }
 
     #[test]
-    fn a_ring_keeps_the_window_of_the_first_new_query() {
-        let mut layer = ring(3);
-        for position in 0..200 {
-            let row = [position as f32, -(position as f32)];
-            layer.write(position, &row, &row);
+    fn a_window_keeps_what_the_first_new_query_sees_and_drops_older_pages() {
+        let mut layer = layer(Some(3));
+        for position in 0..300 {
+            let row = rows(position..position + 1);
+            layer.write(layout(), position, &row, &row);
             for p in position.saturating_sub(2)..=position {
-                assert!(p >= layer.oldest);
-                assert_eq!(layer.k[p % layer.capacity], p as f32);
-                assert_eq!(layer.k[layer.capacity + p % layer.capacity], -(p as f32));
+                assert_eq!(value(&layer, p), [p as f32, -(p as f32)]);
             }
+            let held = layer.pages.iter().flatten().count();
+            assert!(held <= 2, "{held} pages at {position}");
         }
-        assert!(layer.capacity <= SLOT_STEP, "the ring stays small: {}", layer.capacity);
     }
 
     #[test]
-    fn a_ring_grown_by_a_long_chunk_keeps_earlier_positions() {
-        let mut layer = ring(40);
-        let rows = |range: std::ops::Range<usize>| -> Vec<f32> {
-            range.flat_map(|p| [p as f32, 0.5]).collect()
-        };
-        layer.write(0, &rows(0..70), &rows(0..70));
-        layer.write(70, &rows(70..270), &rows(70..270));
+    fn a_long_chunk_keeps_the_window_of_its_first_query() {
+        let mut layer = layer(Some(40));
+        layer.write(layout(), 0, &rows(0..70), &rows(0..70));
+        layer.write(layout(), 70, &rows(70..270), &rows(70..270));
         for p in 31..270 {
-            assert_eq!(layer.k[p % layer.capacity], p as f32, "position {p}");
+            assert_eq!(value(&layer, p), [p as f32, -(p as f32)], "position {p}");
         }
+    }
+
+    #[test]
+    fn a_clone_shares_pages_until_one_is_written() {
+        let mut one = cache(&[None]);
+        extend(&mut one, 100);
+        let mut other = one.clone();
+        let shared = |a: &KvCache, b: &KvCache, page: usize| {
+            let pages = [a, b].map(|cache| cache.layers[0].pages[page].clone().unwrap());
+            Arc::ptr_eq(&pages[0], &pages[1])
+        };
+        assert!(shared(&one, &other, 0) && shared(&one, &other, 1));
+        other.write(0, &[7.0; WIDTH], &[7.0; WIDTH]);
+        other.advance(&[0]);
+        assert!(shared(&one, &other, 0) && !shared(&one, &other, 1));
+        extend(&mut one, 1);
+        assert_eq!(value(&one.layers[0], 100), [100.0, -100.0]);
+        assert_eq!(value(&other.layers[0], 100), [7.0, 7.0]);
+        assert_eq!(value(&other.layers[0], 99), [99.0, -99.0]);
+        assert_eq!(one.bytes(), 2 * layout().page_bytes());
+    }
+
+    #[test]
+    fn going_back_frees_pages_and_is_refused_where_a_window_has_passed() {
+        let mut whole = cache(&[None]);
+        extend(&mut whole, 200);
+        whole.truncate(64).unwrap();
+        assert_eq!((whole.len(), whole.bytes()), (64, layout().page_bytes()));
+        extend(&mut whole, 3);
+        assert_eq!(value(&whole.layers[0], 65), [65.0, -65.0]);
+
+        let mut mixed = cache(&[None, Some(10)]);
+        extend(&mut mixed, 200);
+        extend(&mut mixed, 1);
+        // The query at 200 sees 191: pages from position 128 on are left, which 137 sees first.
+        assert!(matches!(mixed.truncate(136), Err(NnError::CacheDropped { oldest: 128, .. })));
+        mixed.truncate(137).unwrap();
+        extend(&mut mixed, 1);
+        assert_eq!(value(&mixed.layers[1], 137), [137.0, -137.0]);
+        assert_eq!(value(&mixed.layers[1], 128), [128.0, -128.0]);
+        mixed.truncate(0).unwrap();
+        assert_eq!((mixed.len(), mixed.bytes()), (0, 0));
     }
 }

@@ -106,14 +106,10 @@ fn describe(facts: &Facts) -> String {
         format!("{} of {}, {} for keys and values", facts.heads, facts.head_dim, facts.kv_heads),
     ));
     rows.push(("vocabulary", units::grouped(facts.vocab_size as u64)));
-    rows.push((
-        "cache per token",
-        format!(
-            "{} ({} with 16-bit values)",
-            units::bytes(facts.kv_bytes_per_token),
-            units::bytes(facts.kv_bytes_per_token_16bit)
-        ),
-    ));
+    let by_type = facts.kv_bytes_per_token_by_type.iter();
+    let cache: Vec<String> =
+        by_type.map(|(kv_type, bytes)| format!("{kv_type}: {}", units::bytes(*bytes))).collect();
+    rows.push(("cache per token", cache.join("; ")));
     rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect()
 }
 

@@ -169,6 +169,7 @@ fn info_has_the_promised_keys_and_a_table() {
             "kv_heads",
             "vocab_size",
             "kv_bytes_per_token",
+            "kv_bytes_per_token_by_type",
         ],
     );
     assert_eq!(json["parameters"], 5_475_584);

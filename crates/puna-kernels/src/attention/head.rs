@@ -1,233 +1,421 @@
-//! One query against one key/value head.
+//! A task of attention: a tile of query rows of one key/value head over some of the pages.
+//!
+//! A row is a query token and one of the query heads that share the key/value head. Pages are
+//! visited from the oldest on. Every [`SPLIT_PAGES`] pages, at absolute positions, a row's sums are
+//! set aside and the next begin from nothing; finished, they are merged in the same order. So the
+//! splits of one long row may be computed by several tasks, or by one, with the same bits.
 
-use super::ScoreTransform;
-use crate::math::{self, map_lanes, sum_lanes};
-use crate::matmul::{F32, dots};
+use super::page::{KV_BLOCK, KV_PAGE, KvPage, KvType};
+use super::tile::{Halfs, HeadPage, PACK, Rows, Singles, attend_page};
+use super::{AttentionMask, AttentionShape, KvView, ScoreTransform};
+use crate::math;
+use crate::parallel::OutPtr;
 use crate::simd::{LANES, Simd};
+use std::cell::Cell;
 use std::ops::Range;
 
-/// Keys per step of the online softmax.
-const BLOCK: usize = 64;
+/// Pages that are summed before sums are set aside: enough that merging costs nothing beside them,
+/// few enough that a context of some thousand tokens occupies every thread.
+pub(super) const SPLIT_PAGES: usize = 8;
 
-/// Query heads that are scored together.
-const HEADS: usize = 4;
+/// Positions of a split.
+pub(super) const SPLIT: usize = SPLIT_PAGES * KV_PAGE;
 
-/// One query token with the query heads of one key/value head.
-pub(crate) struct HeadTask {
-    /// `[group, head_dim]`.
-    pub(super) q: *const f32,
-    /// `[capacity, head_dim]`.
-    pub(super) k: *const f32,
-    /// `[capacity, head_dim]`.
-    pub(super) v: *const f32,
-    /// `[group, head_dim]`.
-    pub(super) out: *mut f32,
-    pub(super) group: usize,
-    pub(super) head_dim: usize,
-    pub(super) capacity: usize,
-    /// Positions, at least one.
-    pub(super) visible: Range<usize>,
+/// Rows of a task: what one pass over a page serves.
+pub(super) const TILE_ROWS: usize = 64;
+
+/// A tile of rows over one key/value head.
+pub(crate) struct HeadTask<'a> {
+    /// `[T, heads, D]`
+    pub(super) q: &'a [f32],
+    /// `[T, heads, D]`
+    pub(super) out: OutPtr,
+    pub(super) kv: KvView<'a>,
+    pub(super) shape: AttentionShape,
+    pub(super) mask: AttentionMask,
     pub(super) scores: ScoreTransform,
+    pub(super) head: usize,
+    /// Row `t * group + h` is token `t` and query head `h` of the group.
+    pub(super) rows: Range<usize>,
+    pub(super) step: Step,
 }
 
-/// A head's running softmax.
+/// What of the rows is computed.
 #[derive(Clone, Copy)]
-struct Running {
-    max: f32,
-    sum: f32,
+pub(super) enum Step {
+    /// Everything.
+    Whole,
+    /// The sums of one split, into `[rows][partial_width]`.
+    Split(usize, OutPtr),
+    /// The result, of the sums of all splits from one on, `[splits][rows][partial_width]`.
+    Merge(usize, OutPtr),
 }
 
-/// All heads of a task.
-///
-/// # Safety
-/// The pointers must cover the task's shape.
-#[inline(always)]
-pub(crate) unsafe fn attend<S: Simd>(s: S, task: &HeadTask) {
-    let mut head = 0;
-    while head < task.group {
-        // SAFETY: the heads lie within the group.
-        unsafe {
-            if head + HEADS <= task.group {
-                attend_heads::<S, HEADS>(s, task, head);
-                head += HEADS;
-            } else {
-                attend_heads::<S, 1>(s, task, head);
-                head += 1;
-            }
-        }
+/// Floats of a row's sums: the output and a lane vector that holds maximum and sum of weights.
+pub(super) fn partial_width(kv: &KvView<'_>) -> usize {
+    kv.layout.padded_dim() + LANES
+}
+
+impl HeadTask<'_> {
+    fn group(&self) -> usize {
+        self.shape.heads / self.shape.kv_heads
+    }
+
+    /// Positions that a row sees.
+    fn visible(&self, row: usize) -> Range<usize> {
+        self.mask.visible(self.mask.first_position + row / self.group())
+    }
+
+    /// Index of a row's first feature in queries and output.
+    fn offset(&self, row: usize) -> usize {
+        let (token, head) = (row / self.group(), self.head * self.group() + row % self.group());
+        (token * self.shape.heads + head) * self.shape.head_dim
+    }
+
+    /// Splits that rows see keys of.
+    pub(super) fn splits(&self) -> Range<usize> {
+        let (first, last) = (self.visible(self.rows.start), self.visible(self.rows.end - 1));
+        first.start / SPLIT..last.end.div_ceil(SPLIT)
     }
 }
 
-/// `N` heads from `head` on.
-///
-/// # Safety
-/// The pointers must cover the task's shape, the heads lie in the group.
-#[inline(always)]
-unsafe fn attend_heads<S: Simd, const N: usize>(s: S, task: &HeadTask, head: usize) {
-    let dim = task.head_dim;
-    let mut running = [Running { max: f32::NEG_INFINITY, sum: 0.0 }; N];
-    let mut scores = [[0.0; BLOCK]; N];
-    let mut slots = [0; BLOCK];
-    // SAFETY: heads, slots (positions modulo the capacity) and features are in range by contract.
-    unsafe {
-        let out = task.out.add(head * dim);
-        std::slice::from_raw_parts_mut(out, N * dim).fill(0.0);
-        let mut first = task.visible.start;
-        while first < task.visible.end {
-            let n = BLOCK.min(task.visible.end - first);
-            let mut slot = first % task.capacity;
-            for offset in &mut slots[..n] {
-                *offset = slot * dim;
-                slot = if slot + 1 == task.capacity { 0 } else { slot + 1 };
-            }
-            block_scores::<S, N>(s, task, head, &slots[..n], &mut scores);
-            for (i, (running, scores)) in running.iter_mut().zip(&mut scores).enumerate() {
-                let correction = weights(s, &task.scores, running, &mut scores[..n]);
-                let out = out.add(i * dim);
-                accumulate(s, (task.v, &slots[..n]), &scores[..n], correction, (out, dim));
-            }
-            first += n;
+/// Buffers of a task, parts of one allocation that each thread keeps.
+struct Scratch {
+    /// `[rows / PACK][D][PACK]`, scaled.
+    q: *mut f32,
+    /// `[PACK][64]`
+    weights: *mut f32,
+    /// `[rows][padded D]` of the split.
+    out: *mut f32,
+    /// `[rows]`
+    max: *mut f32,
+    /// `[rows][16]`
+    sum: *mut f32,
+    /// `[rows][partial_width]` of all splits so far.
+    total: *mut f32,
+    /// `[D][64]` and `[64][padded D]`: a page as f32.
+    page: *mut f32,
+}
+
+/// A lane vector at a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+thread_local! {
+    static BUFFER: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+impl Scratch {
+    /// Lays the parts out in a buffer, which is enlarged as needed.
+    fn new(task: &HeadTask<'_>, buffer: &mut Vec<Line>) -> Self {
+        let (dim, padded) = (task.shape.head_dim, task.kv.layout.padded_dim());
+        let rows = task.rows.len().next_multiple_of(PACK);
+        let sizes = [
+            rows * dim,
+            PACK * KV_PAGE,
+            rows * padded,
+            rows,
+            rows * LANES,
+            rows * (padded + LANES),
+            KV_PAGE * (dim + padded),
+        ];
+        let lines = sizes.map(|floats| floats.div_ceil(LANES));
+        let needed: usize = lines.iter().sum();
+        if buffer.len() < needed {
+            buffer.resize(needed, Line([0.0; LANES]));
         }
-        for (i, running) in running.iter().enumerate() {
-            let inverse = 1.0 / running.sum;
-            for out in std::slice::from_raw_parts_mut(out.add(i * dim), dim) {
-                *out *= inverse;
-            }
-        }
+        let base = buffer.as_mut_ptr();
+        let mut at = 0;
+        let [q, weights, out, max, sum, total, page] = lines.map(|lines| {
+            at += lines;
+            base.wrapping_add(at - lines).cast::<f32>()
+        });
+        Self { q, weights, out, max, sum, total, page }
     }
 }
 
-/// `q · k` of `N` heads with the keys at `slots` (element offsets).
+/// Runs a task.
 ///
 /// # Safety
-/// The pointers must cover the task's shape, heads and slots lie in it.
+/// Its lengths must agree, its pages be there, and nobody else use its rows of the output.
 #[inline(always)]
-unsafe fn block_scores<S: Simd, const N: usize>(
-    s: S,
-    task: &HeadTask,
-    head: usize,
-    slots: &[usize],
-    scores: &mut [[f32; BLOCK]; N],
-) {
-    let dim = task.head_dim;
-    // SAFETY: heads and slots are in range by contract.
+pub(crate) unsafe fn attend<S: Simd>(s: S, task: &HeadTask<'_>) {
+    let mut buffer = BUFFER.take();
+    let scratch = Scratch::new(task, &mut buffer);
+    let (rows, width) = (task.rows.len(), partial_width(&task.kv));
+    // SAFETY: the scratch covers the task; the rest by contract.
     unsafe {
-        let mut q = [task.q.cast::<u8>(); N];
-        for (i, q) in q.iter_mut().enumerate() {
-            *q = task.q.add((head + i) * dim).cast();
-        }
-        let (fours, rest) = slots.as_chunks::<4>();
-        for (j, slots) in fours.iter().enumerate() {
-            let mut k = [task.k.cast::<u8>(); 4];
-            for (k, at) in k.iter_mut().zip(slots) {
-                *k = task.k.add(*at).cast();
+        match task.step {
+            Step::Whole => {
+                pack(task, &scratch);
+                for split in task.splits() {
+                    attend_split(s, task, &scratch, split);
+                    for r in 0..rows {
+                        if task.sees(r, split) {
+                            let sums = scratch.sums(s, r, width - LANES);
+                            task.gather(s, r, split, scratch.total.add(r * width), sums);
+                        }
+                    }
+                }
+                for r in 0..rows {
+                    task.finish(r, scratch.total.add(r * width));
+                }
             }
-            let dots = dots::<S, F32, 4, N>(s, k, q, dim, 0);
-            for (i, dots) in dots.iter().enumerate() {
-                for (scores, &dot) in scores.iter_mut().zip(dots) {
-                    scores[4 * j + i] = dot;
+            Step::Split(split, to) => {
+                pack(task, &scratch);
+                attend_split(s, task, &scratch, split);
+                for r in 0..rows {
+                    let (sums, to) = (scratch.sums(s, r, width - LANES), to.at(r * width));
+                    std::ptr::copy_nonoverlapping(sums.0, to, width - LANES);
+                    *to.add(width - LANES) = sums.1;
+                    *to.add(width - LANES + 1) = sums.2;
+                }
+            }
+            Step::Merge(first, from) => {
+                for r in 0..rows {
+                    let total = scratch.total.add(r * width);
+                    for split in task.splits().filter(|&split| task.sees(r, split)) {
+                        let from = from.at(((split - first) * rows + r) * width).cast_const();
+                        let (max, sum) = (from.add(width - LANES), from.add(width - LANES + 1));
+                        task.gather(s, r, split, total, (from, *max, *sum));
+                    }
+                    task.finish(r, total);
                 }
             }
         }
-        for (j, &at) in rest.iter().enumerate() {
-            let [dots] = dots::<S, F32, 1, N>(s, [task.k.add(at).cast()], q, dim, 0);
-            for (scores, dot) in scores.iter_mut().zip(dots) {
-                scores[4 * fours.len() + j] = dot;
+    }
+    BUFFER.set(buffer);
+}
+
+impl Scratch {
+    /// Output, maximum and sum of weights of a row in this split.
+    ///
+    /// # Safety
+    /// The row must be in the scratch.
+    #[inline(always)]
+    unsafe fn sums<S: Simd>(&self, s: S, r: usize, padded: usize) -> (*const f32, f32, f32) {
+        // SAFETY: by contract.
+        unsafe {
+            let sum = s.sum(s.load(self.sum.add(r * LANES)));
+            (self.out.add(r * padded).cast_const(), *self.max.add(r), sum)
+        }
+    }
+}
+
+impl HeadTask<'_> {
+    /// Whether row `r` of the task sees a key of a split.
+    fn sees(&self, r: usize, split: usize) -> bool {
+        let visible = self.visible(self.rows.start + r);
+        visible.start < (split + 1) * SPLIT && visible.end > split * SPLIT
+    }
+
+    /// Adds a split's sums of row `r` to `total`, which the row's first split begins.
+    ///
+    /// # Safety
+    /// `total` must be writable for a row's sums, `out` readable for its features.
+    #[inline(always)]
+    unsafe fn gather<S: Simd>(
+        &self,
+        s: S,
+        r: usize,
+        split: usize,
+        total: *mut f32,
+        (out, max, sum): (*const f32, f32, f32),
+    ) {
+        let padded = self.kv.layout.padded_dim();
+        // SAFETY: by contract.
+        unsafe {
+            let (total_max, total_sum) = (total.add(padded), total.add(padded + 1));
+            if self.visible(self.rows.start + r).start / SPLIT == split {
+                std::ptr::copy_nonoverlapping(out, total, padded);
+                (*total_max, *total_sum) = (max, sum);
+                return;
+            }
+            let new = if *total_max > max { *total_max } else { max };
+            let mut factors = [0f32; LANES];
+            (factors[0], factors[1]) = (*total_max - new, max - new);
+            s.store(factors.as_mut_ptr(), math::exp(s, s.load(factors.as_ptr())));
+            let (old, added) = (s.splat(factors[0]), s.splat(factors[1]));
+            for at in (0..padded).step_by(LANES) {
+                let sum = s.mul(s.load(total.add(at)), old);
+                s.store(total.add(at), s.fma(s.load(out.add(at)), added, sum));
+            }
+            *total_sum = *total_sum * factors[0] + sum * factors[1];
+            *total_max = new;
+        }
+    }
+
+    /// Writes row `r` of the output.
+    ///
+    /// # Safety
+    /// `total` must hold the row's sums; nobody else uses its output.
+    #[inline(always)]
+    unsafe fn finish(&self, r: usize, total: *const f32) {
+        // SAFETY: by contract.
+        unsafe {
+            let inverse = 1.0 / *total.add(self.kv.layout.padded_dim() + 1);
+            let out = self.out.at(self.offset(self.rows.start + r));
+            for d in 0..self.shape.head_dim {
+                *out.add(d) = *total.add(d) * inverse;
             }
         }
     }
 }
 
-/// Turns scores into unnormalized weights relative to the new maximum; returns the factor that
-/// brings older sums to it.
-#[inline(always)]
-fn weights<S: Simd>(
-    s: S,
-    transform: &ScoreTransform,
-    running: &mut Running,
-    scores: &mut [f32],
-) -> f32 {
-    let scale = s.splat(transform.scale);
-    match transform.softcap {
-        None => map_lanes!(s, scores, 0.0, |x| s.mul(x, scale)),
-        Some(cap) => {
-            let cap = s.splat(cap);
-            map_lanes!(s, scores, 0.0, |x| {
-                s.mul(cap, math::tanh(s, s.div(s.mul(x, scale), cap)))
-            });
-        }
-    }
-    let block = math::max(scores);
-    // A NaN score becomes the maximum and so reaches the output.
-    let max = if running.max > block { running.max } else { block };
-    let shift = s.splat(max);
-    map_lanes!(s, scores, f32::NEG_INFINITY, |x| math::exp(s, s.sub(x, shift)));
-    let correction = if running.max == max { 1.0 } else { (running.max - max).exp() };
-    running.sum = running.sum * correction + sum_lanes!(s, scores, 0.0, |x| x) as f32;
-    running.max = max;
-    correction
-}
-
-/// `out = correction out + sum_j weights[j] v[slots[j]]`.
+/// Scales the queries and lays [`PACK`] rows side by side.
 ///
 /// # Safety
-/// `dim` features must be readable at every slot and writable at `out`.
+/// The scratch must be the task's.
 #[inline(always)]
-unsafe fn accumulate<S: Simd>(
-    s: S,
-    (v, slots): (*const f32, &[usize]),
-    weights: &[f32],
-    correction: f32,
-    (out, dim): (*mut f32, usize),
-) {
-    let mut at = 0;
-    // SAFETY: features from `at` on are in range by contract.
-    unsafe {
-        while at + 4 * LANES <= dim {
-            accumulate_vectors::<S, 4>(s, (v.add(at), slots), weights, correction, out.add(at));
-            at += 4 * LANES;
-        }
-        while at + LANES <= dim {
-            accumulate_vectors::<S, 1>(s, (v.add(at), slots), weights, correction, out.add(at));
-            at += LANES;
-        }
-        while at < dim {
-            let out = out.add(at);
-            *out *= correction;
-            for (&weight, &slot) in weights.iter().zip(slots) {
-                *out += weight * *v.add(slot + at);
-            }
-            at += 1;
+unsafe fn pack(task: &HeadTask<'_>, scratch: &Scratch) {
+    let dim = task.shape.head_dim;
+    for (r, row) in task.rows.clone().enumerate() {
+        let q = &task.q[task.offset(row)..][..dim];
+        let first = r / PACK * PACK * dim + r % PACK;
+        for (d, &q) in q.iter().enumerate() {
+            // SAFETY: rows of the task, features of a head.
+            unsafe { *scratch.q.add(first + d * PACK) = q * task.scores.scale };
         }
     }
 }
 
-/// `N` lane vectors of features.
+/// The sums of one split, from nothing.
 ///
 /// # Safety
-/// `N * LANES` features must be readable at every slot and writable at `out`.
+/// The scratch must be the task's, with packed queries.
 #[inline(always)]
-unsafe fn accumulate_vectors<S: Simd, const N: usize>(
-    s: S,
-    (v, slots): (*const f32, &[usize]),
-    weights: &[f32],
-    correction: f32,
-    out: *mut f32,
-) {
-    // SAFETY: in range by contract.
+unsafe fn attend_split<S: Simd>(s: S, task: &HeadTask<'_>, scratch: &Scratch, split: usize) {
+    let (dim, padded) = (task.shape.head_dim, task.kv.layout.padded_dim());
+    let count = task.rows.len();
+    let (oldest, newest) = (task.visible(task.rows.start), task.visible(task.rows.end - 1));
+    let pages = oldest.start.max(split * SPLIT) / KV_PAGE
+        ..newest.end.min((split + 1) * SPLIT).div_ceil(KV_PAGE);
+    // SAFETY: the scratch covers rows, features and a page.
     unsafe {
-        let mut acc = [s.splat(0.0); N];
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = s.mul(s.load(out.add(i * LANES)), s.splat(correction));
-        }
-        for (&weight, &slot) in weights.iter().zip(slots) {
-            let weight = s.splat(weight);
-            for (i, acc) in acc.iter_mut().enumerate() {
-                *acc = s.fma(weight, s.load(v.add(slot + i * LANES)), *acc);
+        std::slice::from_raw_parts_mut(scratch.out, count * padded).fill(0.0);
+        std::slice::from_raw_parts_mut(scratch.sum, count * LANES).fill(0.0);
+        std::slice::from_raw_parts_mut(scratch.max, count).fill(f32::NEG_INFINITY);
+        for index in pages {
+            let Some(Some(page)) = task.kv.pages.get(index) else { continue };
+            let expanded = expand(s, task, page, scratch);
+            for at in (0..count).step_by(PACK) {
+                let in_page = |row: usize| {
+                    let (seen, first) = (task.visible(row), index * KV_PAGE);
+                    let end = seen.end.saturating_sub(first).min(KV_PAGE);
+                    seen.start.saturating_sub(first).min(end)..end
+                };
+                let mut visible = [const { 0..0 }; PACK];
+                let rows = PACK.min(count - at);
+                for (r, visible) in visible[..rows].iter_mut().enumerate() {
+                    *visible = in_page(task.rows.start + at + r);
+                }
+                let rows = Rows {
+                    q: scratch.q.add(at * dim),
+                    weights: scratch.weights,
+                    out: scratch.out.add(at * padded),
+                    max: scratch.max.add(at),
+                    sum: scratch.sum.add(at * LANES),
+                    visible: &visible[..rows],
+                };
+                match expanded {
+                    Expanded::Singles(page) => {
+                        attend_page::<S, Singles>(s, page, rows, &task.scores);
+                    }
+                    Expanded::Halfs(page) => {
+                        attend_page::<S, Halfs>(s, page, rows, &task.scores);
+                    }
+                }
             }
         }
-        for (i, acc) in acc.iter().enumerate() {
-            s.store(out.add(i * LANES), *acc);
+    }
+}
+
+/// A head's page as the products read it.
+#[derive(Clone, Copy)]
+enum Expanded {
+    Singles(HeadPage),
+    Halfs(HeadPage),
+}
+
+/// Makes a head's page readable: f32 and, for few rows, f16 as they lie, else in the scratch.
+///
+/// # Safety
+/// The scratch must be the task's.
+#[inline(always)]
+unsafe fn expand<S: Simd>(s: S, task: &HeadTask<'_>, page: &KvPage, scratch: &Scratch) -> Expanded {
+    let (layout, from) = (task.kv.layout, page.head(task.head));
+    let (dim, padded_dim, parts) = (layout.head_dim, layout.padded_dim(), layout.parts());
+    let as_stored = HeadPage { k: from, v: from.wrapping_add(parts.v), dim, padded_dim };
+    let (k, v) = (scratch.page, scratch.page.wrapping_add(dim * KV_PAGE));
+    // SAFETY: a head's share of the page; the scratch holds a page.
+    unsafe {
+        match layout.kv_type {
+            KvType::F32 => return Expanded::Singles(as_stored),
+            KvType::F16 if task.rows.len() <= PACK => return Expanded::Halfs(as_stored),
+            KvType::F16 => {
+                for at in (0..dim * KV_PAGE).step_by(LANES) {
+                    s.store(k.add(at), s.load_f16(from.add(2 * at)));
+                }
+                for at in (0..KV_PAGE * padded_dim).step_by(LANES) {
+                    s.store(v.add(at), s.load_f16(as_stored.v.add(2 * at)));
+                }
+            }
+            KvType::Q8_0 => {
+                for block in 0..dim / KV_BLOCK {
+                    expand_keys(s, from, from.add(parts.k_scales), block, k);
+                    expand_values(s, &as_stored, from.add(parts.v_scales), block, v);
+                }
+            }
+        }
+    }
+    Expanded::Singles(HeadPage { k: k.cast(), v: v.cast(), dim, padded_dim })
+}
+
+/// 32 rows of K^T times the scales of their keys.
+///
+/// # Safety
+/// A head of a page must be readable at `from`, its scales at `scales`; `to` writable.
+#[inline(always)]
+unsafe fn expand_keys<S: Simd>(
+    s: S,
+    from: *const u8,
+    scales: *const u8,
+    block: usize,
+    to: *mut f32,
+) {
+    // SAFETY: by contract.
+    unsafe {
+        for at in (0..KV_PAGE).step_by(LANES) {
+            let scale = s.load_f16(scales.add(2 * (block * KV_PAGE + at)));
+            for d in block * KV_BLOCK..(block + 1) * KV_BLOCK {
+                let quants = s.load_i8(from.add(d * KV_PAGE + at).cast());
+                s.store(to.add(d * KV_PAGE + at), s.mul(quants, scale));
+            }
+        }
+    }
+}
+
+/// 32 features of every value times its scale.
+///
+/// # Safety
+/// As [`expand_keys`].
+#[inline(always)]
+unsafe fn expand_values<S: Simd>(
+    s: S,
+    page: &HeadPage,
+    scales: *const u8,
+    block: usize,
+    to: *mut f32,
+) {
+    // SAFETY: by contract.
+    unsafe {
+        for key in 0..KV_PAGE {
+            let scale = scales.cast::<u16>().add(block * KV_PAGE + key).read();
+            let (scale, at) = (s.splat(s.half(scale)), key * page.padded_dim + block * KV_BLOCK);
+            for at in (at..at + KV_BLOCK).step_by(LANES) {
+                s.store(to.add(at), s.mul(s.load_i8(page.v.add(at).cast()), scale));
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{FloatPair, Isa, Kernels};
 use crate::GateActivation;
-use crate::attention::{self, HeadTask};
+use crate::attention::{self, HeadTask, PageWrite};
 use crate::blocks::panel::{self, Blocks, Columns, PanelBuffers, ROWS};
 use crate::blocks::{self, Layout, Unpacked};
 use crate::format::BlockFormat;
@@ -62,6 +62,7 @@ macro_rules! table {
                 attend(task: &HeadTask) = attention::attend;
                 quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) =
                     matmul::quantize_activations;
+                write_page(write: &PageWrite) = attention::write_page;
                 }
                 plain {
                 widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
@@ -88,6 +89,7 @@ macro_rules! table {
                 softmax_row: softmax,
                 log_softmax_row: log_softmax,
                 attend,
+                write_page,
             };
         }
         pub(super) static $table: &Kernels = &$module::KERNELS;

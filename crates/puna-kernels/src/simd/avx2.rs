@@ -94,6 +94,7 @@ impl Simd for Avx2 {
     type F = F;
     type I = I;
     type B = __m256i;
+    const ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn assume() -> Self {
@@ -163,6 +164,35 @@ impl Simd for Avx2 {
             let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
             _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> F {
+        // SAFETY: the caller vouches for 16 readable bytes.
+        unsafe {
+            let v = _mm_loadu_si128(p.cast());
+            let (low, high) = (_mm256_cvtepi8_epi32(v), _mm_srli_si128::<8>(v));
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u8, v: F) {
+        // SAFETY: the caller vouches for 32 writable bytes.
+        unsafe {
+            let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]);
+            _mm_storeu_si128(p.cast(), low);
+            let high = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]);
+            _mm_storeu_si128(p.add(16).cast(), high);
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: F) -> f32 {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe {
+            let a = _mm256_max_ps(v[0], v[1]);
+            let b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+            _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)))
         }
     }
     #[inline(always)]

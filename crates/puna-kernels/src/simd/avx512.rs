@@ -24,6 +24,7 @@ impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
     type B = __m256i;
+    const ROWS: usize = 8;
 
     #[inline(always)]
     unsafe fn assume() -> Self {
@@ -87,6 +88,29 @@ impl Simd for Avx512 {
             let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
             _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> __m512 {
+        // SAFETY: the caller vouches for 16 readable bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u8, v: __m512) {
+        // SAFETY: the caller vouches for 32 writable bytes.
+        unsafe {
+            let halfs = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+            _mm256_storeu_si256(p.cast(), halfs);
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe {
+            let a = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+            _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)))
         }
     }
     #[inline(always)]

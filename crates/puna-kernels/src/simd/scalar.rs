@@ -2,7 +2,7 @@
 
 use super::{LANES, Simd};
 use crate::blocks::Width;
-use crate::numbers::{bf16_to_f32, f16_to_f32};
+use crate::numbers::{bf16_to_f32, f16_to_f32, f32_to_f16};
 use std::array::from_fn;
 
 /// Portable Rust.
@@ -13,6 +13,7 @@ impl Simd for Scalar {
     type F = [f32; LANES];
     type I = [i32; LANES];
     type B = [u8; 32];
+    const ROWS: usize = 2;
 
     #[inline(always)]
     unsafe fn assume() -> Self {
@@ -212,6 +213,20 @@ impl Simd for Scalar {
     #[inline(always)]
     fn low_halfs(self, v: Self::I) -> Self::F {
         v.map(|v| f16_to_f32(v as u16))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Self::F {
+        // SAFETY: the caller vouches for 16 readable bytes.
+        unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u8, v: Self::F) {
+        // SAFETY: the caller vouches for 32 writable bytes.
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(v.map(f32_to_f16)) }
+    }
+    #[inline(always)]
+    fn largest(self, v: Self::F) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
     }
     #[inline(always)]
     fn half(self, h: u16) -> f32 {

@@ -6,13 +6,10 @@ use puna_config::{
     ActOrder, BitsAndBytesKind, DecoderConfig, Family, FfnConfig, ModelConfig, Quantization,
 };
 use puna_io::{Checkpoint, Container, Dtype};
-use puna_model::KvCache;
+use puna_kernels::{KvLayout, KvType};
 use serde::Serialize;
 
 use crate::model_ref::ModelRef;
-
-/// Bytes of a value in the 16-bit caches that other programs report.
-const HALF_VALUE_BYTES: usize = 2;
 
 /// The JSON, a contract that scripts rely on.
 #[derive(Debug, Serialize)]
@@ -39,10 +36,12 @@ pub(super) struct Facts {
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
     pub(super) vocab_size: usize,
-    /// Bytes that one token takes in puna's cache (float32).
+    /// Bytes that one token takes in puna's cache by default: as f16.
     pub(super) kv_bytes_per_token: u64,
-    /// The same with 16-bit values.
+    /// The same with 16-bit values, which is the default.
     pub(super) kv_bytes_per_token_16bit: u64,
+    /// The same for each `--kv-type` that the model can have.
+    pub(super) kv_bytes_per_token_by_type: BTreeMap<&'static str, u64>,
 }
 
 /// Tensors of one stored type.
@@ -77,10 +76,21 @@ impl Facts {
             kv_heads: decoder.attention.num_kv_heads,
             head_dim: decoder.attention.head_dim,
             vocab_size: decoder.vocab_size,
-            kv_bytes_per_token: decoder.kv_bytes_per_token(KvCache::VALUE_BYTES),
-            kv_bytes_per_token_16bit: decoder.kv_bytes_per_token(HALF_VALUE_BYTES),
+            kv_bytes_per_token: decoder.kv_bytes_per_token(2),
+            kv_bytes_per_token_16bit: decoder.kv_bytes_per_token(2),
+            kv_bytes_per_token_by_type: kv_bytes(decoder),
         }
     }
+}
+
+fn kv_bytes(decoder: &DecoderConfig) -> BTreeMap<&'static str, u64> {
+    let attention = &decoder.attention;
+    let possible = |kv_type: &KvType| {
+        KvLayout::new(*kv_type, attention.num_kv_heads, attention.head_dim).is_ok()
+    };
+    let values = decoder.kv_bytes_per_token(1);
+    let types = KvType::ALL.iter().filter(|kv_type| possible(kv_type));
+    types.map(|kv_type| (kv_type.name(), kv_type.bytes(values))).collect()
 }
 
 fn file_bytes(origin: &ModelRef, checkpoint: &Checkpoint) -> u64 {
