@@ -7,8 +7,8 @@
 //! token's result does not depend on how its beginning was computed, the results are those of an
 //! empty cache, bit for bit.
 //!
-//! Entries are compared one by one, token by token. A tree over pages (SGLang's radix cache) finds
-//! them faster, which for the hundreds of sequences that fit into memory costs more than it saves.
+//! Entries are compared one by one, token by token: memory holds hundreds of sequences, not
+//! thousands. For those a tree over pages (SGLang's radix cache) would find them faster.
 
 use crate::model::{LanguageModel, SequenceCache};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -29,7 +29,7 @@ pub(crate) struct FakeModel {
     pub(crate) context: usize,
     pub(crate) rule: Rule,
     pub(crate) fault: Option<(usize, Fault)>,
-    /// Caches cannot be shortened, like a ring that has gone round.
+    /// Caches cannot be shortened, like those of a window that has moved on.
     pub(crate) ring: bool,
     pub(crate) passes: AtomicUsize,
     pub(crate) tokens_run: AtomicUsize,

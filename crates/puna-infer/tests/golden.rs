@@ -1,7 +1,7 @@
 //! The real decoder on golden checkpoints: the generator's loop adds nothing of its own.
 //!
 //! puna-model's tests cover every architecture; here are the cases whose caches differ: plain,
-//! ring (sliding window), and a rotary scaling that depends on the prompt's length.
+//! sliding window, and a rotary scaling that depends on the prompt's length.
 
 use puna_infer::{
     BeamOptions, Completion, EarlyStopping, GenerateOptions, SamplingParams, ScoreOptions, Session,

@@ -87,6 +87,20 @@ fn peak_gigaflops() -> Option<f64> {
     None
 }
 
+/// GB/s of reading memory alone, on all threads.
+fn read_gigabytes() -> f64 {
+    let words = vec![1u64; WORKING_SET / 8];
+    let secs = best(5, || {
+        let mut sums = vec![0u64; words.len().div_ceil(1 << 17)];
+        puna_kernels::for_each_chunk_mut(&mut sums, 1, |i, sum| {
+            let part = &words[i << 17..words.len().min((i + 1) << 17)];
+            sum[0] = part.iter().fold(0, |s, word| s ^ word);
+        });
+        std::hint::black_box(sums);
+    });
+    WORKING_SET as f64 / secs / 1e9
+}
+
 fn main() {
     let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let (heads, kv_heads, head_dim, context) = match *numbers {
@@ -96,6 +110,7 @@ fn main() {
     let shape = AttentionShape { heads, kv_heads, head_dim };
     println!("{shape:?}, {} threads", puna_kernels::threads());
     let peak = peak_gigaflops();
+    println!("read {:.1} GB/s", read_gigabytes());
     for isa in [Isa::Avx512, Isa::Avx2] {
         let Some(kernels) = Kernels::for_isa(isa) else { continue };
         let product = product_gigaflops(kernels);

@@ -288,9 +288,13 @@ unsafe fn pack(task: &HeadTask<'_>, scratch: &Scratch) {
 unsafe fn attend_split<S: Simd>(s: S, task: &HeadTask<'_>, scratch: &Scratch, split: usize) {
     let (dim, padded) = (task.shape.head_dim, task.kv.layout.padded_dim());
     let count = task.rows.len();
-    let (oldest, newest) = (task.visible(task.rows.start), task.visible(task.rows.end - 1));
-    let pages = oldest.start.max(split * SPLIT) / KV_PAGE
-        ..newest.end.min((split + 1) * SPLIT).div_ceil(KV_PAGE);
+    let mut seen = [const { 0..0 }; TILE_ROWS];
+    for (row, seen) in task.rows.clone().zip(&mut seen) {
+        *seen = task.visible(row);
+    }
+    let (oldest, newest) = (seen[0].start, seen[count - 1].end);
+    let pages =
+        oldest.max(split * SPLIT) / KV_PAGE..newest.min((split + 1) * SPLIT).div_ceil(KV_PAGE);
     // SAFETY: the scratch covers rows, features and a page.
     unsafe {
         std::slice::from_raw_parts_mut(scratch.out, count * padded).fill(0.0);
@@ -298,17 +302,15 @@ unsafe fn attend_split<S: Simd>(s: S, task: &HeadTask<'_>, scratch: &Scratch, sp
         std::slice::from_raw_parts_mut(scratch.max, count).fill(f32::NEG_INFINITY);
         for index in pages {
             let Some(Some(page)) = task.kv.pages.get(index) else { continue };
-            let expanded = expand(s, task, page, scratch);
+            let next = task.kv.pages.get(index + 1).and_then(Option::as_ref).unwrap_or(page);
+            let expanded = expand(s, task, (page, next), scratch);
             for at in (0..count).step_by(PACK) {
-                let in_page = |row: usize| {
-                    let (seen, first) = (task.visible(row), index * KV_PAGE);
-                    let end = seen.end.saturating_sub(first).min(KV_PAGE);
-                    seen.start.saturating_sub(first).min(end)..end
-                };
+                let first = index * KV_PAGE;
                 let mut visible = [const { 0..0 }; PACK];
                 let rows = PACK.min(count - at);
-                for (r, visible) in visible[..rows].iter_mut().enumerate() {
-                    *visible = in_page(task.rows.start + at + r);
+                for (seen, visible) in seen[at..at + rows].iter().zip(&mut visible) {
+                    let end = seen.end.saturating_sub(first).min(KV_PAGE);
+                    *visible = seen.start.saturating_sub(first).min(end)..end;
                 }
                 let rows = Rows {
                     q: scratch.q.add(at * dim),
@@ -343,10 +345,20 @@ enum Expanded {
 /// # Safety
 /// The scratch must be the task's.
 #[inline(always)]
-unsafe fn expand<S: Simd>(s: S, task: &HeadTask<'_>, page: &KvPage, scratch: &Scratch) -> Expanded {
+unsafe fn expand<S: Simd>(
+    s: S,
+    task: &HeadTask<'_>,
+    (page, next): (&KvPage, &KvPage),
+    scratch: &Scratch,
+) -> Expanded {
     let (layout, from) = (task.kv.layout, page.head(task.head));
     let (dim, padded_dim, parts) = (layout.head_dim, layout.padded_dim(), layout.parts());
-    let as_stored = HeadPage { k: from, v: from.wrapping_add(parts.v), dim, padded_dim };
+    // Few rows wait for memory, many find the next page in the cache.
+    let ahead = next.head(task.head);
+    let ahead_bytes = if task.rows.len() <= PACK { layout.kv_type.value_bytes() } else { 0 };
+    let ahead = (ahead, ahead.wrapping_add(parts.v), ahead_bytes);
+    let v = from.wrapping_add(parts.v);
+    let as_stored = HeadPage { k: from, v, ahead, dim, padded_dim };
     let (k, v) = (scratch.page, scratch.page.wrapping_add(dim * KV_PAGE));
     // SAFETY: a head's share of the page; the scratch holds a page.
     unsafe {
@@ -369,7 +381,8 @@ unsafe fn expand<S: Simd>(s: S, task: &HeadTask<'_>, page: &KvPage, scratch: &Sc
             }
         }
     }
-    Expanded::Singles(HeadPage { k: k.cast(), v: v.cast(), dim, padded_dim })
+    let (k, v) = (k.cast_const().cast(), v.cast_const().cast());
+    Expanded::Singles(HeadPage { k, v, ahead, dim, padded_dim })
 }
 
 /// 32 rows of K^T times the scales of their keys.

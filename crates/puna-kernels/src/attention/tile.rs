@@ -55,6 +55,9 @@ pub(super) struct HeadPage {
     pub(super) k: *const u8,
     /// `[64][padded D]`
     pub(super) v: *const u8,
+    /// Keys and values to fetch into the cache meanwhile, and bytes of each of their values; 0: do
+    /// not.
+    pub(super) ahead: (*const u8, *const u8, usize),
     pub(super) dim: usize,
     pub(super) padded_dim: usize,
 }
@@ -132,7 +135,10 @@ unsafe fn attend_rows<S: Simd, E: Values<S>, const R: usize, const V: usize>(
         for at in (0..VECTORS).step_by(V) {
             let mut acc = [[s.splat(0.0); V]; R];
             let k = page.k.add(at * LANES * E::BYTES);
-            product::<S, E, R, V, 1, PACK>(s, rows.q, (k, KV_PAGE), page.dim, &mut acc);
+            let ahead = page.ahead.0.wrapping_add(at * LANES * page.ahead.2 * page.dim);
+            let ahead = (ahead, page.ahead.2);
+            let keys = Steps { values: k, stride: KV_PAGE, n: page.dim, ahead };
+            product::<S, E, R, V, 1, PACK>(s, rows.q, keys, &mut acc);
             for (r, acc) in acc.iter().enumerate() {
                 for (v, acc) in acc.iter().enumerate() {
                     s.store(rows.weights.add(r * KV_PAGE + (at + v) * LANES), *acc);
@@ -170,11 +176,20 @@ impl Rows<'_> {
     }
 }
 
-/// `acc[r] += sum_i a[r * ROW + i * STEP] b[i]`, where `b[i]` is `V` lane vectors, rows of `b`
-/// being `stride` values apart.
+/// The second factor of a product.
+struct Steps {
+    values: *const u8,
+    /// Values between steps.
+    stride: usize,
+    n: usize,
+    /// Fetched into the cache, as many values as are read, and the bytes of one.
+    ahead: (*const u8, usize),
+}
+
+/// `acc[r] += sum_i a[r * ROW + i * STEP] b[i]`, where `b[i]` is `V` lane vectors.
 ///
 /// # Safety
-/// `n` steps must be readable of `R` rows of `a`, and of `b`.
+/// The steps must be readable of `R` rows of `a`, and of `b`.
 #[inline(always)]
 unsafe fn product<
     S: Simd,
@@ -186,14 +201,20 @@ unsafe fn product<
 >(
     s: S,
     a: *const f32,
-    (b, stride): (*const u8, usize),
-    n: usize,
+    b: Steps,
     acc: &mut [[S::F; V]; R],
 ) {
-    // SAFETY: steps and rows are in range by contract.
+    let lines = (V * LANES * E::BYTES / 64).max(1);
+    let Steps { values: mut b, stride, n, ahead: (mut ahead, ahead_bytes) } = b;
+    let ahead_step = V * LANES * ahead_bytes / lines;
+    // SAFETY: steps and rows are in range by contract; any address may be fetched.
     unsafe {
-        let (mut a, mut b) = (a, b);
+        let mut a = a;
         for _ in 0..n {
+            for _ in 0..lines {
+                s.prefetch(ahead);
+                ahead = ahead.wrapping_add(ahead_step);
+            }
             let mut lanes = [s.splat(0.0); V];
             for (v, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = E::load(s, b.add(v * LANES * E::BYTES));
@@ -325,8 +346,10 @@ unsafe fn mix_vectors<S: Simd, E: Values<S>, const R: usize, const V: usize>(
         }
         let v = page.v.add((keys.start * page.padded_dim + at * LANES) * E::BYTES);
         let weights = rows.weights.add(keys.start);
-        let values = (v, page.padded_dim);
-        product::<S, E, R, V, KV_PAGE, 1>(s, weights, values, keys.len(), &mut acc);
+        let ahead = page.ahead.1.wrapping_add(at * LANES * page.ahead.2 * KV_PAGE);
+        let ahead = (ahead, page.ahead.2);
+        let values = Steps { values: v, stride: page.padded_dim, n: keys.len(), ahead };
+        product::<S, E, R, V, KV_PAGE, 1>(s, weights, values, &mut acc);
         for (r, acc) in acc.iter().enumerate() {
             for (v, acc) in acc.iter().enumerate() {
                 s.store(out(r, v), *acc);
