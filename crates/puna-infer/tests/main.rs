@@ -9,4 +9,5 @@ mod golden;
 mod prefix;
 mod score;
 mod session;
+mod speculate;
 mod stream;

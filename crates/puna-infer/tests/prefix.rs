@@ -122,7 +122,8 @@ fn real_caches_share_pages_and_give_the_same_bits() {
     for name in names.map(|name| format!("text/{name}")) {
         let Some(case) = GoldenCase::open(&name) else { continue };
         for kv_type in [KvType::F32, KvType::F16] {
-            let options = LoadOptions { precision: Precision::Fast, kv_type: Some(kv_type) };
+            let options =
+                LoadOptions { kv_type: Some(kv_type), ..LoadOptions::new(Precision::Fast) };
             let model = Model::load(&case.dir, &options).unwrap().decoder;
             let prefixes = PrefixCache::<KvCache>::new(usize::MAX);
             let prompt = case.input_ids(1);

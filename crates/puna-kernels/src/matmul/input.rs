@@ -92,7 +92,7 @@ impl<'a> Input<'a> {
     /// do not fit the matrices.
     pub fn matmul_all(&mut self, products: &mut [(Matrix, Output)], precision: Precision) {
         let Some(cols) = products.first().map(|(w, _)| w.cols) else { return };
-        let tokens = if cols == 0 { 0 } else { self.x.len() / cols };
+        let tokens = self.x.len().checked_div(cols).unwrap_or(0);
         for (w, y) in products.iter_mut() {
             if let Err(error) = w.check_sizes() {
                 panic!("matmul: {error}");
