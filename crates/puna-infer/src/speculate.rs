@@ -51,8 +51,13 @@ impl Drafter for PromptLookup {
             // The latest place whose continuation has begun.
             let found = tokens[..tokens.len() - 1].windows(length).rposition(|run| run == last);
             if let Some(at) = found {
-                let follows = &tokens[at + length..];
-                return Ok(follows[..max.min(follows.len())].to_vec());
+                // What follows may run into the proposal itself, as when a short period repeats.
+                let mut draft = Vec::with_capacity(max);
+                for source in at + length..at + length + max {
+                    let known = tokens.get(source);
+                    draft.push(*known.unwrap_or_else(|| &draft[source - tokens.len()]));
+                }
+                return Ok(draft);
             }
         }
         Ok(Vec::new())
@@ -259,7 +264,8 @@ mod tests {
         // 2 3 stood before 4 and, later, before 5.
         assert_eq!(lookup.draft(&[1, 2, 3, 4, 2, 3, 5, 6, 2, 3], 3).unwrap(), [5, 6, 2]);
         assert_eq!(lookup.draft(&[1, 2, 3, 4, 2, 3, 5, 1, 2, 3], 1).unwrap(), [4]);
-        assert_eq!(lookup.draft(&[7, 7, 7], 4).unwrap(), [7]);
+        assert_eq!(lookup.draft(&[7, 7, 7], 4).unwrap(), [7, 7, 7, 7]);
+        assert_eq!(lookup.draft(&[8, 7, 8, 7], 3).unwrap(), [8, 7, 8]);
         assert!(lookup.draft(&[1, 2, 3], 4).unwrap().is_empty());
         assert!(lookup.draft(&[1], 4).unwrap().is_empty());
         assert!(lookup.draft(&[], 4).unwrap().is_empty());
