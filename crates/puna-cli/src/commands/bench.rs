@@ -13,7 +13,7 @@ use clap::value_parser;
 use puna_infer::peak_rss_bytes;
 use serde::Serialize;
 
-use crate::args::RunArgs;
+use crate::args::{RunArgs, RunSettings};
 use crate::loaded::Loaded;
 use crate::progress::Spinner;
 use crate::report::Outcome;
@@ -90,22 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let settings = args.run.settings()?;
     let (reports, machine) = match (args.machine, args.run.has_model()) {
         (true, false) => (Vec::new(), Some(measure_machine())),
-        (with_machine, _) => {
-            let loaded = Loaded::load(&settings)?;
-            let tests = args.tests();
-            let report = |&test| args.report(&loaded, settings.threads, test);
-            let mut reports = tests.iter().map(report).collect::<anyhow::Result<Vec<_>>>()?;
-            // After the tests: the buffer that is read would count into their peak memory.
-            let machine = with_machine.then(measure_machine);
-            for (report, &test) in reports.iter_mut().zip(&tests) {
-                let rate = report.tokens_per_second.median;
-                let share = |machine: &Machine| {
-                    machine.share(&loaded.model.decoder, settings.load.precision, test, rate)
-                };
-                report.limit = machine.as_ref().and_then(share);
-            }
-            (reports, machine)
-        }
+        _ => args.measure_tests_then_shares(&settings)?,
     };
     match (machine, args.json) {
         (None, true) => output::json(&reports)?,
@@ -142,6 +127,27 @@ impl Args {
         }
         tests.retain(|test| test.tokens() > 0);
         tests
+    }
+
+    /// Every test, then with --machine the machine and each test's share of it: in this order, for
+    /// the buffer that is read would count into the tests' peak memory.
+    fn measure_tests_then_shares(
+        &self,
+        settings: &RunSettings,
+    ) -> anyhow::Result<(Vec<TestReport>, Option<Machine>)> {
+        let loaded = Loaded::load(settings)?;
+        let tests = self.tests();
+        let report = |&test| self.report(&loaded, settings.threads, test);
+        let mut reports = tests.iter().map(report).collect::<anyhow::Result<Vec<_>>>()?;
+        let machine = self.machine.then(measure_machine);
+        if let Some(machine) = &machine {
+            let (decoder, precision) = (&loaded.model.decoder, settings.load.precision);
+            for (report, &test) in reports.iter_mut().zip(&tests) {
+                let rate = report.tokens_per_second.median;
+                report.limit = machine.share(decoder, precision, test, rate);
+            }
+        }
+        Ok((reports, machine))
     }
 
     fn report(&self, loaded: &Loaded, threads: usize, test: Test) -> anyhow::Result<TestReport> {
