@@ -3,7 +3,8 @@
     python make_gptq.py --shape tinyllama-1.1b --out DIR [--context 16384] [--group 128] [--seed 1]
 
 Four bits, a scale and a zero per group of inputs. With act-order (desc_act) the quantizer visits the
-inputs by importance, so which group an input belongs to is a random permutation here: `g_idx`.
+inputs by importance, so which group an input belongs to is a random permutation here: `g_idx`. Matrices
+with one input (query, key and value; gate and up) see the same importance and have the same one.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def pack(nibbles):
     return words.view(np.int32)
 
 
-def quantized(rows, cols, group, rng):
+def quantized(rows, cols, group, order, rng):
     """The four tensors of a matrix [rows, cols], whose values have a variance of about 1 / cols."""
     groups = cols // group
     quants = np.clip(np.rint(rng.normal(7.5, 2.5, (cols, rows))), 0, 15).astype(np.uint8)
@@ -37,18 +38,21 @@ def quantized(rows, cols, group, rng):
         "qweight": ("I32", pack(quants)),
         "qzeros": ("I32", np.ascontiguousarray(pack(np.ascontiguousarray(zeros.T)).T)),
         "scales": ("F16", scales.astype(np.float16)),
-        "g_idx": ("I32", (rng.permutation(cols) // group).astype(np.int32)),
+        "g_idx": ("I32", (order // group).astype(np.int32)),
     }
 
 
 def matrices(shape, group, rng):
     """(name, dtype, values) of everything: what is not a projection stays 16 bits."""
+    order = None
     for name, dims in tensors(shape):
         base = name.removesuffix(".weight")
         if len(dims) == 1:
             yield name, "BF16", bf16(np.ones(dims, np.float32))
         elif "_proj" in base:
-            for part, (dtype, values) in quantized(*dims, group, rng).items():
+            if not base.endswith((".k_proj", ".v_proj", ".up_proj")):
+                order = rng.permutation(dims[1])
+            for part, (dtype, values) in quantized(*dims, group, order, rng).items():
                 yield f"{base}.{part}", dtype, values
         else:
             yield name, "BF16", bf16(rng.standard_normal(dims, np.float32) * dims[1] ** -0.5)

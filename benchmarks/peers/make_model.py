@@ -1,6 +1,10 @@
 """Writes a LLaMA checkpoint with random weights in a real model's shape: something to time, not to read.
 
-    python make_model.py --shape tinyllama-1.1b --out DIR [--context 16384] [--seed 1]
+    python make_model.py --shape tinyllama-1.1b --out DIR [--context 16384] [--seed 1] [--circle 300]
+
+With --circle N the model writes token after token in circles of N, whatever came before: layers add
+nothing to the embeddings, although all their matrices are multiplied, and the head knows each token's
+successor. What it goes on with after a circle is a copy of its prompt.
 
 Only numpy is needed. The tokenizer is a synthetic byte-level BPE with the shape's vocabulary size.
 """
@@ -113,7 +117,14 @@ def bf16(values):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def write_safetensors(path, shape, rng):
+def successors(vocab, circle):
+    """The next of each token; the circle at the end of the vocabulary is shorter."""
+    tokens = np.arange(vocab)
+    first = tokens - tokens % circle
+    return first + (tokens - first + 1) % np.minimum(circle, vocab - first)
+
+
+def write_safetensors(path, shape, rng, circle=None):
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     listed = list(tensors(shape))
     for name, dims in listed:
@@ -127,8 +138,15 @@ def write_safetensors(path, shape, rng):
         for name, dims in listed:
             if len(dims) == 1:
                 values = np.ones(dims, np.float32)
+            elif circle and name.endswith(("o_proj.weight", "down_proj.weight")):
+                values = np.zeros(dims, np.float32)
+            elif circle and name == "lm_head.weight":
+                values = np.empty_like(embeddings)
+                values[successors(dims[0], circle)] = embeddings
             else:
                 values = rng.standard_normal(dims, np.float32) * dims[1] ** -0.5
+            if name == "model.embed_tokens.weight":
+                embeddings = values
             file.write(bf16(values).tobytes())
 
 
@@ -163,10 +181,11 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--context", type=int, default=2048, help="max_position_embeddings")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--circle", type=int, metavar="N", help="a dense model that writes circles of N tokens")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
     write_sidecars(args.out, shape, config(shape, args.context))
-    write_safetensors(args.out / "model.safetensors", shape, np.random.default_rng(args.seed))
+    write_safetensors(args.out / "model.safetensors", shape, np.random.default_rng(args.seed), args.circle)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ def make_all(puna, out, context=16384, threads=2, tiny=False):
     dense, moe = ("tiny", "tiny-moe") if tiny else ("tinyllama-1.1b", "mixtral-small")
     make(puna, out, dense, "dense", DENSE_FORMATS, context, threads)
     make(puna, out, moe, "moe", MOE_FORMATS, context, threads)
+    # GPTQ leaves the head at 16 bits; llama.cpp's Q4_0 makes it Q6_K unless told not to.
+    headed = out / "dense-q4_0-head16.gguf"
+    if not headed.exists():
+        quantize(out / "dense-bf16.gguf", headed, "q4_0", threads, keep_head=True)
     gptq = out / "dense-gptq"
     if not (gptq / "model.safetensors").exists():
         group = 64 if tiny else 128

@@ -1,7 +1,7 @@
 """Quantizes a GGUF file with llama.cpp's own quantizer.
 
     pip install llama-cpp-python
-    python quantize.py --from model-bf16.gguf --to model-q4_k_m.gguf --format q4_k_m [--threads 2]
+    python quantize.py --from model-bf16.gguf --to model-q4_k_m.gguf --format q4_k_m [--threads 2] [--keep-head]
 
 What is compared on both sides has to be the same file, and llama.cpp's quantizer is the one that
 the published files were made with.
@@ -33,12 +33,13 @@ def silent(_level, _text, _data):
     pass
 
 
-def quantize(source, target, name, threads=2):
+def quantize(source, target, name, threads=2, keep_head=False):
     """Writes `target` from `source`; a half-written file never has the target's name."""
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = threads
     params.ftype = FORMATS[name]
+    params.quantize_output_tensor = not keep_head
     part = f"{target}.{os.getpid()}.part"
     code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(part), ctypes.byref(params))
     if code:
@@ -52,8 +53,9 @@ def main():
     parser.add_argument("--to", dest="target", type=pathlib.Path, required=True)
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep-head", action="store_true", help="leave the output matrix as it is")
     args = parser.parse_args()
-    quantize(args.source, args.target, args.format, args.threads)
+    quantize(args.source, args.target, args.format, args.threads, args.keep_head)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from table import as_markdown, as_text
 
 HERE = pathlib.Path(__file__).parent
 
-# What puna reads, and what llama.cpp reads beside it.
+# What puna reads, and what llama.cpp reads beside it, or puna again.
 PAIRS = {
     "BF16": ("dense-bf16.gguf", "dense-bf16.gguf"),
     "BF16 folder": ("dense-hf", "dense-bf16.gguf"),
@@ -33,10 +33,15 @@ PAIRS = {
     "Q6_K": ("dense-q6_k.gguf", "dense-q6_k.gguf"),
     "Q4_K_M": ("dense-q4_k_m.gguf", "dense-q4_k_m.gguf"),
     "Q4_0": ("dense-q4_0.gguf", "dense-q4_0.gguf"),
-    "GPTQ 4-bit act-order, against Q4_0": ("dense-gptq", "dense-q4_0.gguf"),
+    "GPTQ 4-bit act-order": ("dense-gptq", "dense-q4_0.gguf"),
+    "GPTQ, peer: puna on Q4_0": ("dense-gptq", "dense-q4_0.gguf"),
+    "GPTQ, peer: puna on Q4_0 with the same head": ("dense-gptq", "dense-q4_0-head16.gguf"),
     "MoE Q8_0": ("moe-q8_0.gguf", "moe-q8_0.gguf"),
     "MoE Q4_0": ("moe-q4_0.gguf", "moe-q4_0.gguf"),
 }
+
+# Filling a deep cache takes longer than all other tests together.
+DEEP = ["Q4_0", "BF16"]
 
 
 def run(command):
@@ -46,15 +51,19 @@ def run(command):
     return json.loads(done.stdout)
 
 
-def tests(args):
-    """Name -> options that both sides take."""
+def tests(args, name):
+    """Name -> options that both sides take, for one of the pairs."""
     prompt, new, depth, batch = args.prompt, args.generate, args.depth, args.batch
+    if "peer: puna" in name:
+        return {f"tg{new}": ["-p", 0, "-n", new]}
     all_tests = {
         f"pp{prompt}": ["-p", prompt, "-n", 0],
         f"tg{new}": ["-p", 0, "-n", new],
         f"tg{new}@d{depth}": ["-p", 0, "-n", new, "-d", depth],
         f"tg{new}@b{batch}": ["-p", 0, "-n", new, "-b", batch],
     }
+    if name not in (args.deep or DEEP):
+        del all_tests[f"tg{new}@d{depth}"]
     return {k: v for k, v in all_tests.items() if not args.tests or k in args.tests}
 
 
@@ -64,6 +73,8 @@ def puna_bench(args, model, options, *more):
 
 
 def peer_bench(args, model, options, flash):
+    if flash == "puna":
+        return puna_bench(args, model, options)[0]
     command = [sys.executable, HERE / "llama_cpp_bench.py", "-m", model, *options, "-r", 1,
                "-t", args.threads, "--flash", flash]
     return run(command)[0]
@@ -79,7 +90,8 @@ def speed_row(args, name, pair, test, options):
     warm = puna_bench(args, ours_path, options, "--machine")
     per_token = warm["tests"][0]["limit"]["per_token"]
     limit = warm["tests"][0]["limit"]["limit"]
-    tried = {flash: rate(peer_bench(args, peer_path, options, flash)) for flash in ("on", "off")}
+    choices = ("puna",) if "peer: puna" in name else ("on", "off")
+    tried = {flash: rate(peer_bench(args, peer_path, options, flash)) for flash in choices}
     flash = max(tried, key=tried.get)
     ours, theirs = [], []
     for _ in range(args.rounds):
@@ -173,8 +185,8 @@ def campaign(args):
     for name, pair in PAIRS.items():
         if args.only and name not in args.only:
             continue
-        jobs = [lambda t=t, o=o: speed_row(args, name, pair, t, o) for t, o in tests(args).items()]
-        if not args.no_start:
+        jobs = [lambda t=t, o=o: speed_row(args, name, pair, t, o) for t, o in tests(args, name).items()]
+        if not args.no_start and "peer: puna" not in name:
             jobs += [lambda c=c: start_row(args, name, pair, c) for c in ("cold", "warm")]
         for job in jobs:
             try:
@@ -205,6 +217,8 @@ def main():
     parser.add_argument("--start-prompt", type=int, default=16)
     parser.add_argument("--only", action="append", choices=PAIRS, help="this model (again for more)")
     parser.add_argument("--tests", action="append", metavar="NAME", help="this test, as tg128 (again for more)")
+    parser.add_argument("--deep", action="append", choices=PAIRS,
+                        help=f"this model behind --depth tokens, too (again for more; default {', '.join(DEEP)})")
     parser.add_argument("--no-start", action="store_true", help="leave out the time to the first token")
     parser.add_argument("--tiny", action="store_true", help="tiny models: only to try the scripts")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/record/NAME.md")

@@ -2,7 +2,7 @@
 
 import statistics
 
-HEADER = ["model", "test", "puna", "of limit", "llama.cpp", "of limit", "ratio", "from - to", "peak RSS, MB"]
+HEADER = ["model", "test", "puna", "of limit", "peer", "of limit", "ratio", "from - to", "peak RSS, MB"]
 
 
 def number(value):
@@ -36,7 +36,7 @@ def describe(limits):
 
 
 def as_text(rows, limits, header=True):
-    widths = [36, 26, 14, 11, 14, 11, 6, 13, 14]
+    widths = [43, 26, 14, 11, 14, 11, 6, 13, 14]
     lines = [HEADER] * header + [cells(row, limits) for row in rows]
     out = "".join("  ".join(f"{c:<{w}}" for c, w in zip(line, widths)).rstrip() + "\n" for line in lines)
     return f"{describe(limits)}\n{out}" if header else out
@@ -45,7 +45,7 @@ def as_text(rows, limits, header=True):
 def as_markdown(rows, limits, title, rounds):
     lines = [
         f"# {title}", "",
-        f"`benchmarks/peers/run.py`: puna and llama.cpp alternately, {rounds} rounds. Medians; the ratio is the "
+        f"`benchmarks/peers/run.py`: puna and llama.cpp (the peer, unless the row names another) alternately, {rounds} rounds. Medians; the ratio is the "
         "median over neighbouring runs: above 1 puna is faster in tok/s rows, slower in rows of seconds. What a "
         "share of a limit means is in benchmarks/README.md.", "",
         describe(limits), "",

@@ -2,10 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
-use puna_model::{KvType, LoadOptions, Precision, WeightLayout};
+use puna_model::{Device, KvType, LoadOptions, Precision, WeightLayout};
 
 use crate::model_ref::ModelRef;
 use crate::report::Hint;
@@ -46,6 +47,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvTypeArg>,
 
+    /// Where to compute: auto (the first GPU if puna was built with the feature cuda and finds one,
+    /// else the CPU), cpu, cuda or cuda:N. On a GPU weights are expanded to bfloat16, with --exact
+    /// to float32
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceArg,
+
     /// Threads [default: physical cores]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -65,6 +72,47 @@ enum KvTypeArg {
     /// 8-bit integers with a scale per 32 values
     #[value(name = "q8_0")]
     Q8_0,
+}
+
+/// A device as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DeviceArg {
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl FromStr for DeviceArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let index = text.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+                index.map(Self::Cuda).ok_or_else(|| "auto, cpu, cuda or cuda:N".to_owned())
+            }
+        }
+    }
+}
+
+impl DeviceArg {
+    /// The device for tensors; `None` is the CPU with its kernels.
+    fn open(self) -> anyhow::Result<Option<Device>> {
+        match self {
+            Self::Cpu => Ok(None),
+            Self::Auto => Ok(puna_model::best_device()),
+            Self::Cuda(index) => {
+                let device = puna_model::cuda_device(index).map_err(anyhow::Error::from);
+                Ok(Some(device.hint(
+                    "build puna with `cargo build --release --features cuda` on a machine with an \
+                     NVIDIA GPU, or leave --device out",
+                )?))
+            }
+        }
+    }
 }
 
 /// [`RunArgs`], checked; the thread pool is running.
@@ -92,6 +140,11 @@ impl RunArgs {
             KvTypeArg::F16 => KvType::F16,
             KvTypeArg::Q8_0 => KvType::Q8_0,
         });
+        load.device = self.device.open()?;
+        if load.device.is_some() && load.kv_type.is_some() {
+            return Err(anyhow!("on a GPU the KV cache has the type of the weights"))
+                .hint("leave --kv-type out, or compute on the CPU with --device cpu");
+        }
         Ok(RunSettings { model: self.model.resolve()?, load, threads })
     }
 

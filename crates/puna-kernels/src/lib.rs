@@ -46,11 +46,11 @@ pub use kernels::{Isa, Kernels};
 pub use machine::{IsaPeak, MachineLimits};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul};
 pub use matrix::{
-    Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix,
-    MatrixData, nibble_place, nibble_row_bytes, panel_bytes,
+    Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupScales,
+    GroupZeros, Matrix, MatrixData, nibble_place, nibble_row_bytes, panel_bytes,
 };
 pub use norm::rms_norm;
-pub use panels::{pack_groups, pack_panels};
+pub use panels::{PackedGroups, pack_groups, pack_panels};
 pub use parallel::for_each_chunk_mut;
 pub use pool::{set_threads, threads, with_threads};
 pub use quantize::{can_quantize, quantize_rows};

@@ -13,6 +13,7 @@ mod activations;
 mod float;
 mod input;
 mod panel;
+mod tokens;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
 pub(crate) use float::{FloatTile, float_tile};
@@ -147,11 +148,12 @@ impl Target {
 
 /// A product with everything that its cells need.
 enum Ready<'a> {
-    /// Weights that are floats already; the address of the activations.
+    /// Weights that are floats already; the address of the activations, and bytes between tokens.
     InPlace {
         pair: FloatPair,
         weights: &'a [u8],
         x: OutPtr,
+        x_stride: usize,
     },
     Panels(PanelProduct<'a>),
     /// Weights that are dequantized a few rows at a time.
@@ -171,15 +173,14 @@ impl Ready<'_> {
     ) {
         match self {
             Ready::Panels(product) => product.run(kernels, (rows, tokens), to),
-            Ready::InPlace { pair, weights, x } => {
+            Ready::InPlace { pair, weights, x, x_stride } => {
                 let w_stride = weights.len() / w.rows;
-                let x_stride = w.cols * pair.x_bytes();
                 let tile = FloatTile {
                     w: weights[rows.start * w_stride..].as_ptr(),
                     w_stride,
                     rows: rows.len(),
                     x: x.bytes().wrapping_add(tokens.start * x_stride),
-                    x_stride,
+                    x_stride: *x_stride,
                     tokens: tokens.len(),
                     cols: w.cols,
                     y: to.y.at(tokens.start * w.rows + rows.start),

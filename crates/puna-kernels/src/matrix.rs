@@ -8,6 +8,7 @@ pub(crate) use dequantize::{DequantizeScratch, dequantize_cols, expand};
 
 use crate::blocks::layout;
 use crate::blocks::panel::ROWS;
+use crate::numbers::{f16_to_f32, f32_to_f16};
 use crate::{BlockFormat, KernelError};
 
 /// A matrix `[rows, cols]` whose rows are output features, as it is stored.
@@ -72,12 +73,56 @@ pub struct GroupPanels<'a> {
     pub bits: u8,
     /// `[panels, cols / 32, bits, 16]` dwords.
     pub quants: &'a [u8],
-    /// `[panels, groups, 2, 16]`: scales, then zeros.
-    pub factors: &'a [f32],
+    /// `[panels, groups, 16]`
+    pub scales: &'a GroupScales,
+    /// `[panels, groups, 16]`
+    pub zeros: &'a [u8],
     /// Columns per group.
     pub group_size: usize,
     /// As in [`GroupMatrix`].
     pub input_order: Option<&'a [u32]>,
+}
+
+/// The scales of [`GroupPanels`], in half the memory where nothing is lost by it.
+#[derive(Debug, Clone)]
+pub enum GroupScales {
+    /// IEEE halfs, as GPTQ and AWQ files usually have them.
+    F16(Vec<u16>),
+    /// Floats.
+    F32(Vec<f32>),
+}
+
+impl GroupScales {
+    /// Halfs if all are, else floats.
+    pub(crate) fn new(scales: Vec<f32>) -> Self {
+        let halfs: Vec<u16> = scales.iter().map(|&scale| f32_to_f16(scale)).collect();
+        let exact = |(half, scale): (&u16, &f32)| f16_to_f32(*half).to_bits() == scale.to_bits();
+        if halfs.iter().zip(&scales).all(exact) { Self::F16(halfs) } else { Self::F32(scales) }
+    }
+
+    /// Number of scales.
+    #[expect(clippy::len_without_is_empty, reason = "a length to compare, no collection")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F16(scales) => scales.len(),
+            Self::F32(scales) => scales.len(),
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::F16(scales) => size_of_val(&**scales),
+            Self::F32(scales) => size_of_val(&**scales),
+        }
+    }
+
+    pub(crate) fn at(&self, index: usize) -> f32 {
+        match self {
+            Self::F16(scales) => f16_to_f32(scales[index]),
+            Self::F32(scales) => scales[index],
+        }
+    }
 }
 
 /// The integers of a [`GroupMatrix`].
@@ -244,7 +289,8 @@ impl<'a> Matrix<'a> {
                 size("group panel columns", self.cols / 32 * 32, self.cols)?;
                 size("group panel bytes", blocks * block, panels.quants.len())?;
                 let groups = self.rows.div_ceil(ROWS) * self.cols.div_ceil(panels.group_size);
-                size("group panel factors", groups * 2 * ROWS, panels.factors.len())?;
+                size("group panel scales", groups * ROWS, panels.scales.len())?;
+                size("group panel zeros", groups * ROWS, panels.zeros.len())?;
                 panels.input_order.map_or(Ok(()), |o| size("input_order", self.cols, o.len()))
             }
             MatrixData::Codebook(book) => {

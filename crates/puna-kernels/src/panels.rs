@@ -9,7 +9,8 @@ use crate::blocks::panel::{ROWS, fields};
 use crate::kernels::Kernels;
 use crate::parallel::for_each_chunk_mut;
 use crate::{
-    BlockFormat, GroupMatrix, GroupQuants, GroupZeros, KernelError, nibble_row_bytes, panel_bytes,
+    BlockFormat, GroupMatrix, GroupQuants, GroupScales, GroupZeros, KernelError, nibble_row_bytes,
+    panel_bytes,
 };
 
 /// Interleaves rows of quantized blocks; `out` gets [`panel_bytes`] bytes. On the thread pool.
@@ -54,16 +55,26 @@ pub fn pack_panels(
     Ok(())
 }
 
-/// The integers of a group matrix interleaved, and its factors, as
-/// [`GroupPanels`](crate::GroupPanels) has them; `None` where blocks of 32 columns would straddle
-/// groups, which products then dequantize.
+/// What [`GroupPanels`](crate::GroupPanels) borrows, without the order of its inputs.
+#[derive(Debug, Clone)]
+pub struct PackedGroups {
+    /// Bits of an integer.
+    pub bits: u8,
+    /// The integers.
+    pub quants: Vec<u8>,
+    /// The scales.
+    pub scales: GroupScales,
+    /// The zeros.
+    pub zeros: Vec<u8>,
+}
+
+/// The integers, scales and zeros of a group matrix interleaved; `None` where blocks of 32 columns
+/// would straddle groups, which products then dequantize, and for signed integers with zeros that
+/// no unsigned ones have.
 ///
 /// # Panics
 /// If the buffers do not fit the shape.
-pub fn pack_groups(
-    (rows, cols): (usize, usize),
-    group: &GroupMatrix,
-) -> Option<(u8, Vec<u8>, Vec<f32>)> {
+pub fn pack_groups((rows, cols): (usize, usize), group: &GroupMatrix) -> Option<PackedGroups> {
     let whole = group.group_size.is_multiple_of(32) || group.group_size >= cols;
     if !whole || !cols.is_multiple_of(32) || cols == 0 || rows == 0 {
         return None;
@@ -74,7 +85,7 @@ pub fn pack_groups(
     };
     // A signed byte is an unsigned one with the zero 128.
     let (flip, offset) =
-        if matches!(group.quants, GroupQuants::Signed(_)) { (0x80, 128.0) } else { (0, 0.0) };
+        if matches!(group.quants, GroupQuants::Signed(_)) { (0x80, 128) } else { (0u8, 0u8) };
     let byte = |at: usize| match group.quants {
         GroupQuants::Nibbles(q) | GroupQuants::Bytes(q) => q[at],
         GroupQuants::Signed(q) => q[at].cast_unsigned(),
@@ -91,19 +102,20 @@ pub fn pack_groups(
         }
     });
     let groups = cols.div_ceil(group.group_size);
-    let mut factors = vec![0f32; panels * groups * 2 * ROWS];
+    let mut scales = vec![0f32; panels * groups * ROWS];
+    let mut zeros = vec![0u8; scales.len()];
     for row in 0..rows {
         for g in 0..groups {
-            let at = (row / ROWS * groups + g) * 2 * ROWS + row % ROWS;
+            let at = (row / ROWS * groups + g) * ROWS + row % ROWS;
             let zero = match group.zeros {
-                GroupZeros::PerGroup(zeros) => f32::from(zeros[row * groups + g]),
-                GroupZeros::Zero => 0.0,
+                GroupZeros::PerGroup(zeros) => zeros[row * groups + g],
+                GroupZeros::Zero => 0,
             };
-            factors[at] = group.scales[row * groups + g];
-            factors[at + ROWS] = zero + offset;
+            scales[at] = group.scales[row * groups + g];
+            zeros[at] = zero.checked_add(offset)?;
         }
     }
-    Some((bits, quants, factors))
+    Some(PackedGroups { bits, quants, scales: GroupScales::new(scales), zeros })
 }
 
 /// Copies blocks `first ..` of a row out of panels, as many as fit into `out`.

@@ -5,10 +5,12 @@
 //! segment alone, and every kernel computes a row the same way whatever stands beside it: the
 //! same sequence gives bitwise the same logits alone, in a batch, whole, in chunks or step by step.
 
+mod tensors;
 mod traffic;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::Device;
 use puna_config::{DecoderConfig, RopeScaling};
 use puna_kernels::{KvLayout, KvType, Output};
 use puna_nn::{
@@ -47,6 +49,8 @@ pub struct Decoder {
     pub(crate) config: DecoderConfig,
     pub(crate) precision: Precision,
     pub(crate) kv_layout: KvLayout,
+    /// Where the layers run as tensors; `None`: on slices, with the kernels of the CPU.
+    pub(crate) device: Option<Device>,
     pub(crate) embedding: Embedding,
     pub(crate) blocks: Vec<Block>,
     pub(crate) final_norm: RmsNorm,
@@ -140,7 +144,17 @@ impl Decoder {
     /// An empty cache for one sequence.
     #[must_use]
     pub fn new_cache(&self) -> KvCache {
-        KvCache::new(&self.config, self.kv_layout)
+        match self.device {
+            None => KvCache::new(&self.config, self.kv_layout),
+            Some(_) => KvCache::of_tensors(&self.config, self.kv_layout),
+        }
+    }
+
+    /// The device on which the layers run as tensors; `None` where they run with the kernels of the
+    /// CPU.
+    #[must_use]
+    pub fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
     }
 
     /// Whether a sequence that will have `total_len` tokens gets the same results behind this cache,
@@ -180,10 +194,14 @@ impl Decoder {
         for segment in segments.iter_mut() {
             self.rotate_anew(segment)?;
         }
+        let lens: Vec<usize> = segments.iter().map(|s| s.tokens.len()).collect();
+        if self.device.is_some() {
+            let x = self.hidden_states(&tokens, segments)?;
+            return self.tensor_logits(x, &lens, logits);
+        }
         let mut buffers = self.take_buffers();
         let result = self.embed(&tokens, &mut buffers).and_then(|()| {
             self.run_blocks(&mut buffers, segments)?;
-            let lens: Vec<usize> = segments.iter().map(|s| s.tokens.len()).collect();
             self.logits(&mut buffers, &lens, logits)
         });
         self.give_back(buffers);
@@ -222,6 +240,10 @@ impl Decoder {
         for chunk in tokens.chunks(REPLAY_CHUNK) {
             let mut replay =
                 [Segment { tokens: chunk, cache: &mut *segment.cache, total_len: total }];
+            if self.device.is_some() {
+                self.hidden_states(chunk, &mut replay)?;
+                continue;
+            }
             let mut buffers = self.take_buffers();
             let done = self
                 .embed(chunk, &mut buffers)
@@ -238,6 +260,17 @@ impl Decoder {
         buffers: &mut Buffers,
         segments: &mut [Segment<'_>],
     ) -> Result<(), ModelError> {
+        self.with_context(segments, |ctx| {
+            self.blocks.iter().try_for_each(|block| block.infer(buffers, ctx))
+        })
+    }
+
+    /// Runs layers on what they share in this pass, and lets the caches remember its tokens.
+    fn with_context<T>(
+        &self,
+        segments: &mut [Segment<'_>],
+        run: impl FnOnce(&mut Context<'_, '_>) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
         let runs: Vec<(usize, usize, usize)> = segments
             .iter()
             .map(|s| {
@@ -256,13 +289,11 @@ impl Decoder {
             .collect();
         let mut ctx =
             Context { precision: self.precision, global_rope, local_rope, segments: &mut parts };
-        for block in &self.blocks {
-            block.infer(buffers, &mut ctx)?;
-        }
+        let result = run(&mut ctx)?;
         for segment in segments {
             segment.cache.advance(segment.tokens);
         }
-        Ok(())
+        Ok(result)
     }
 
     fn logits(

@@ -97,6 +97,17 @@ pub enum ModelError {
         /// What it cannot say.
         source: Box<ConfigError>,
     },
+    /// A GPU was asked for that this program cannot use.
+    #[error("this puna was built without CUDA")]
+    BuiltWithoutCuda,
+    /// A GPU could not be opened.
+    #[error("cuda:{index} cannot be opened: {source}")]
+    NoDevice {
+        /// Its number.
+        index: usize,
+        /// What CUDA said.
+        source: Box<candle_core::Error>,
+    },
     /// The tokenizer is broken or does not fit the model.
     #[error(transparent)]
     Text(#[from] puna_text::TextError),

@@ -6,6 +6,7 @@
 
 pub mod convert;
 mod decoder;
+mod device;
 mod dialect;
 mod error;
 mod float;
@@ -16,7 +17,9 @@ mod quantized;
 mod slot;
 mod vocabulary;
 
+pub use candle_core::Device;
 pub use decoder::{Decoder, Logits, Segment};
+pub use device::{best_device, cuda_device};
 pub use dialect::{Dialect, Location, Part, RowOrder};
 pub use error::ModelError;
 pub use gguf_meta::GgufView;

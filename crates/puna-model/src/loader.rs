@@ -9,11 +9,11 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use puna_config::{ModelConfig, NormWeight};
 use puna_io::{Checkpoint, Dtype, PageBuffer, StoredTensor, TensorBytes, TensorInfo};
 use puna_kernels::{BlockFormat, pack_panels, panel_bytes};
-use puna_nn::{BlockWeight, Linear, RmsNorm, SharedBytes, Weight};
+use puna_nn::{BlockWeight, Linear, NnError, RmsNorm, SharedBytes, Weight};
 
 use crate::{
     Dialect, LayerSlot, ModelError, Part, RowOrder, Slot, WeightLayout, float, matrix_shape,
@@ -25,6 +25,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) config: &'a ModelConfig,
     layout: WeightLayout,
+    /// Device and type of the layers' tensors; `None`: weights stay as they are stored.
+    pub(crate) tensors: Option<(Device, DType)>,
     dialect: Dialect,
     used: RefCell<HashSet<String>>,
     fused: RefCell<HashMap<String, Weight>>,
@@ -41,6 +43,7 @@ impl<'a> Loader<'a> {
             checkpoint,
             config,
             layout,
+            tensors: None,
             dialect,
             used: RefCell::default(),
             fused: RefCell::default(),
@@ -119,17 +122,38 @@ impl<'a> Loader<'a> {
         if self.config.decoder.norm.weight == NormWeight::OnePlus {
             values.iter_mut().for_each(|v| *v += 1.0);
         }
-        Ok(RmsNorm::new(tensor(values)?, self.config.decoder.norm.eps))
+        Ok(RmsNorm::new(self.tensor(values)?, self.config.decoder.norm.eps))
     }
 
     /// A bias, if the config has it.
     pub(crate) fn bias(&self, slot: Option<Slot>) -> Result<Option<Tensor>, ModelError> {
-        slot.map(|slot| tensor(self.vector(slot, "a bias")?)).transpose()
+        slot.map(|slot| self.tensor(self.vector(slot, "a bias")?)).transpose()
+    }
+
+    /// Float32 values on the layers' device.
+    fn tensor(&self, values: Vec<f32>) -> Result<Tensor, ModelError> {
+        let (len, device) = (values.len(), self.tensors.as_ref().map_or(&Device::Cpu, |t| &t.0));
+        Ok(Tensor::from_vec(values, len, device).map_err(NnError::from)?)
+    }
+
+    /// A weight as it is stored, or on the layers' device.
+    pub(crate) fn placed(&self, weight: Weight) -> Result<Weight, ModelError> {
+        match &self.tensors {
+            None => Ok(weight),
+            Some((device, dtype)) => Ok(weight.to_device(device, *dtype)?),
+        }
     }
 
     /// A linear layer.
     pub(crate) fn linear(&self, slot: Slot, bias: Option<Slot>) -> Result<Linear, ModelError> {
-        self.for_products(slot, Arc::new(self.matrix(slot)?), self.bias(bias)?)
+        let weight = match (slot, &self.tensors) {
+            // A rounded logit of the router can pick another expert.
+            (Slot::Layer(_, LayerSlot::Router), Some((device, _))) => {
+                self.matrix(slot)?.to_device(device, DType::F32)?
+            }
+            _ => self.placed(self.matrix(slot)?)?,
+        };
+        self.for_products(slot, Arc::new(weight), self.bias(bias)?)
     }
 
     /// A layer whose quantized weight is interleaved for products where the layout says so: packed
@@ -376,11 +400,6 @@ fn is_redundant(name: &str) -> bool {
         .any(|suffix| name.ends_with(suffix))
         || name.starts_with("rope_f")
         || name.ends_with("lm_head.weight")
-}
-
-fn tensor(values: Vec<f32>) -> Result<Tensor, ModelError> {
-    let len = values.len();
-    Ok(Tensor::from_vec(values, len, &Device::Cpu).map_err(puna_nn::NnError::from)?)
 }
 
 /// A tensor's bytes as the layers share them.

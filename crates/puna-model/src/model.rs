@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::{DType, Device};
 use puna_config::{
     DecoderConfig, EmbeddingScale, FfnConfig, HeadWeight, MetaFacts, ModelConfig, NormPlacement,
     QkNorm, Quantization,
@@ -19,7 +20,7 @@ use crate::loader::Loader;
 use crate::{Decoder, Expert, LayerSlot, ModelError, Slot};
 
 /// How to load a model.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// Arithmetic of the matrix products.
     pub precision: Precision,
@@ -28,6 +29,10 @@ pub struct LoadOptions {
     /// How the KV cache stores keys and values. `None`: f32 where the decoder computes exactly,
     /// else f16.
     pub kv_type: Option<KvType>,
+    /// Where the layers run as tensors: with weights, keys and values in float32 where the decoder
+    /// computes exactly, else in bfloat16, whatever the files store. `None`: on the CPU, with
+    /// puna's kernels on the weights as they are stored.
+    pub device: Option<Device>,
 }
 
 /// In which order quantized weights lie in memory.
@@ -49,7 +54,7 @@ impl LoadOptions {
             Precision::Exact => WeightLayout::AsStored,
             Precision::Fast => WeightLayout::Panels,
         };
-        Self { precision, layout, kv_type: None }
+        Self { precision, layout, kv_type: None, device: None }
     }
 }
 
@@ -83,8 +88,8 @@ impl Model {
         options: &LoadOptions,
     ) -> Result<Self, ModelError> {
         let config = read_config(&checkpoint)?;
-        let loader = Loader::new(&checkpoint, &config, options.layout)?;
-        let decoder = build(&loader, options)?;
+        let mut loader = Loader::new(&checkpoint, &config, options.layout)?;
+        let decoder = build(&mut loader, options)?;
         let unused_tensors = loader.unused();
         Ok(Self { decoder, config, checkpoint, unused_tensors })
     }
@@ -134,9 +139,16 @@ fn read_text(path: &Path) -> Result<String, ModelError> {
         .map_err(|source| ModelError::ConfigFile { path: path.to_path_buf(), source })
 }
 
-fn build(loader: &Loader<'_>, options: &LoadOptions) -> Result<Decoder, ModelError> {
+fn build(loader: &mut Loader<'_>, options: &LoadOptions) -> Result<Decoder, ModelError> {
     let config = &loader.config.decoder;
-    let embedding = Arc::new(loader.matrix(Slot::Embedding)?);
+    let stored = loader.matrix(Slot::Embedding)?;
+    let precision = decoder_precision(config, options.precision, &stored);
+    loader.tensors = options.device.clone().map(|device| match precision {
+        Precision::Exact => (device, DType::F32),
+        Precision::Fast => (device, DType::BF16),
+    });
+    let loader = &*loader;
+    let embedding = Arc::new(loader.placed(stored)?);
     let head = match config.embedding.head {
         HeadWeight::Tied => loader.for_products(Slot::Embedding, Arc::clone(&embedding), None)?,
         HeadWeight::Separate => loader.linear(Slot::Head, None)?,
@@ -147,11 +159,11 @@ fn build(loader: &Loader<'_>, options: &LoadOptions) -> Result<Decoder, ModelErr
     };
     let blocks =
         (0..config.num_layers).map(|layer| block(loader, layer)).collect::<Result<_, _>>()?;
-    let precision = decoder_precision(config, options.precision, &embedding);
     Ok(Decoder {
         config: config.clone(),
         precision,
         kv_layout: kv_layout(config, precision, options.kv_type)?,
+        device: options.device.clone(),
         embedding: Embedding::new(embedding, scale),
         blocks,
         final_norm: loader.norm(Slot::FinalNorm)?,

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "counts and skips are for the person running the tests")]
 
 mod convert;
+mod devices;
 mod fast;
 mod golden;
 mod invariants;

@@ -2,11 +2,12 @@
 //!
 //! The mask is a descriptor given to the kernel (first position, window), never a tensor.
 
+use candle_core::Tensor;
 use puna_config::{AttentionConfig, LayerKind};
 use puna_kernels::{AttentionMask, AttentionShape, Output, ScoreTransform};
 
 use crate::workspace::{apply, sized};
-use crate::{Context, Linear, NnError, Precision, RmsNorm, Workspace};
+use crate::{Context, Linear, NnError, Precision, RmsNorm, Segment, Workspace, ops};
 
 /// The layers of an attention part.
 #[derive(Clone, Debug)]
@@ -61,6 +62,50 @@ impl Attention {
     #[must_use]
     pub fn parts(&self) -> &AttentionParts {
         &self.parts
+    }
+
+    /// Attends, appending the new keys and values to each segment's cache, which holds tensors.
+    ///
+    /// # Shapes
+    /// `x` `[N, C]` → `[N, C]`
+    ///
+    /// # Errors
+    /// If widths do not agree or a cache is one of pages.
+    pub fn forward(&self, x: &Tensor, ctx: &mut Context<'_, '_>) -> Result<Tensor, NnError> {
+        let (parts, precision) = (&self.parts, ctx.precision);
+        let mut q = parts.query.forward(x, precision)?; // [N, H·D]
+        let mut k = parts.key.forward(x, precision)?; // [N, K·D]
+        let v = parts.value.forward(x, precision)?; // [N, K·D]
+        for (norm, values) in [(&parts.query_norm, &mut q), (&parts.key_norm, &mut k)] {
+            if let Some(norm) = norm {
+                *values = norm.forward(values)?;
+            }
+        }
+        let tables = match self.kind {
+            LayerKind::Global => &ctx.global_rope,
+            LayerKind::Local { .. } => &ctx.local_rope,
+        };
+        let q = ops::rope(&q, self.heads, tables)?;
+        let k = ops::rope(&k, self.kv_heads, tables)?;
+        let dtype = parts.output.weight().tensor_dtype();
+        let by_head = |x: &Tensor, first: usize, len: usize| {
+            x.narrow(0, first, len)?
+                .reshape((len, self.kv_heads, self.head_dim))?
+                .transpose(0, 1)?
+                .to_dtype(dtype)?
+                .contiguous() // [K, T, D]
+        };
+        let (mut first, mut attended) = (0, Vec::new());
+        for segment in ctx.segments.iter_mut() {
+            let (k, v) = (by_head(&k, first, segment.len)?, by_head(&v, first, segment.len)?);
+            let mask = self.mask(segment);
+            let (k, v) = segment.cache.append(self.layer, (&k, &v))?;
+            let q = q.narrow(0, first, segment.len)?;
+            attended.push(ops::attention(&q, (&k, &v), &self.shape(), &mask, &self.scores())?);
+            first += segment.len;
+        }
+        let attended = Tensor::cat(&attended, 0)?; // [N, H·D]
+        parts.output.forward(&attended, precision)
     }
 
     /// Attends, appending the new keys and values to each segment's cache: `out = …` or `out += …`.
@@ -131,17 +176,27 @@ impl Attention {
         }
     }
 
-    fn attend_segment(&self, q: &[f32], segment: &crate::Segment<'_>, out: &mut [f32]) {
-        let shape =
-            AttentionShape { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim };
+    fn attend_segment(&self, q: &[f32], segment: &Segment<'_>, out: &mut [f32]) {
         let view = segment.cache.view(self.layer);
+        let (shape, mask) = (self.shape(), self.mask(segment));
+        puna_kernels::attention(q, &view, &shape, &mask, &self.scores(), out);
+    }
+
+    fn shape(&self) -> AttentionShape {
+        AttentionShape { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
+    }
+
+    /// What a segment's new queries see.
+    fn mask(&self, segment: &Segment<'_>) -> AttentionMask {
         let window = match self.kind {
             LayerKind::Global => None,
             LayerKind::Local { window } => Some(window),
         };
-        let mask = AttentionMask { first_position: segment.cache.len(), window };
-        let scores = ScoreTransform { scale: self.scores.0, softcap: self.scores.1 };
-        puna_kernels::attention(q, &view, &shape, &mask, &scores, out);
+        AttentionMask { first_position: segment.cache.len(), window }
+    }
+
+    fn scores(&self) -> ScoreTransform {
+        ScoreTransform { scale: self.scores.0, softcap: self.scores.1 }
     }
 }
 

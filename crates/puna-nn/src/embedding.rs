@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::{NnError, Weight};
 
@@ -39,7 +39,7 @@ impl Embedding {
         let hidden = self.weight.cols();
         if let Weight::Dense(weight) = &*self.weight {
             let ids = Tensor::new(tokens, weight.device())?;
-            let rows = weight.index_select(&ids, 0)?; // [N, C]
+            let rows = weight.index_select(&ids, 0)?.to_dtype(DType::F32)?; // [N, C]
             return Ok((rows * f64::from(self.scale))?);
         }
         let mut values = vec![0f32; tokens.len() * hidden];

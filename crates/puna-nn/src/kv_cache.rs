@@ -12,16 +12,21 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use puna_config::{DecoderConfig, LayerKind};
 use puna_kernels::{KV_PAGE, KvLayout, KvPage, KvView, for_each_chunk_mut};
 
 use crate::NnError;
+use crate::kv_tensors::TensorLayer;
 
 /// What a sequence remembers. Cloning it shares the pages.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layout: KvLayout,
+    /// In pages, for layers that run on slices.
     layers: Vec<LayerCache>,
+    /// In tensors, for layers that run on a device; one of the two is empty.
+    tensors: Vec<TensorLayer>,
     tokens: Vec<u32>,
     table: RotaryTable,
 }
@@ -56,7 +61,16 @@ impl KvCache {
         let layers = (0..config.num_layers)
             .map(|layer| LayerCache { pages: Vec::new(), window: window(layer) })
             .collect();
-        Self { layout, layers, tokens: Vec::new(), table: RotaryTable::Short }
+        let tensors = Vec::new();
+        Self { layout, layers, tensors, tokens: Vec::new(), table: RotaryTable::Short }
+    }
+
+    /// An empty cache for a decoder whose layers run as tensors; keys and values have the type of
+    /// its products.
+    #[must_use]
+    pub fn of_tensors(config: &DecoderConfig, layout: KvLayout) -> Self {
+        let tensors = vec![TensorLayer::default(); config.num_layers];
+        Self { layers: Vec::new(), tensors, ..Self::new(config, layout) }
     }
 
     /// Tokens remembered.
@@ -92,13 +106,15 @@ impl KvCache {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let pages = self.layers.iter().flat_map(|layer| layer.pages.iter().flatten());
-        pages.map(|page| page.bytes()).sum()
+        let tensors = self.tensors.iter().map(TensorLayer::bytes);
+        pages.map(|page| page.bytes()).chain(tensors).sum()
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.layers.iter_mut().for_each(|layer| layer.pages.clear());
+        self.tensors.iter_mut().for_each(TensorLayer::clear);
     }
 
     /// Goes back to the first `len` tokens; does nothing if there are not more.
@@ -135,6 +151,26 @@ impl KvCache {
     pub(crate) fn write(&mut self, layer: usize, k: &[f32], v: &[f32]) {
         let first = self.len();
         self.layers[layer].write(self.layout, first, k, v);
+    }
+
+    /// As [`Self::write`] for a layer that runs as tensors; returns all keys and values.
+    ///
+    /// # Shapes
+    /// `k`, `v` `[K, T, D]` → `[K, S, D]` each
+    pub(crate) fn append(
+        &mut self,
+        layer: usize,
+        (k, v): (&Tensor, &Tensor),
+    ) -> Result<(Tensor, Tensor), NnError> {
+        let (len, layers) = (self.tokens.len(), self.tensors.len());
+        match self.tensors.get_mut(layer) {
+            Some(layer) => layer.append(len, k, v),
+            None => Err(NnError::Shape {
+                what: "layers of the tensor cache",
+                expected: layer + 1,
+                got: layers,
+            }),
+        }
     }
 
     /// A layer's keys and values.
@@ -204,7 +240,8 @@ mod tests {
 
     fn cache(windows: &[Option<usize>]) -> KvCache {
         let layers = windows.iter().map(|&window| layer(window)).collect();
-        KvCache { layout: layout(), layers, tokens: Vec::new(), table: RotaryTable::Short }
+        let (tensors, tokens) = (Vec::new(), Vec::new());
+        KvCache { layout: layout(), layers, tensors, tokens, table: RotaryTable::Short }
     }
 
     /// Writes tokens whose keys and values are their positions.

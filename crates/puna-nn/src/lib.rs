@@ -12,6 +12,7 @@ mod attention;
 mod embedding;
 mod error;
 mod kv_cache;
+mod kv_tensors;
 mod linear;
 mod mlp;
 mod moe;

@@ -72,6 +72,20 @@ pub enum FeedForward {
 }
 
 impl FeedForward {
+    /// Applies the part.
+    ///
+    /// # Shapes
+    /// `x` `[N, C]` → `[N, C]`
+    ///
+    /// # Errors
+    /// If widths do not agree.
+    pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
+        match self {
+            FeedForward::Dense(mlp) => mlp.forward(x, precision),
+            FeedForward::Moe(moe) => moe.forward(x, precision),
+        }
+    }
+
     /// Applies the part to `x` `[N, C]`: `out = …` or `out += …`, `[N, C]`.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! its experts in ascending order, whatever the batch, so that a sequence's result does not depend
 //! on its neighbours. The router runs in float32 always: a rounded logit can pick another expert.
 
+use candle_core::Tensor;
 use puna_config::Routing;
 use puna_kernels::Output;
 
@@ -24,6 +25,27 @@ pub struct Moe {
 }
 
 impl Moe {
+    /// Applies the part. Routing happens on the CPU: which experts are read depends on it.
+    ///
+    /// # Shapes
+    /// `x` `[N, C]` → `[N, C]`
+    pub(crate) fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
+        let logits = self.router.forward(x, Precision::Exact)?; // [N, E]
+        let chosen = self.route(&logits.flatten_all()?.to_vec1::<f32>()?);
+        let mut out = x.zeros_like()?;
+        for (expert, uses) in self.experts.iter().zip(chosen) {
+            if uses.is_empty() {
+                continue;
+            }
+            let (tokens, weights): (Vec<u32>, Vec<f32>) = uses.into_iter().unzip();
+            let weights = Tensor::new(weights, x.device())?.reshape((tokens.len(), 1))?;
+            let tokens = Tensor::new(tokens, x.device())?;
+            let y = expert.forward(&x.index_select(&tokens, 0)?, precision)?; // [n, C]
+            out = out.index_add(&tokens, &y.broadcast_mul(&weights)?, 0)?;
+        }
+        Ok(out)
+    }
+
     /// Applies the part to `x` `[N, C]`: `out = …` or `out += …`, `[N, C]`.
     pub(crate) fn infer(
         &self,

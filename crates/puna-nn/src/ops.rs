@@ -1,10 +1,15 @@
 //! Differentiable ops: each file holds one, with its equation, forward, backward and gradcheck.
+//!
+//! On the CPU the forward is a kernel of puna-kernels. On other devices it is composed of candle
+//! operations, whose backward is candle's own; a test compares the two on the CPU.
 
+mod attention;
 mod gated;
 mod linear;
 mod rms_norm;
 mod rope;
 
+pub use attention::attention;
 pub use gated::gated;
 pub use linear::linear;
 pub use rms_norm::rms_norm;

@@ -4,6 +4,9 @@
 //! sine and cosine are then taken in f64. Positions and tables are f32 whatever the weights are:
 //! with bf16 tables position 257 is not representable.
 
+use std::sync::OnceLock;
+
+use candle_core::{Device, Result, Tensor};
 use puna_config::{RopeConfig, RopeScaling};
 
 use crate::RotaryTable;
@@ -14,13 +17,26 @@ pub struct RopeTables {
     cos: Vec<f32>,
     sin: Vec<f32>,
     rotary_dim: usize,
+    /// The tables on the device of the pass, made once for all its layers.
+    tensors: OnceLock<(Tensor, Tensor)>,
 }
 
 impl RopeTables {
     /// Tables from their values, `[N, R/2]` each.
     #[must_use]
     pub fn new(cos: Vec<f32>, sin: Vec<f32>, rotary_dim: usize) -> Self {
-        Self { cos, sin, rotary_dim }
+        Self { cos, sin, rotary_dim, tensors: OnceLock::new() }
+    }
+
+    /// Cosines and sines on the device of the first call, `[N, 1, R/2]` each.
+    pub(crate) fn on_device(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        if let Some(made) = self.tensors.get() {
+            return Ok(made.clone());
+        }
+        let shape = (self.tokens(), 1, self.rotary_dim / 2);
+        let tensor = |values: &[f32]| Tensor::from_slice(values, shape, device);
+        let made = (tensor(&self.cos)?, tensor(&self.sin)?);
+        Ok(self.tensors.get_or_init(|| made).clone())
     }
 
     /// `[N, R/2]`
@@ -117,7 +133,7 @@ impl Rotary {
                 }
             }
         }
-        RopeTables { cos, sin, rotary_dim: self.config.rotary_dim }
+        RopeTables::new(cos, sin, self.config.rotary_dim)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use puna_kernels::{
     Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants,
-    GroupZeros, Matrix, MatrixData,
+    GroupZeros, Matrix, MatrixData, PackedGroups,
 };
 
 use crate::NnError;
@@ -160,9 +160,7 @@ pub enum GroupWeightQuants {
 pub struct GroupPanelWeight {
     rows: usize,
     cols: usize,
-    bits: u8,
-    quants: Vec<u8>,
-    factors: Vec<f32>,
+    packed: PackedGroups,
     group_size: usize,
     input_order: Option<Vec<u32>>,
 }
@@ -170,9 +168,10 @@ pub struct GroupPanelWeight {
 impl GroupPanelWeight {
     fn matrix(&self) -> Matrix<'_> {
         let data = MatrixData::GroupPanels(GroupPanels {
-            bits: self.bits,
-            quants: &self.quants,
-            factors: &self.factors,
+            bits: self.packed.bits,
+            quants: &self.packed.quants,
+            scales: &self.packed.scales,
+            zeros: &self.packed.zeros,
             group_size: self.group_size,
             input_order: self.input_order.as_deref(),
         });
@@ -185,13 +184,10 @@ impl GroupWeight {
     #[must_use]
     pub fn to_panels(&self) -> Option<GroupPanelWeight> {
         let MatrixData::Group(group) = self.matrix().data else { return None };
-        let (bits, quants, factors) = puna_kernels::pack_groups((self.rows, self.cols), &group)?;
         Some(GroupPanelWeight {
             rows: self.rows,
             cols: self.cols,
-            bits,
-            quants,
-            factors,
+            packed: puna_kernels::pack_groups((self.rows, self.cols), &group)?,
             group_size: self.group_size,
             input_order: self.input_order.clone(),
         })
@@ -362,6 +358,14 @@ impl Weight {
         }
     }
 
+    /// Type of a tensor; float32 for the other forms, which multiply float32 activations.
+    pub(crate) fn tensor_dtype(&self) -> DType {
+        match self {
+            Weight::Dense(t) => t.dtype(),
+            _ => DType::F32,
+        }
+    }
+
     /// The stored form as the kernels see it; `None` for a tensor.
     #[must_use]
     pub fn matrix(&self) -> Option<Matrix<'_>> {
@@ -388,7 +392,9 @@ impl Weight {
                 };
                 quants + size_of_val(&*w.scales) + w.zeros.len()
             }
-            Weight::GroupPanels(w) => w.quants.len() + size_of_val(&*w.factors),
+            Weight::GroupPanels(GroupPanelWeight { packed, .. }) => {
+                packed.quants.len() + packed.scales.bytes() + packed.zeros.len()
+            }
             Weight::Codebook(w) => {
                 let scales = match &w.scales {
                     CodebookScales::Single(absmax) => size_of_val(&**absmax),
@@ -416,7 +422,7 @@ impl Weight {
         match self {
             Weight::Dense(_) => "dense",
             Weight::Block(w) => w.format.name(),
-            Weight::GroupPanels(w) if w.bits == 4 => "int4",
+            Weight::GroupPanels(w) if w.packed.bits == 4 => "int4",
             Weight::GroupPanels(_) => "int8",
             Weight::Group(w) => match w.quants {
                 GroupWeightQuants::Nibbles(_) => "int4",
@@ -459,6 +465,30 @@ impl Weight {
         })
     }
 
+    /// The matrix as a tensor of some type on a device.
+    ///
+    /// # Errors
+    /// If the device has no memory for it.
+    pub fn to_device(&self, device: &Device, dtype: DType) -> Result<Self, NnError> {
+        let as_stored = match self {
+            Weight::Block(w) if w.order == BlockOrder::Rows => match w.format {
+                BlockFormat::F32 => Some((w.bytes(), DType::F32)),
+                BlockFormat::F16 => Some((w.bytes(), DType::F16)),
+                BlockFormat::BF16 => Some((w.bytes(), DType::BF16)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let tensor = match as_stored {
+            Some((bytes, stored)) => {
+                let shape = [self.rows(), self.cols()];
+                Tensor::from_raw_buffer(bytes, stored, &shape, device)?.to_dtype(dtype)?
+            }
+            None => self.dequantize()?.to_dtype(dtype)?.to_device(device)?,
+        };
+        Ok(Weight::Dense(tensor))
+    }
+
     /// The matrix in float32, `[out, in]`.
     ///
     /// # Errors
@@ -468,9 +498,10 @@ impl Weight {
             (Weight::Dense(t), _) => Ok(t.to_dtype(DType::F32)?),
             (_, Some(matrix)) => {
                 let mut values = vec![0f32; matrix.rows * matrix.cols];
-                for (row, out) in values.chunks_exact_mut(matrix.cols.max(1)).enumerate() {
-                    matrix.dequantize_row(row, out);
-                }
+                let cols = matrix.cols.max(1);
+                puna_kernels::for_each_chunk_mut(&mut values, cols, |first, out| {
+                    matrix.dequantize_row(first / cols, out);
+                });
                 Ok(Tensor::from_vec(values, (matrix.rows, matrix.cols), &Device::Cpu)?)
             }
             (_, None) => Err(NnError::Shape { what: "stored matrix", expected: 1, got: 0 }),

@@ -11,7 +11,7 @@ mod k_quant;
 mod legacy;
 mod sink;
 mod source;
-pub(crate) use group::{GroupPanel, GroupRows, Integers};
+pub(crate) use group::{GroupPanel, GroupRows, Integers, ScalesAt};
 pub(crate) use sink::{Columns, PanelBuffers};
 pub(crate) use source::fields;
 

@@ -196,11 +196,3 @@ pub(crate) fn round_bf16(x: &[f32], out: &mut [u16]) {
         *out = f32_to_bf16(x);
     }
 }
-
-/// [`round_bf16`] of a whole batch.
-pub(super) fn round_tokens(kernels: &Kernels, x: &[f32], out: &mut Vec<u16>) {
-    out.resize(x.len(), 0);
-    for_each_chunk_mut(out, MIN_PARALLEL, |first, out| {
-        kernels.round_bf16(&x[first..first + out.len()], out);
-    });
-}

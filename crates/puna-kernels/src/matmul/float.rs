@@ -12,6 +12,12 @@ use crate::simd::Simd;
 /// Bytes of an activation row that are multiplied before the lanes are reduced.
 const PIECE_BYTES: usize = 4096;
 
+/// Rows whose pieces are streamed before the next piece of the tokens, where these are several.
+const STREAMED_ROWS: usize = 32;
+
+/// Up to so many tokens weights are streamed from memory, once, and the tokens stay in the cache.
+const FEW_TOKENS: usize = 8;
+
 /// Rows that stay in the second-level cache while the tokens pass by.
 const ROW_BLOCK: usize = 64;
 
@@ -31,13 +37,6 @@ pub(crate) struct FloatTile {
     pub(crate) y_stride: usize,
     /// Whether to add to what is there.
     pub(crate) add: bool,
-}
-
-impl FloatPair {
-    /// Bytes of an activation.
-    pub(crate) fn x_bytes(self) -> usize {
-        if self == FloatPair::Bf16Bf16 { 2 } else { 4 }
-    }
 }
 
 /// Element types of a product: what one step loads and multiplies.
@@ -188,9 +187,11 @@ struct Corner {
     token: usize,
     /// First column and number of columns of the piece.
     piece: (usize, usize),
+    /// How far ahead weights are asked for; 0: not.
+    ahead: usize,
 }
 
-/// Adds a piece's dot products to `R` x `T` outputs (sets them at the first piece).
+/// Adds a piece's dot products to `R` x `T` outputs (sets them at the first piece); returns `T`.
 ///
 /// # Safety
 /// The tile's pointers must cover its shape, and the corner plus `R` x `T` lie in it.
@@ -199,7 +200,7 @@ unsafe fn add_dots<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
     s: S,
     tile: &FloatTile,
     at: Corner,
-) {
+) -> usize {
     let (col, n) = at.piece;
     // SAFETY: rows and tokens from the corner on lie within the tile by contract.
     unsafe {
@@ -211,9 +212,7 @@ unsafe fn add_dots<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
         for (t, x) in x.iter_mut().enumerate() {
             *x = x.add(t * tile.x_stride);
         }
-        // One token: the weights come from memory.
-        let ahead = if R == 1 && T == 1 { AHEAD } else { 0 };
-        let dots = dots::<S, P, R, T>(s, w, x, n, ahead);
+        let dots = dots::<S, P, R, T>(s, w, x, n, at.ahead);
         for (r, dots) in dots.iter().enumerate() {
             for (t, &dot) in dots.iter().enumerate() {
                 let y = tile.y.add((at.token + t) * tile.y_stride + at.row + r);
@@ -221,6 +220,7 @@ unsafe fn add_dots<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
             }
         }
     }
+    T
 }
 
 /// All tokens against rows `first..end` for one piece of the columns.
@@ -239,7 +239,7 @@ unsafe fn piece<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
         let wide = token + T <= tile.tokens;
         let mut row = first;
         while row < end {
-            let at = Corner { row, token, piece };
+            let at = Corner { row, token, piece, ahead: 0 };
             // SAFETY: the corner and its extent lie in the tile.
             unsafe {
                 match (row + R <= end, wide) {
@@ -247,11 +247,38 @@ unsafe fn piece<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
                     (true, false) => add_dots::<S, P, R, 1>(s, tile, at),
                     (false, true) => add_dots::<S, P, 1, T>(s, tile, at),
                     (false, false) => add_dots::<S, P, 1, 1>(s, tile, at),
-                }
+                };
             }
             row += if row + R <= end { R } else { 1 };
         }
         token += if wide { T } else { 1 };
+    }
+}
+
+/// All tokens, few, against one row for one piece of the columns: the weights come from memory.
+///
+/// # Safety
+/// The tile's pointers must cover its shape.
+#[inline(always)]
+unsafe fn row_piece<S: Simd, P: Pair<S>>(
+    s: S,
+    tile: &FloatTile,
+    row: usize,
+    piece: (usize, usize),
+) {
+    let (mut token, mut ahead) = (0, AHEAD);
+    while token < tile.tokens {
+        let at = Corner { row, token, piece, ahead };
+        // SAFETY: the corner and its extent lie in the tile.
+        token += unsafe {
+            match tile.tokens - token {
+                8.. if S::ROWS >= 8 => add_dots::<S, P, 1, 8>(s, tile, at),
+                4.. => add_dots::<S, P, 1, 4>(s, tile, at),
+                2.. => add_dots::<S, P, 1, 2>(s, tile, at),
+                _ => add_dots::<S, P, 1, 1>(s, tile, at),
+            }
+        };
+        ahead = 0;
     }
 }
 
@@ -262,21 +289,23 @@ unsafe fn piece<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
 #[inline(always)]
 unsafe fn product<S: Simd, P: Pair<S>, const R: usize, const T: usize>(s: S, tile: &FloatTile) {
     let step = PIECE_BYTES / P::BYTES.1;
-    if tile.tokens == 1 {
-        // Row after row is one stream of memory; four rows at a time are slower by a twelfth.
-        for row in 0..tile.rows {
+    if tile.tokens <= FEW_TOKENS {
+        // Row after row is one stream of memory; four rows at a time are slower by a twelfth for one
+        // token, and by half for eight.
+        let block = if tile.tokens == 1 { 1 } else { STREAMED_ROWS };
+        for first in (0..tile.rows).step_by(block) {
             for col in (0..tile.cols).step_by(step) {
-                let at = Corner { row, token: 0, piece: (col, step.min(tile.cols - col)) };
-                // SAFETY: the caller vouches for the tile.
-                unsafe { add_dots::<S, P, 1, 1>(s, tile, at) }
+                let piece = (col, step.min(tile.cols - col));
+                for row in first..tile.rows.min(first + block) {
+                    // SAFETY: the caller vouches for the tile.
+                    unsafe { row_piece::<S, P>(s, tile, row, piece) }
+                }
             }
         }
         return;
     }
-    // With few tokens rows are streamed from memory once, from end to end.
-    let block = if tile.tokens <= T { R } else { ROW_BLOCK };
-    for first in (0..tile.rows).step_by(block) {
-        let rows = (first, tile.rows.min(first + block));
+    for first in (0..tile.rows).step_by(ROW_BLOCK) {
+        let rows = (first, tile.rows.min(first + ROW_BLOCK));
         for col in (0..tile.cols).step_by(step) {
             // SAFETY: the caller vouches for the tile.
             unsafe { piece::<S, P, R, T>(s, tile, rows, (col, step.min(tile.cols - col))) }

@@ -1,6 +1,7 @@
 //! Activations on their way into products, in each form that a product has asked for.
 
-use super::activations::{Prepared, round_tokens};
+use super::activations::Prepared;
+use super::tokens::AlignedTokens;
 use super::{Path, Ready, Target, choose};
 use crate::Precision;
 use crate::kernels::{FloatPair, Kernels};
@@ -11,7 +12,8 @@ use crate::pool;
 /// Memory that the forms of inputs reuse, one input after another.
 #[derive(Default)]
 pub struct InputBuffers {
-    bf16: Vec<u16>,
+    floats: AlignedTokens,
+    bf16: AlignedTokens,
     /// The 8-bit form in the order of the columns, and those in act-order.
     prepared: Vec<Prepared>,
 }
@@ -21,6 +23,8 @@ pub struct Input<'a> {
     kernels: &'static Kernels,
     x: &'a [f32],
     buffers: &'a mut InputBuffers,
+    /// Which of the float forms are of this input.
+    aligned: bool,
     rounded: bool,
     /// How many of the buffers hold forms of this input.
     prepared: usize,
@@ -79,7 +83,7 @@ impl<'a> Input<'a> {
         x: &'a [f32],
         buffers: &'a mut InputBuffers,
     ) -> Self {
-        Self { kernels, x, buffers, rounded: false, prepared: 0 }
+        Self { kernels, x, buffers, aligned: false, rounded: false, prepared: 0 }
     }
 
     /// `x Wᵀ` of each matrix into its output, in one parallel region.
@@ -141,8 +145,17 @@ impl<'a> Input<'a> {
     fn prepare(&mut self, path: &Path, w: &Matrix) {
         match path {
             Path::InPlace { pair: FloatPair::Bf16Bf16, .. } if !self.rounded => {
-                round_tokens(self.kernels, self.x, &mut self.buffers.bf16);
+                let kernels = self.kernels;
+                let round = |x: &[f32], out: &mut [u16]| kernels.round_bf16(x, out);
+                self.buffers.bf16.fill(self.x, w.cols, round);
                 self.rounded = true;
+            }
+            Path::InPlace { pair: FloatPair::Bf16Bf16, .. } => {}
+            Path::InPlace { .. } if !self.aligned => {
+                self.buffers
+                    .floats
+                    .fill(self.x, w.cols, |x, out: &mut [f32]| out.copy_from_slice(x));
+                self.aligned = true;
             }
             Path::Panels(source) => {
                 let index = self.find(order(w)).unwrap_or_else(|| {
@@ -179,13 +192,13 @@ impl<'a> Input<'a> {
     fn ready<'b>(&'b self, path: Path<'b>, w: &'b Matrix<'b>) -> Ready<'b> {
         let form = self.find(order(w)).map(|index| &self.buffers.prepared[index]);
         match (path, form) {
-            (Path::InPlace { pair: pair @ FloatPair::Bf16Bf16, weights }, _) => Ready::InPlace {
-                pair,
-                weights,
-                x: OutPtr::shared(self.buffers.bf16.as_ptr().cast()),
-            },
             (Path::InPlace { pair, weights }, _) => {
-                Ready::InPlace { pair, weights, x: OutPtr::shared(self.x.as_ptr().cast()) }
+                let tokens = match pair {
+                    FloatPair::Bf16Bf16 => &self.buffers.bf16,
+                    _ => &self.buffers.floats,
+                };
+                let (x, x_stride) = (OutPtr::shared(tokens.as_ptr()), tokens.stride());
+                Ready::InPlace { pair, weights, x, x_stride }
             }
             (Path::Panels(source), Some(form)) => Ready::Panels(form.product(source, w)),
             (Path::Dequantized, Some(form)) if order(w).is_some() => {

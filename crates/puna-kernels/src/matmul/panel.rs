@@ -14,11 +14,13 @@ pub(crate) use tile::{PanelTile, panel_tile};
 use super::{AHEAD, Target};
 use crate::BlockFormat;
 use crate::blocks::panel::{
-    Blocks, Columns, From16, GroupPanel, GroupRows, Integers, PanelBuffers, ROWS,
+    Blocks, Columns, From16, GroupPanel, GroupRows, Integers, PanelBuffers, ROWS, ScalesAt,
 };
 use crate::blocks::{CHUNK, Layout, Width, Zero};
 use crate::kernels::Kernels;
-use crate::matrix::{GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix, nibble_row_bytes};
+use crate::matrix::{
+    GroupMatrix, GroupPanels, GroupQuants, GroupScales, GroupZeros, Matrix, nibble_row_bytes,
+};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -128,11 +130,15 @@ fn group_panel(
     at: &Corner,
     integers_at: *const u8,
 ) -> GroupPanel {
-    let groups = w.cols.div_ceil(panels.group_size);
+    let first = at.row / ROWS * w.cols.div_ceil(panels.group_size) * ROWS;
     GroupPanel {
         integers_at,
         integers: if panels.bits == 4 { Integers::Nibbles } else { Integers::Bytes },
-        factors: panels.factors[at.row / ROWS * groups * 2 * ROWS..].as_ptr(),
+        scales: match panels.scales {
+            GroupScales::F16(scales) => ScalesAt::F16(scales[first..].as_ptr()),
+            GroupScales::F32(scales) => ScalesAt::F32(scales[first..].as_ptr()),
+        },
+        zeros: panels.zeros[first..].as_ptr(),
         group_size: panels.group_size,
         col: at.cols.start,
     }

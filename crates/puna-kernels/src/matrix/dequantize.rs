@@ -207,8 +207,8 @@ fn group_panel_cols(
             (4, false) => byte >> 4,
             _ => byte,
         };
-        let factors = &panels.factors[(panel * groups + col / panels.group_size) * 2 * ROWS..];
-        *y = factors[lane] * (f32::from(q) - factors[ROWS + lane]);
+        let group = (panel * groups + col / panels.group_size) * ROWS + lane;
+        *y = panels.scales.at(group) * (i32::from(q) - i32::from(panels.zeros[group])) as f32;
     }
 }
 

@@ -54,7 +54,9 @@ pub fn linear(
         return Err(NnError::Shape { what: "input width", expected: weight.cols(), got: width });
     }
     if let Weight::Dense(weight) = &**weight {
-        return Ok(x.matmul(&weight.t()?)?); // both gradients are candle's own
+        // In the type of the weight, which on a GPU may be bfloat16; gradients are candle's own.
+        let y = x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?;
+        return Ok(y.to_dtype(x.dtype())?);
     }
     let op = FrozenLinear { weight: Arc::clone(weight), precision };
     Ok(x.contiguous()?.apply_op1(op)?)

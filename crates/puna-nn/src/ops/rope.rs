@@ -79,8 +79,25 @@ pub fn rope(
         let expected = heads * tables.rotary_dim();
         return Err(NnError::Shape { what: "width to rotate", expected, got: width });
     }
+    if !x.device().is_cpu() {
+        return Ok(composed(x, heads, tables)?);
+    }
     let op = RopeOp { tables: Arc::clone(tables), heads, direction: Direction::Forward };
     Ok(x.contiguous()?.apply_op1(op)?)
+}
+
+fn composed(x: &Tensor, heads: usize, tables: &RopeTables) -> Result<Tensor> {
+    let (tokens, width) = x.dims2()?;
+    let (head_dim, rotary_dim) = (width / heads, tables.rotary_dim());
+    let half = rotary_dim / 2;
+    let (cos, sin) = tables.on_device(x.device())?; // [N, 1, R/2]
+    let by_head = x.reshape((tokens, heads, head_dim))?;
+    let (a, b) = (by_head.narrow(2, 0, half)?, by_head.narrow(2, half, half)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    let rest = by_head.narrow(2, rotary_dim, head_dim - rotary_dim)?;
+    let parts = if rotary_dim < head_dim { vec![first, second, rest] } else { vec![first, second] };
+    Tensor::cat(&parts, 2)?.reshape((tokens, width))
 }
 
 #[cfg(test)]
@@ -94,6 +111,23 @@ mod tests {
         let x = Tensor::new(&[[1f32, 0.0]], &candle_core::Device::Cpu).unwrap();
         let y = rope(&x, 1, &tables).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(y, vec![vec![0.6, 0.8]]);
+    }
+
+    #[test]
+    fn the_composition_is_the_kernel_for_whole_and_partial_rotations() {
+        let angles: Vec<f32> = (0..6).map(|i| i as f32 * 0.7).collect();
+        let cos = angles.iter().map(|a| a.cos()).collect();
+        let sin = angles.iter().map(|a| a.sin()).collect();
+        let tables = Arc::new(RopeTables::new(cos, sin, 4));
+        for width in [8, 12] {
+            let x = random_tensor(3, &[3, width]);
+            let values = |y: Tensor| y.to_vec2::<f32>().unwrap().concat();
+            let ours = values(composed(&x, 2, &tables).unwrap());
+            let theirs = values(rope(&x, 2, &tables).unwrap());
+            for (a, b) in ours.into_iter().zip(theirs) {
+                assert!((a - b).abs() < 1e-6, "{width}: {a} {b}");
+            }
+        }
     }
 
     #[test]

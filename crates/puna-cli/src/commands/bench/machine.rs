@@ -75,6 +75,9 @@ impl Machine {
         test: Test,
         tokens_per_second: f64,
     ) -> Option<Share> {
+        if decoder.device().is_some() {
+            return None; // the limits are those of the CPU
+        }
         let config = decoder.config();
         let tokens = test.tokens();
         let (limit, per_token, limit_per_second) = match test.work {

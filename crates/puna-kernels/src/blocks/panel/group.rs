@@ -43,11 +43,20 @@ pub(crate) struct GroupPanel {
     pub(crate) integers_at: *const u8,
     /// [`Integers::Nibbles`] or [`Integers::Bytes`].
     pub(crate) integers: Integers,
-    /// `[groups, scale and zero, 16]` of the panel.
-    pub(crate) factors: *const f32,
+    /// `[groups, 16]` of the panel.
+    pub(crate) scales: ScalesAt,
+    /// `[groups, 16]` of the panel.
+    pub(crate) zeros: *const u8,
     pub(crate) group_size: usize,
     /// First column of the panel in its row.
     pub(crate) col: usize,
+}
+
+/// Scales of a panel.
+#[derive(Clone, Copy)]
+pub(crate) enum ScalesAt {
+    F16(*const u16),
+    F32(*const f32),
 }
 
 /// Where the integers and factors of 16 rows come from.
@@ -118,9 +127,12 @@ impl<S: Simd> GroupSource<S> for GroupPanel {
     unsafe fn factors(self, s: S, group: usize) -> (S::F, S::F) {
         // SAFETY: by contract.
         unsafe {
-            let at = self.factors.add(2 * ROWS * group);
-            let scale = s.load(at);
-            (scale, minus_product(s, scale, s.load(at.add(ROWS))))
+            let scale = match self.scales {
+                ScalesAt::F16(scales) => s.load_f16(scales.add(ROWS * group).cast()),
+                ScalesAt::F32(scales) => s.load(scales.add(ROWS * group)),
+            };
+            let zeros = s.to_f(s.widen_b(&*self.zeros.add(ROWS * group).cast()));
+            (scale, minus_product(s, scale, zeros))
         }
     }
 }

@@ -82,21 +82,20 @@ unsafe fn all_tokens<S: Simd, F: Sub, const P: usize, const T: usize>(
     let mut token = 0;
     // SAFETY: the tokens lie within the tile.
     unsafe {
-        while token + T <= tile.tokens {
-            some_tokens::<S, F, P, T>(s, tile, width, token);
-            token += T;
-        }
-        while token + 2 <= tile.tokens {
-            some_tokens::<S, F, P, 2>(s, tile, width, token);
-            token += 2;
-        }
-        if token < tile.tokens {
-            some_tokens::<S, F, P, 1>(s, tile, width, token);
+        while token < tile.tokens {
+            token += match tile.tokens - token {
+                // Two times four are quicker than six and two, which have too few sums at once.
+                7 | 8 if T > 4 => some_tokens::<S, F, P, 4>(s, tile, width, token),
+                left if left >= T => some_tokens::<S, F, P, T>(s, tile, width, token),
+                4.. if T > 4 => some_tokens::<S, F, P, 4>(s, tile, width, token),
+                2.. => some_tokens::<S, F, P, 2>(s, tile, width, token),
+                _ => some_tokens::<S, F, P, 1>(s, tile, width, token),
+            };
         }
     }
 }
 
-/// `P` panels x `T` tokens.
+/// `P` panels x `T` tokens; returns `T`.
 ///
 /// # Safety
 /// The tile's pointers must cover its shape from `token` on.
@@ -106,7 +105,7 @@ unsafe fn some_tokens<S: Simd, F: Sub, const P: usize, const T: usize>(
     tile: &PanelTile,
     width: Width,
     token: usize,
-) {
+) -> usize {
     // SAFETY: all indices lie within the shape by contract.
     unsafe {
         let x_subs = tile.cols / F::SUB;
@@ -157,6 +156,7 @@ unsafe fn some_tokens<S: Simd, F: Sub, const P: usize, const T: usize>(
             }
         }
     }
+    T
 }
 
 /// Integer dot products of a sub-block of `P` panels with `T` tokens, from `start` on.
