@@ -255,27 +255,27 @@ unsafe fn piece<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
     }
 }
 
-/// All tokens, few, against one row for one piece of the columns: the weights come from memory.
+/// All tokens, few, against `R` rows for one piece of the columns: the weights come from memory.
 ///
 /// # Safety
 /// The tile's pointers must cover its shape.
 #[inline(always)]
-unsafe fn row_piece<S: Simd, P: Pair<S>>(
+unsafe fn row_piece<S: Simd, P: Pair<S>, const R: usize>(
     s: S,
     tile: &FloatTile,
     row: usize,
     piece: (usize, usize),
 ) {
-    let (mut token, mut ahead) = (0, AHEAD);
+    let (mut token, mut ahead) = (0, if R == 1 { AHEAD } else { 4 * AHEAD });
     while token < tile.tokens {
         let at = Corner { row, token, piece, ahead };
         // SAFETY: the corner and its extent lie in the tile.
         token += unsafe {
             match tile.tokens - token {
-                8.. if S::ROWS >= 8 => add_dots::<S, P, 1, 8>(s, tile, at),
-                4.. => add_dots::<S, P, 1, 4>(s, tile, at),
-                2.. => add_dots::<S, P, 1, 2>(s, tile, at),
-                _ => add_dots::<S, P, 1, 1>(s, tile, at),
+                8.. if S::ROWS >= 8 => add_dots::<S, P, R, 8>(s, tile, at),
+                4.. => add_dots::<S, P, R, 4>(s, tile, at),
+                2.. => add_dots::<S, P, R, 2>(s, tile, at),
+                _ => add_dots::<S, P, R, 1>(s, tile, at),
             }
         };
         ahead = 0;
@@ -296,9 +296,17 @@ unsafe fn product<S: Simd, P: Pair<S>, const R: usize, const T: usize>(s: S, til
         for first in (0..tile.rows).step_by(block) {
             for col in (0..tile.cols).step_by(step) {
                 let piece = (col, step.min(tile.cols - col));
-                for row in first..tile.rows.min(first + block) {
+                let end = tile.rows.min(first + block);
+                let mut row = first;
+                // Eight sums are fewer than a multiplication's latency hides.
+                while S::ROWS >= 8 && tile.tokens == FEW_TOKENS && row + 2 <= end {
                     // SAFETY: the caller vouches for the tile.
-                    unsafe { row_piece::<S, P>(s, tile, row, piece) }
+                    unsafe { row_piece::<S, P, 2>(s, tile, row, piece) }
+                    row += 2;
+                }
+                for row in row..end {
+                    // SAFETY: the caller vouches for the tile.
+                    unsafe { row_piece::<S, P, 1>(s, tile, row, piece) }
                 }
             }
         }
