@@ -97,15 +97,9 @@ def speed_row(args, name, pair, test, options):
     for _ in range(args.rounds):
         ours.append(puna_bench(args, ours_path, options)[0])
         theirs.append(peer_bench(args, peer_path, options, flash))
-    theirs_per_token = per_token
-    if limit == "read":
-        # llama.cpp's keys and values take 16 bits.
-        facts = run([args.puna, "info", "-m", ours_path, "--json"])
-        context = ours[0]["depth"] + args.generate // 2
-        theirs_per_token -= context * (facts["kv_bytes_per_token"] - facts["kv_bytes_per_token_16bit"])
     row = compare(name, test, [rate(r) for r in ours], [rate(r) for r in theirs], "tok/s")
     row.update(limit=limit, bound=warm["tests"][0]["limit"]["limit_per_second"],
-               work=(per_token, theirs_per_token), flash=flash)
+               work=(per_token, per_token), flash=flash)
     if pair[0] != pair[1]:
         # Not the same bytes: the peer's work is not known from puna's count.
         row["work"] = (per_token, None)

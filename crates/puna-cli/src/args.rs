@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
-use puna_model::{Device, KvType, LoadOptions, Precision, WeightLayout};
+use puna_model::{Device, KvType, LoadOptions, ModelError, Precision, WeightLayout};
 
 use crate::model_ref::ModelRef;
 use crate::report::Hint;
-use crate::{model_ref, threads};
+use crate::{model_ref, output, threads};
 
 /// Which model.
 #[derive(Debug, Args)]
@@ -103,7 +103,14 @@ impl DeviceArg {
     fn open(self) -> anyhow::Result<Option<Device>> {
         match self {
             Self::Cpu => Ok(None),
-            Self::Auto => Ok(puna_model::best_device()),
+            Self::Auto => match puna_model::cuda_device(0) {
+                Ok(device) => Ok(Some(device)),
+                Err(ModelError::BuiltWithoutCuda) => Ok(None),
+                Err(error) => {
+                    output::note(&format!("computing on the CPU: {error}"));
+                    Ok(None)
+                }
+            },
             Self::Cuda(index) => {
                 let device = puna_model::cuda_device(index).map_err(anyhow::Error::from);
                 Ok(Some(device.hint(

@@ -20,6 +20,7 @@ mod blocks;
 mod error;
 mod format;
 mod kernels;
+mod line;
 mod machine;
 mod math;
 mod matmul;

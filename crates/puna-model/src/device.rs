@@ -15,9 +15,3 @@ pub fn cuda_device(index: usize) -> Result<Device, ModelError> {
     Device::new_cuda(index)
         .map_err(|source| ModelError::NoDevice { index, source: Box::new(source) })
 }
-
-/// The first GPU where there is one and puna was built for it, else `None`: the CPU.
-#[must_use]
-pub fn best_device() -> Option<Device> {
-    cuda_device(0).ok()
-}

@@ -19,7 +19,7 @@ mod vocabulary;
 
 pub use candle_core::Device;
 pub use decoder::{Decoder, Logits, Segment};
-pub use device::{best_device, cuda_device};
+pub use device::cuda_device;
 pub use dialect::{Dialect, Location, Part, RowOrder};
 pub use error::ModelError;
 pub use gguf_meta::GgufView;

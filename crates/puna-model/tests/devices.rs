@@ -8,7 +8,8 @@ use crate::support::{
     rms_over_std, run,
 };
 
-/// rms / std of logits with bfloat16 products; see docs/precision.md.
+/// rms / std of logits with bfloat16 products, keys and values: half as much again as the largest seen,
+/// 0.0197.
 const BF16_RMS: f32 = 0.03;
 
 /// Cases of architectures that puna does not run yet.
@@ -20,6 +21,7 @@ fn load(case: &std::path::Path, precision: Precision, device: &Device) -> Model 
 }
 
 fn check_group(group: &str, device: &Device) {
+    let mut largest = 0f32;
     for case in cases(group).unwrap_or_default() {
         let name = format!("{group}/{}", case.file_name().unwrap().to_string_lossy());
         if name.ends_with(UNSUPPORTED) {
@@ -36,8 +38,10 @@ fn check_group(group: &str, device: &Device) {
             let (_, logits) = prefill(&fast.decoder, &prompt.input);
             let error = rms_over_std(&logits, &prompt.logits);
             assert!(error <= BF16_RMS, "{name} prompt {i}: rms/std {error} with bfloat16");
+            largest = largest.max(error);
         }
     }
+    eprintln!("{group}: rms/std up to {largest} with bfloat16 products");
 }
 
 const GROUPS: [&str; 6] = ["text", "layout", "gguf", "gptq", "awq", "bnb"];
@@ -51,9 +55,9 @@ fn tensors_on_the_cpu_match_the_reference() {
 
 #[test]
 fn tensors_on_a_gpu_match_the_reference() {
-    let Some(device) = puna_model::best_device() else {
-        puna_testkit::skipped("no GPU, or built without the feature cuda");
-        return;
+    let device = match puna_model::cuda_device(0) {
+        Ok(device) => device,
+        Err(reason) => return puna_testkit::skipped(&reason.to_string()),
     };
     for group in GROUPS {
         check_group(group, &device);

@@ -48,9 +48,6 @@ struct LayerCache {
 }
 
 impl KvCache {
-    /// Bytes of one stored key or value element.
-    pub const VALUE_BYTES: usize = size_of::<f32>();
-
     /// An empty cache for a decoder.
     #[must_use]
     pub fn new(config: &DecoderConfig, layout: KvLayout) -> Self {

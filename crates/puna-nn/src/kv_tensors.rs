@@ -31,12 +31,18 @@ impl TensorLayer {
     ///
     /// # Shapes
     /// `k`, `v` `[K, T, D]`, contiguous, of the type that is kept → `[K, len + T, D]` each
+    ///
+    /// # Errors
+    /// If gradients flow through them: writing into a buffer would lose these silently.
     pub(crate) fn append(
         &mut self,
         len: usize,
         k: &Tensor,
         v: &Tensor,
     ) -> Result<(Tensor, Tensor), NnError> {
+        if k.track_op() || v.track_op() {
+            return Err(NnError::Tracked { op: "the KV cache" });
+        }
         let end = len + k.dim(1)?;
         let writable = self
             .held
@@ -110,6 +116,13 @@ mod tests {
         assert_eq!(layer.bytes(), 2 * 4 * 512);
         let (k, _) = layer.append(100, &tokens(&[-1.0]), &tokens(&[-1.0])).unwrap();
         assert_eq!(values(&k), [&all[..100], &[-1.0]].concat());
+    }
+
+    #[test]
+    fn keys_that_gradients_flow_through_are_refused() {
+        let tracked = candle_core::Var::from_tensor(&tokens(&[1.0])).unwrap();
+        let error = TensorLayer::default().append(0, &tracked, &tokens(&[1.0])).unwrap_err();
+        assert!(error.to_string().contains("KV cache"), "{error}");
     }
 
     #[test]

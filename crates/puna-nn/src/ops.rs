@@ -35,6 +35,14 @@ fn storage_dtype(storage: &CpuStorage) -> DType {
     storage.dtype()
 }
 
+/// `cap tanh(x / cap)` (Gemma 2, arXiv:2408.00118), composed of candle operations.
+///
+/// # Errors
+/// If the device refuses.
+pub fn soft_cap(x: &Tensor, cap: f64) -> Result<Tensor> {
+    (x / cap)?.tanh()? * cap
+}
+
 /// Lends the float32 values of a tensor on the CPU; a copy only where it is not contiguous.
 ///
 /// # Errors

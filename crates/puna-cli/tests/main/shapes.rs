@@ -202,3 +202,19 @@ fn a_folder_with_only_a_template_can_be_rendered() {
     assert_eq!(json["text"], "<user>Hi.");
     assert!(json["token_ids"].is_null());
 }
+
+#[test]
+fn the_kv_cache_may_be_8_bit_and_a_gpu_that_is_not_there_is_an_error_with_a_hint() {
+    let greedy = ["generate", "A vector", "-n", "6", "--temperature", "0", "--json"];
+    for kv_type in ["f32", "f16", "q8_0"] {
+        let json = puna(&[&greedy[..], &["--kv-type", kv_type]].concat()).json();
+        assert_eq!(tokens(&json["token_ids"]).len(), 6, "{kv_type}");
+    }
+    let by_default = puna(&greedy).json();
+    let on_cpu = puna(&[&greedy[..], &["--device", "cpu"]].concat()).json();
+    assert_eq!(by_default["token_ids"], on_cpu["token_ids"]);
+    let unknown = puna_with(&[&greedy[..], &["--device", "tpu"]].concat(), "");
+    assert!(unknown.stderr.contains("auto, cpu, cuda or cuda:N"), "{}", unknown.stderr);
+    let absent = puna_with(&[&greedy[..], &["--device", "cuda:99"]].concat(), "");
+    assert!(absent.stderr.contains("--features cuda"), "{}", absent.stderr);
+}

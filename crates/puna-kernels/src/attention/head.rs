@@ -8,6 +8,7 @@
 use super::page::{KV_BLOCK, KV_PAGE, KvPage, KvType};
 use super::tile::{Halfs, HeadPage, PACK, Rows, Singles, attend_page};
 use super::{AttentionMask, AttentionShape, KvView, ScoreTransform};
+use crate::line::Line;
 use crate::math;
 use crate::parallel::OutPtr;
 use crate::simd::{LANES, Simd};
@@ -97,10 +98,8 @@ struct Scratch {
     page: *mut f32,
 }
 
-/// A lane vector at a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; LANES]);
+/// Floats of a line.
+const LINE_FLOATS: usize = size_of::<Line>() / size_of::<f32>();
 
 thread_local! {
     static BUFFER: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
@@ -120,10 +119,10 @@ impl Scratch {
             rows * (padded + LANES),
             KV_PAGE * (dim + padded),
         ];
-        let lines = sizes.map(|floats| floats.div_ceil(LANES));
+        let lines = sizes.map(|floats| floats.div_ceil(LINE_FLOATS));
         let needed: usize = lines.iter().sum();
         if buffer.len() < needed {
-            buffer.resize(needed, Line([0.0; LANES]));
+            buffer.resize(needed, Line::ZERO);
         }
         let base = buffer.as_mut_ptr();
         let mut at = 0;

@@ -8,6 +8,7 @@
 
 use crate::KernelError;
 use crate::kernels::Kernels;
+use crate::line::Line;
 use crate::numbers::{f16_to_f32, f32_to_f16};
 use crate::simd::{LANES, Simd};
 
@@ -132,11 +133,6 @@ impl KvLayout {
     }
 }
 
-/// A cache line: pages start at one, so that no vector load crosses two.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 /// Keys and values of 64 positions of one layer.
 #[derive(Debug, Clone)]
 pub struct KvPage {
@@ -149,7 +145,7 @@ impl KvPage {
     #[must_use]
     pub fn new(layout: KvLayout) -> Self {
         let lines = layout.page_bytes().div_ceil(size_of::<Line>());
-        Self { layout, lines: vec![Line([0; 64]); lines].into_boxed_slice() }
+        Self { layout, lines: vec![Line::ZERO; lines].into_boxed_slice() }
     }
 
     /// What it looks like.

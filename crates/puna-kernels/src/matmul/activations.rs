@@ -10,7 +10,7 @@ use crate::pool;
 use crate::simd::{LANES, Simd};
 
 /// Values from which conversion is worth a second thread.
-const MIN_PARALLEL: usize = 16 * 1024;
+pub(super) const MIN_PARALLEL: usize = 16 * 1024;
 
 /// Tokens of signed bytes with one scale per 32, in one order of the columns.
 #[derive(Default)]

@@ -290,8 +290,8 @@ unsafe fn row_piece<S: Simd, P: Pair<S>, const R: usize>(
 unsafe fn product<S: Simd, P: Pair<S>, const R: usize, const T: usize>(s: S, tile: &FloatTile) {
     let step = PIECE_BYTES / P::BYTES.1;
     if tile.tokens <= FEW_TOKENS {
-        // Row after row is one stream of memory; four rows at a time are slower by a twelfth for one
-        // token, and by half for eight.
+        // Row after row is one stream of memory; four rows at a time are slower, by a twelfth for one
+        // token.
         let block = if tile.tokens == 1 { 1 } else { STREAMED_ROWS };
         for first in (0..tile.rows).step_by(block) {
             for col in (0..tile.cols).step_by(step) {

@@ -1,18 +1,12 @@
 //! Tokens that begin at cache lines, for products that load them as vectors.
 //!
 //! Where rows of floats lie as they come, each vector load crosses two lines, and rows a multiple of
-//! 4 KiB apart meet in the same sets of the first-level cache: products with 8 tokens then are half
-//! as fast.
+//! 4 KiB apart meet in the same sets of the first-level cache (`docs/performance.md` has what it
+//! gains).
 
+use super::activations::MIN_PARALLEL;
+use crate::line::Line;
 use crate::parallel::for_each_chunk_mut;
-
-/// Values from which copying is worth a second thread.
-const MIN_PARALLEL: usize = 16 * 1024;
-
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
 
 /// Rows of one type, a line more than their values apart.
 #[derive(Default)]
@@ -37,7 +31,7 @@ impl AlignedTokens {
     ) {
         self.step = (cols * size_of::<T>()).div_ceil(size_of::<Line>()) + 1;
         let (step, tokens) = (self.step, x.len() / cols);
-        self.lines.resize(tokens * step, Line([0; 64]));
+        self.lines.resize(tokens * step, Line::ZERO);
         let lines = &mut self.lines[..tokens * step];
         for_each_chunk_mut(lines, MIN_PARALLEL.div_ceil(cols) * step, |first, lines| {
             let x = x[first / step * cols..].chunks_exact(cols);

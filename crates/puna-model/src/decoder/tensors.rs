@@ -1,7 +1,7 @@
 //! The decoder over tensors: what runs on a GPU. Activations are float32, products have the type of
 //! the weights.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use puna_nn::{Context, NnError};
 
 use super::{Block, Decoder, Logits, Segment};
@@ -65,9 +65,9 @@ impl Decoder {
             };
             let mut y = self.head.forward(&self.final_norm.forward(&x)?, self.precision)?;
             if let Some(cap) = self.config.final_logit_softcap {
-                y = ((y / cap)?.tanh()? * cap)?;
+                y = puna_nn::ops::soft_cap(&y, cap)?;
             }
-            Ok(y.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+            Ok(y.flatten_all()?.to_vec1()?)
         };
         Ok(logits()?)
     }

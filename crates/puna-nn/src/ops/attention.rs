@@ -48,8 +48,8 @@ pub fn attention(
         .to_dtype(k.dtype())?
         .reshape((kv_heads, group * tokens, head_dim))?; // [K, G·T, D]
     let mut x = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? * f64::from(scores.scale))?;
-    if let Some(cap) = scores.softcap.map(f64::from) {
-        x = ((x / cap)?.tanh()? * cap)?;
+    if let Some(cap) = scores.softcap {
+        x = super::soft_cap(&x, f64::from(cap))?;
     }
     if tokens > 1 {
         let hidden = hidden_keys(mask, tokens, first..end, x.device())?; // [T, S]

@@ -105,6 +105,14 @@ mod tests {
     use super::*;
     use puna_testkit::{GradTolerance, gradcheck, random_tensor};
 
+    /// Two pairs at three positions.
+    fn three_positions() -> Arc<RopeTables> {
+        let angles: Vec<f32> = (0..6).map(|i| i as f32 * 0.7).collect();
+        let cos = angles.iter().map(|a| a.cos()).collect();
+        let sin = angles.iter().map(|a| a.sin()).collect();
+        Arc::new(RopeTables::new(cos, sin, 4))
+    }
+
     #[test]
     fn rope_turns_a_unit_pair_by_its_angle() {
         let tables = Arc::new(RopeTables::new(vec![0.6], vec![0.8], 2));
@@ -115,10 +123,7 @@ mod tests {
 
     #[test]
     fn the_composition_is_the_kernel_for_whole_and_partial_rotations() {
-        let angles: Vec<f32> = (0..6).map(|i| i as f32 * 0.7).collect();
-        let cos = angles.iter().map(|a| a.cos()).collect();
-        let sin = angles.iter().map(|a| a.sin()).collect();
-        let tables = Arc::new(RopeTables::new(cos, sin, 4));
+        let tables = three_positions();
         for width in [8, 12] {
             let x = random_tensor(3, &[3, width]);
             let values = |y: Tensor| y.to_vec2::<f32>().unwrap().concat();
@@ -132,10 +137,7 @@ mod tests {
 
     #[test]
     fn rope_backward_matches_central_differences() {
-        let angles: Vec<f32> = (0..6).map(|i| i as f32 * 0.7).collect();
-        let cos = angles.iter().map(|a| a.cos()).collect();
-        let sin = angles.iter().map(|a| a.sin()).collect();
-        let tables = Arc::new(RopeTables::new(cos, sin, 4));
+        let tables = three_positions();
         gradcheck(
             |inputs| rope(&inputs[0], 2, &tables).map_err(candle_core::Error::wrap),
             &[random_tensor(3, &[3, 12])],

@@ -1,7 +1,7 @@
 //! The machine's measured limits, and what share of them a test reaches.
 
 use puna_kernels::{Isa, IsaPeak, MachineLimits};
-use puna_model::{Decoder, KvCache, Precision};
+use puna_model::{Decoder, Precision};
 use serde::Serialize;
 
 use super::test::{Test, Work};
@@ -84,7 +84,7 @@ impl Machine {
             Work::Decode { sequences, .. } => {
                 // Contexts grow evenly from depth + 1 to depth + tokens.
                 let context = test.depth + tokens.div_ceil(2);
-                let kv = config.kv_bytes_read(context, KvCache::VALUE_BYTES) as f64;
+                let kv = decoder.kv_type().bytes(config.kv_bytes_read(context, 1)) as f64;
                 let weights = decoder.step_weight_bytes(sequences) as f64 / sequences as f64;
                 ("read", weights + kv, self.all_threads.read_bytes_per_second)
             }
