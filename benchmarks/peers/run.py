@@ -85,24 +85,24 @@ def rate(report):
 
 
 def speed_row(args, name, pair, test, options):
-    """One test of one model; the limits come from the dropped first run."""
+    """One test of one model; every round measures the machine, too, behind puna's test."""
     ours_path, peer_path = (args.models / part for part in pair)
-    warm = puna_bench(args, ours_path, options, "--machine")
-    per_token = warm["tests"][0]["limit"]["per_token"]
-    limit = warm["tests"][0]["limit"]["limit"]
+    puna_bench(args, ours_path, options)
     choices = ("puna",) if "peer: puna" in name else ("on", "off")
     tried = {flash: rate(peer_bench(args, peer_path, options, flash)) for flash in choices}
     flash = max(tried, key=tried.get)
-    ours, theirs = [], []
+    ours, theirs, shares = [], [], []
     for _ in range(args.rounds):
-        ours.append(puna_bench(args, ours_path, options)[0])
+        ours.append(puna_bench(args, ours_path, options, "--machine")["tests"][0])
         theirs.append(peer_bench(args, peer_path, options, flash))
+        limit = ours[-1]["limit"]
+        shares.append((limit["share"], limit["per_token"] * rate(theirs[-1]) / limit["limit_per_second"]))
     row = compare(name, test, [rate(r) for r in ours], [rate(r) for r in theirs], "tok/s")
-    row.update(limit=limit, bound=warm["tests"][0]["limit"]["limit_per_second"],
-               work=(per_token, per_token), flash=flash)
-    if pair[0] != pair[1]:
-        # Not the same bytes: the peer's work is not known from puna's count.
-        row["work"] = (per_token, None)
+    of_ours, of_theirs = (statistics.median(side) for side in zip(*shares))
+    # Where the files differ, the peer's work is not known from puna's count.
+    shares = (of_ours, of_theirs if pair[0] == pair[1] else None)
+    bounds = [r["limit"]["limit_per_second"] for r in ours]
+    row.update(limit=ours[0]["limit"]["limit"], shares=shares, bounds=bounds, flash=flash)
     row["rss"] = tuple(statistics.median(r["peak_rss_bytes"] for r in side) for side in (ours, theirs))
     return row
 
@@ -175,7 +175,8 @@ def cpu_name():
 
 
 def campaign(args):
-    rows, limits = [], machine(args)
+    # The least and the most that the machine could do during the run.
+    rows, limits = [], {key: (value, value) for key, value in machine(args).items()}
     for name, pair in PAIRS.items():
         if args.only and name not in args.only:
             continue
@@ -188,13 +189,10 @@ def campaign(args):
             except RuntimeError as error:  # one model that fails does not lose the others' figures
                 print(error, file=sys.stderr)
                 continue
+            for bound in rows[-1].get("bounds", []):
+                low, high = limits[rows[-1]["limit"]]
+                limits[rows[-1]["limit"]] = (min(low, bound), max(high, bound))
             print(as_text(rows[-1:], limits, header=len(rows) == 1), end="", flush=True)
-    # The limit is what the machine reached at its best during the run.
-    for key, value in machine(args).items():
-        limits[key] = max(limits.get(key, 0), value)
-    for row in rows:
-        if row.get("limit"):
-            limits[row["limit"]] = max(limits[row["limit"]], row["bound"])
     return rows, limits
 
 
