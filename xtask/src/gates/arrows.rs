@@ -17,6 +17,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("puna-nn", &["puna-config", "puna-kernels"]),
     ("puna-model", &["puna-config", "puna-kernels", "puna-io", "puna-text", "puna-nn"]),
     ("puna-infer", &["puna-config", "puna-kernels", "puna-text", "puna-nn", "puna-model"]),
+    ("puna-data", &["puna-io", "puna-text"]),
+    (
+        "puna-train",
+        &["puna-config", "puna-data", "puna-io", "puna-kernels", "puna-nn", "puna-model"],
+    ),
     (
         "puna-cli",
         &[
@@ -27,6 +32,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "puna-nn",
             "puna-model",
             "puna-infer",
+            "puna-data",
+            "puna-train",
         ],
     ),
     ("puna-testkit", &[]),
@@ -34,7 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Where candle-core enters: the leaves and the binary stay free of it.
-const CANDLE_CORE: &[&str] = &["puna-nn", "puna-model", "puna-infer", "puna-testkit"];
+const CANDLE_CORE: &[&str] = &["puna-nn", "puna-model", "puna-infer", "puna-train", "puna-testkit"];
 
 /// Their fused ops have no backward and say nothing (docs/decisions/0001-candle-core-only.md).
 const BANNED: &[&str] = &["candle-nn", "candle-transformers"];
