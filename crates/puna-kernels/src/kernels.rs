@@ -10,7 +10,9 @@ use crate::GateActivation;
 use crate::attention::{HeadTask, PageWrite};
 use crate::blocks::panel::{Blocks, Columns, PanelBuffers, ROWS};
 use crate::blocks::{Layout, Unpacked};
+use crate::flash::{GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
+use crate::gemm::{Block, Words};
 use crate::matmul::{FloatTile, PanelTile};
 
 /// Instruction sets with a kernel table.
@@ -69,11 +71,22 @@ pub(crate) enum FloatPair {
 /// Values to quants, scales and sums.
 type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 
+/// Elements and their stride, their shape, words and their stride.
+type ToWords = unsafe fn(Words, (*const f32, usize), (usize, usize), (*mut u32, usize));
+
 /// The kernels of one instruction set.
 pub struct Kernels {
     isa: Isa,
     /// Panels that are multiplied at a time.
     pub(crate) panels: usize,
+    /// Columns of a tile of a general product.
+    pub(crate) gemm_cols: usize,
+    gemm_block: unsafe fn(&Block),
+    softmax_tile: unsafe fn(&SoftmaxTile),
+    gradient_tile: unsafe fn(&GradientTile),
+    rows_to_words: ToWords,
+    columns_to_words: ToWords,
+    transpose_words: unsafe fn((*const u32, usize), (usize, usize), *mut u32),
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),
     fill: unsafe fn(&Blocks, &PanelBuffers),
@@ -215,5 +228,70 @@ impl Kernels {
     pub(crate) unsafe fn write_page(&self, write: &PageWrite) {
         // SAFETY: as in `float_tile`.
         unsafe { (self.write_page)(write) }
+    }
+
+    /// # Safety
+    /// The pointers of the block must cover its shape.
+    #[inline]
+    pub(crate) unsafe fn gemm_block(&self, block: &Block) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.gemm_block)(block) }
+    }
+
+    /// # Safety
+    /// As for [`crate::gemm::rows_to_words`].
+    #[inline]
+    pub(crate) unsafe fn rows_to_words(
+        &self,
+        words: Words,
+        from: (*const f32, usize),
+        shape: (usize, usize),
+        out: (*mut u32, usize),
+    ) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.rows_to_words)(words, from, shape, out) }
+    }
+
+    /// # Safety
+    /// As for [`crate::gemm::columns_to_words`].
+    #[inline]
+    pub(crate) unsafe fn columns_to_words(
+        &self,
+        words: Words,
+        from: (*const f32, usize),
+        shape: (usize, usize),
+        out: (*mut u32, usize),
+    ) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.columns_to_words)(words, from, shape, out) }
+    }
+
+    /// # Safety
+    /// As for [`crate::gemm::transpose_words`].
+    #[inline]
+    pub(crate) unsafe fn transpose_words(
+        &self,
+        from: (*const u32, usize),
+        shape: (usize, usize),
+        out: *mut u32,
+    ) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.transpose_words)(from, shape, out) }
+    }
+
+    /// # Safety
+    /// The pointers of the tile must cover its shape.
+    #[inline]
+    pub(crate) unsafe fn softmax_tile(&self, tile: &SoftmaxTile) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.softmax_tile)(tile) }
+    }
+
+    /// # Safety
+    /// The pointers of the tile must cover its shape.
+    #[inline]
+    pub(crate) unsafe fn gradient_tile(&self, tile: &GradientTile) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.gradient_tile)(tile) }
     }
 }

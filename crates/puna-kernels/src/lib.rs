@@ -18,7 +18,9 @@ mod activation;
 mod attention;
 mod blocks;
 mod error;
+mod flash;
 mod format;
+mod gemm;
 mod kernels;
 mod line;
 mod machine;
@@ -42,7 +44,9 @@ pub use attention::{
     attention,
 };
 pub use error::KernelError;
+pub use flash::{Flash, FlashSaved, RowMask, flash_backward, flash_forward};
 pub use format::BlockFormat;
+pub use gemm::{Elements, MatRef, Write, gemm};
 pub use kernels::{Isa, Kernels};
 pub use machine::{IsaPeak, MachineLimits};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul};

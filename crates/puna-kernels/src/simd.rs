@@ -70,6 +70,32 @@ pub(crate) trait Simd: Copy {
     fn dot4(self, acc: Self::I, w: Self::I, x: Self::I, width: Width) -> Self::I;
     /// Adds to each f32 the products of its two bfloat16 of `a` and `b`.
     fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F;
+    /// The nearest bfloat16 of each lane of `low` in the low half of a word, of `high` in the high
+    /// half.
+    #[inline(always)]
+    fn pair_bf16(self, low: Self::F, high: Self::F) -> Self::I {
+        let round = |v| {
+            let bits = self.bits(v);
+            let odd = self.and_i(self.shr_i(bits, 16), self.splat_i(1));
+            self.add_i(self.add_i(bits, self.splat_i(0x7fff)), odd)
+        };
+        let upper = self.splat_i(-0x1_0000);
+        self.or_i(self.shr_i(round(low), 16), self.and_i(round(high), upper))
+    }
+    /// The nearest bfloat16 of the 16 lanes of `a`, then of `b`.
+    #[inline(always)]
+    fn round_bf16(self, a: Self::F, b: Self::F) -> Self::I {
+        let (mut values, mut out) = ([0f32; 2 * LANES], [0u16; 2 * LANES]);
+        // SAFETY: both arrays have the size of what is stored and loaded.
+        unsafe {
+            self.store(values.as_mut_ptr(), a);
+            self.store(values.as_mut_ptr().add(LANES), b);
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = crate::numbers::f32_to_bf16(value);
+            }
+            self.load_i(out.as_ptr().cast())
+        }
+    }
 
     /// # Safety
     /// 16 f32 (64 bytes) must be readable; no alignment.

@@ -5,7 +5,9 @@ use crate::GateActivation;
 use crate::attention::{self, HeadTask, PageWrite};
 use crate::blocks::panel::{self, Blocks, Columns, PanelBuffers, ROWS};
 use crate::blocks::{self, Layout, Unpacked};
+use crate::flash::{self, GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
+use crate::gemm::{self, Block, Words};
 use crate::matmul::{self, FloatTile, PanelTile};
 use crate::simd::{Scalar, Simd};
 use crate::{activation, matrix, norm, softmax};
@@ -34,11 +36,12 @@ macro_rules! wrappers {
     };
 }
 
-/// One table. `[r, t, p, u]`: float products take `r` rows x `t` tokens at a time, integer ones `p`
-/// panels x `u` tokens: as many accumulators as there are registers for.
+/// One table. `[r, t, p, u, m, v]`: float products take `r` rows x `t` tokens at a time, integer ones
+/// `p` panels x `u` tokens, general ones `m` rows x `v` vectors: as many accumulators as there are
+/// registers for.
 macro_rules! table {
-    ($table:ident, $module:ident, $isa:expr, $simd:ty, [$r:literal, $t:literal, $p:literal, $u:literal],
-     $attrs:tt) => {
+    ($table:ident, $module:ident, $isa:expr, $simd:ty, [$r:literal, $t:literal, $p:literal, $u:literal,
+     $m:literal, $v:literal], $attrs:tt) => {
         mod $module {
             use super::*;
 
@@ -63,6 +66,15 @@ macro_rules! table {
                 quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) =
                     matmul::quantize_activations;
                 write_page(write: &PageWrite) = attention::write_page;
+                gemm_block(b: &Block) = gemm::block::<_, $m, $v>;
+                softmax_tile(tile: &SoftmaxTile) = flash::softmax_tile;
+                gradient_tile(tile: &GradientTile) = flash::gradient_tile;
+                rows_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
+                    out: (*mut u32, usize)) = gemm::rows_to_words;
+                columns_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
+                    out: (*mut u32, usize)) = gemm::columns_to_words;
+                transpose_words(from: (*const u32, usize), shape: (usize, usize), out: *mut u32) =
+                    gemm::transpose_words;
                 }
                 plain {
                 widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
@@ -73,6 +85,13 @@ macro_rules! table {
             pub(super) static KERNELS: Kernels = Kernels {
                 isa: $isa,
                 panels: $p,
+                gemm_cols: $v * crate::simd::LANES,
+                gemm_block,
+                softmax_tile,
+                gradient_tile,
+                rows_to_words,
+                columns_to_words,
+                transpose_words,
                 float_tile,
                 panel_tile,
                 fill,
@@ -96,17 +115,17 @@ macro_rules! table {
     };
 }
 
-table!(SCALAR, scalar, Isa::Scalar, Scalar, [4, 1, 1, 1], []);
+table!(SCALAR, scalar, Isa::Scalar, Scalar, [4, 1, 1, 1, 4, 1], []);
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [2, 3, 1, 2],
+    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [2, 3, 1, 2, 6, 1],
     [#[target_feature(enable = "avx2,fma,f16c")]]
 );
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX512, avx512, Isa::Avx512, crate::simd::Avx512, [4, 6, 2, 6],
+    AVX512, avx512, Isa::Avx512, crate::simd::Avx512, [4, 6, 2, 6, 12, 2],
     [#[target_feature(
         enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"
     )]]

@@ -73,6 +73,15 @@ impl Simd for Avx512 {
             _mm512_cvtepu8_epi32(_mm_loadu_si128(v.as_ptr().cast()));
         fn dot4(acc: __m512i, w: __m512i, x: __m512i, _width: Width) -> __m512i =
             _mm512_dpbusd_epi32(acc, w, x);
+        fn pair_bf16(low: __m512, high: __m512) -> __m512i = {
+            let word = |v| {
+                let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+                _mm512_cvtepu16_epi32(rounded)
+            };
+            _mm512_or_si512(word(low), _mm512_slli_epi32::<16>(word(high)))
+        };
+        fn round_bf16(a: __m512, b: __m512) -> __m512i =
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
         fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 = _mm512_dpbf16_ps(
             acc,
             std::mem::transmute::<__m512i, __m512bh>(a),

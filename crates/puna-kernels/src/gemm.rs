@@ -1,0 +1,444 @@
+//! General products `C = A B` of float matrices, any of them transposed: what training multiplies.
+//!
+//! Inference has one orientation and weights in many formats (`matmul.rs`); a backward pass needs
+//! all orientations of plain floats. As in Goto and van de Geijn (2008, ACM TOMS 34-3), B is packed
+//! into panels of columns that meet blocks of packed rows of A in the caches; tiles of C stay in
+//! registers. What is packed is a word per element, or per pair of neighbors along the inner
+//! dimension as bfloat16 ([`Elements::Bf16`]): rounding happens on the way, so tensors stay float32
+//! and the sums are float32 in both modes.
+//!
+//! Every output is summed in one order over pieces of the inner dimension, whatever the number of
+//! threads.
+
+mod pack;
+mod tile;
+
+pub(crate) use pack::{columns_to_words, rows_to_words, transpose_words};
+pub(crate) use tile::{Block, block};
+
+use crate::kernels::{Isa, Kernels};
+use crate::line::Line;
+use crate::parallel::OutPtr;
+use crate::pool;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// What the operands are rounded to before they are multiplied; sums are float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elements {
+    /// Nothing: float32.
+    F32,
+    /// bfloat16 where the machine multiplies these faster; float32 elsewhere.
+    Bf16,
+}
+
+/// Whether a product replaces what is there or is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// `C = A B`
+    Set,
+    /// `C += A B`
+    Add,
+}
+
+/// A matrix in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct MatRef<'a> {
+    values: &'a [f32],
+    stride: usize,
+    order: Order,
+}
+
+/// Where the element of row `r` and column `c` lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// At `r * stride + c`.
+    Rows,
+    /// At `c * stride + r`.
+    Columns,
+}
+
+impl<'a> MatRef<'a> {
+    /// Rows behind one another, `stride` elements apart.
+    #[must_use]
+    pub fn rows(values: &'a [f32], stride: usize) -> Self {
+        Self { values, stride, order: Order::Rows }
+    }
+
+    /// The transpose.
+    #[must_use]
+    pub fn t(self) -> Self {
+        let order = match self.order {
+            Order::Rows => Order::Columns,
+            Order::Columns => Order::Rows,
+        };
+        Self { order, ..self }
+    }
+
+    /// # Panics
+    /// If the values do not hold `rows` x `cols` elements.
+    fn check(&self, rows: usize, cols: usize) {
+        let (outer, inner) = match self.order {
+            Order::Rows => (rows, cols),
+            Order::Columns => (cols, rows),
+        };
+        let needed = if outer == 0 || inner == 0 { 0 } else { (outer - 1) * self.stride + inner };
+        assert!(
+            self.values.len() >= needed && (outer <= 1 || self.stride >= inner),
+            "a matrix of {rows} x {cols} does not fit into {} values",
+            self.values.len()
+        );
+    }
+}
+
+/// Words along the inner dimension that are multiplied before C is written: a panel of B of this
+/// length stays in the first-level cache.
+pub(crate) const STEPS: usize = 256;
+
+/// Rows of A that a task packs: with [`STEPS`] words each they stay in the second-level cache.
+const ROWS: usize = 96;
+
+/// Columns of B that are packed at a time.
+const COLS: usize = 2048;
+
+/// Products below this many multiplications are not worth waking threads for.
+const MIN_PARALLEL: usize = 64 * 1024;
+
+thread_local! {
+    /// A thread's packed rows of A.
+    static ROWS_OF_A: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    /// The packed panels of B of the product that a thread has called for.
+    static PANELS_OF_B: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `C = A B` or `C += A B` for `A` `[m, k]`, `B` `[k, n]` and `C` `[m, n]` with rows `stride` apart.
+///
+/// # Panics
+/// If an operand or `c` is too small for its shape.
+pub fn gemm(
+    (m, n, k): (usize, usize, usize),
+    (a, b): (MatRef<'_>, MatRef<'_>),
+    (c, stride): (&mut [f32], usize),
+    write: Write,
+    elements: Elements,
+) {
+    gemm_with(Kernels::get(), (m, n, k), (a, b), (c, stride), (write, elements));
+}
+
+/// [`gemm`] with the kernels of an instruction set.
+fn gemm_with(
+    kernels: &Kernels,
+    (m, n, k): (usize, usize, usize),
+    (a, b): (MatRef<'_>, MatRef<'_>),
+    (c, stride): (&mut [f32], usize),
+    (write, elements): (Write, Elements),
+) {
+    a.check(m, k);
+    b.check(k, n);
+    MatRef::rows(c, stride).check(m, n);
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if write == Write::Set {
+            c.chunks_mut(stride.max(1)).take(m).for_each(|row| row[..n].fill(0.0));
+        }
+        return;
+    }
+    let words = Words::of(elements, kernels);
+    let c = OutPtr::new(c);
+    let mut panels = PANELS_OF_B.take();
+    for first_col in (0..n).step_by(COLS) {
+        let cols = first_col..n.min(first_col + COLS);
+        for first in (0..k).step_by(STEPS * words.per_word()) {
+            let inner = first..k.min(first + STEPS * words.per_word());
+            pack_panels(kernels, words, &b, (inner.clone(), cols.clone()), &mut panels);
+            let part = Part {
+                words,
+                a: &a,
+                panels: panels.as_ptr().cast(),
+                steps: words.steps(inner.len()),
+                inner,
+                cols: cols.clone(),
+                c: c.at(first_col),
+                stride,
+                add: write == Write::Add || first > 0,
+            };
+            part.multiply(kernels, m);
+        }
+    }
+    PANELS_OF_B.replace(panels);
+}
+
+/// How elements become words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// One float32 each.
+    F32,
+    /// Two bfloat16, the earlier one in the low half.
+    Bf16Pairs,
+}
+
+impl Words {
+    pub(crate) fn of(elements: Elements, kernels: &Kernels) -> Self {
+        match (elements, kernels.isa()) {
+            (Elements::Bf16, Isa::Avx512) => Words::Bf16Pairs,
+            _ => Words::F32,
+        }
+    }
+
+    pub(crate) fn per_word(self) -> usize {
+        match self {
+            Words::F32 => 1,
+            Words::Bf16Pairs => 2,
+        }
+    }
+
+    /// Words of so many elements along the inner dimension.
+    pub(crate) fn steps(self, elements: usize) -> usize {
+        elements.div_ceil(self.per_word())
+    }
+}
+
+/// A piece of the inner dimension against some columns.
+struct Part<'a> {
+    words: Words,
+    a: &'a MatRef<'a>,
+    panels: *const u32,
+    inner: Range<usize>,
+    steps: usize,
+    cols: Range<usize>,
+    /// The first of the columns in the first row.
+    c: *mut f32,
+    stride: usize,
+    add: bool,
+}
+
+// SAFETY: the panels are only read while a product runs; rows and columns of c are disjoint
+// between tasks.
+unsafe impl Sync for Part<'_> {}
+
+impl Part<'_> {
+    /// All rows of A, over the pool.
+    fn multiply(&self, kernels: &Kernels, m: usize) {
+        let row_tasks = m.div_ceil(ROWS);
+        let panels = self.cols.len().div_ceil(kernels.gemm_cols);
+        let threads =
+            if m * self.cols.len() * self.inner.len() < MIN_PARALLEL { 1 } else { pool::threads() };
+        // A few tasks per thread even out their speeds.
+        let split = if threads == 1 { 1 } else { (4 * threads).div_ceil(row_tasks).min(panels) };
+        let step = panels.div_ceil(split);
+        let run = |task: usize| {
+            let (rows, part) = (task / split * ROWS, task % split * step);
+            self.multiply_rows(kernels, rows..m.min(rows + ROWS), part..panels.min(part + step));
+        };
+        if threads == 1 {
+            (0..row_tasks * split).for_each(run);
+        } else {
+            pool::run(row_tasks * split, run);
+        }
+    }
+
+    fn multiply_rows(&self, kernels: &Kernels, rows: Range<usize>, panels: Range<usize>) {
+        if panels.is_empty() {
+            return;
+        }
+        ROWS_OF_A.with_borrow_mut(|packed| {
+            let (at, a_row, a_step) =
+                pack_rows(kernels, self.words, self.a, (rows.clone(), self.inner.clone()), packed);
+            let first = panels.start * kernels.gemm_cols;
+            let block = Block {
+                words: self.words,
+                a: at,
+                a_row,
+                a_step,
+                rows: rows.len(),
+                b: self.panels.wrapping_add(first * self.steps),
+                b_panel: self.steps * kernels.gemm_cols,
+                cols: self.cols.len().min(panels.end * kernels.gemm_cols) - first,
+                steps: self.steps,
+                c: self.c.wrapping_add(rows.start * self.stride + first),
+                c_stride: self.stride,
+                add: self.add,
+            };
+            // SAFETY: both operands were packed for this shape, and `gemm` checked that C has it.
+            unsafe { kernels.gemm_block(&block) }
+        });
+    }
+}
+
+/// Makes room for so many words.
+pub(crate) fn room(lines: &mut Vec<Line>, words: usize) -> *mut u32 {
+    let needed = words.div_ceil(16);
+    if lines.len() < needed {
+        lines.resize(needed, Line::ZERO);
+    }
+    lines.as_mut_ptr().cast()
+}
+
+/// Packs a corner of B: panels of columns, in each of which the columns of a step lie together.
+pub(crate) fn pack_panels(
+    kernels: &Kernels,
+    words: Words,
+    b: &MatRef<'_>,
+    (inner, cols): (Range<usize>, Range<usize>),
+    out: &mut Vec<Line>,
+) {
+    let (width, steps) = (kernels.gemm_cols, words.steps(inner.len()));
+    let panels = cols.len().div_ceil(width);
+    let out = OutPtr::from(room(out, panels * width * steps));
+    let pack = |panel: usize| {
+        let first = cols.start + panel * width;
+        let cols = first..cols.end.min(first + width);
+        // SAFETY: panels lie behind one another in `out`, and there is room for all.
+        unsafe {
+            pack_panel(kernels, words, b, (inner.clone(), cols), out.at(panel * width * steps));
+        }
+    };
+    if panels * width * inner.len() < MIN_PARALLEL {
+        (0..panels).for_each(pack);
+    } else {
+        pool::run(panels, pack);
+    }
+}
+
+/// One panel.
+///
+/// # Safety
+/// There must be room for its words at `out`.
+unsafe fn pack_panel(
+    kernels: &Kernels,
+    words: Words,
+    b: &MatRef<'_>,
+    (inner, cols): (Range<usize>, Range<usize>),
+    out: *mut u32,
+) {
+    let (width, steps) = (kernels.gemm_cols, words.steps(inner.len()));
+    match b.order {
+        Order::Rows => {
+            let from = b.values[inner.start * b.stride + cols.start..].as_ptr();
+            let shape = (inner.len(), cols.len());
+            // SAFETY: the corner lies in the checked operand; room by contract.
+            unsafe { kernels.columns_to_words(words, (from, b.stride), shape, (out, width)) }
+        }
+        Order::Columns => ROWS_OF_A.with_borrow_mut(|scratch| {
+            let scratch = room(scratch, width * steps);
+            let from = b.values[cols.start * b.stride + inner.start..].as_ptr();
+            // SAFETY: the corner lies in the checked operand, the scratch holds `width` rows of
+            // words; room by contract.
+            unsafe {
+                let shape = (cols.len(), inner.len());
+                kernels.rows_to_words(words, (from, b.stride), shape, (scratch, steps));
+                let missing = (width - cols.len()) * steps;
+                std::ptr::write_bytes(scratch.add(cols.len() * steps), 0, missing);
+                kernels.transpose_words((scratch, steps), (width, steps), out);
+            }
+        }),
+    }
+}
+
+/// Packs a corner of A; returns the first word and how far apart rows and steps are.
+fn pack_rows(
+    kernels: &Kernels,
+    words: Words,
+    a: &MatRef<'_>,
+    (rows, inner): (Range<usize>, Range<usize>),
+    out: &mut Vec<Line>,
+) -> (*const u32, usize, usize) {
+    let steps = words.steps(inner.len());
+    match a.order {
+        Order::Rows => {
+            // Another line per row, so that rows do not all meet the same cache sets.
+            let stride = steps.next_multiple_of(16) + 16;
+            let at = room(out, rows.len() * stride);
+            let from = a.values[rows.start * a.stride + inner.start..].as_ptr();
+            let shape = (rows.len(), inner.len());
+            // SAFETY: the corner lies in the checked operand, and there is room.
+            unsafe { kernels.rows_to_words(words, (from, a.stride), shape, (at, stride)) }
+            (at.cast_const(), stride, 1)
+        }
+        Order::Columns => {
+            let stride = rows.len().next_multiple_of(16);
+            let at = room(out, steps * stride);
+            let from = a.values[inner.start * a.stride + rows.start..].as_ptr();
+            let shape = (inner.len(), rows.len());
+            // SAFETY: as above.
+            unsafe { kernels.columns_to_words(words, (from, a.stride), shape, (at, stride)) }
+            (at.cast_const(), 1, stride)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 37 + seed * 11) % 61) as f32 - 30.0).collect()
+    }
+
+    fn transposed(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+        (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+    }
+
+    #[test]
+    fn a_two_by_two_product_is_the_one_by_hand() {
+        let mut c = [0.0; 4];
+        let a = MatRef::rows(&[1.0, 2.0, 3.0, 4.0], 2);
+        let b = MatRef::rows(&[5.0, 6.0, 7.0, 8.0], 2);
+        gemm((2, 2, 2), (a, b), (&mut c, 2), Write::Set, Elements::F32);
+        assert_eq!(c, [19.0, 22.0, 43.0, 50.0]);
+        gemm((2, 2, 2), (a, b.t()), (&mut c, 2), Write::Add, Elements::F32);
+        assert_eq!(c, [19.0 + 17.0, 22.0 + 23.0, 43.0 + 39.0, 50.0 + 53.0]);
+    }
+
+    /// Small integers: every product and sum is exact in both modes, so every instruction set,
+    /// order and split must agree to the bit.
+    #[test]
+    fn every_instruction_set_orientation_and_type_multiplies_odd_shapes_exactly() {
+        for (m, n, k) in [(1, 1, 1), (13, 33, 7), (12, 32, 16), (97, 70, 513), (5, 2050, 3)] {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let (at, bt) = (transposed(&a, m, k), transposed(&b, k, n));
+            let expected: Vec<f32> = (0..m * n)
+                .map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum::<f32>() + 1.0)
+                .collect();
+            let lefts = [MatRef::rows(&a, k), MatRef::rows(&at, m).t()];
+            let rights = [MatRef::rows(&b, n), MatRef::rows(&bt, k).t()];
+            for kernels in Isa::ALL.iter().filter_map(|&isa| Kernels::for_isa(isa)) {
+                for elements in [Elements::F32, Elements::Bf16] {
+                    for (left, right) in lefts.iter().flat_map(|l| rights.iter().map(move |r| (l, r)))
+                    {
+                        let mut c = vec![1.0; m * n];
+                        let how = (Write::Add, elements);
+                        gemm_with(kernels, (m, n, k), (*left, *right), (&mut c, n), how);
+                        assert!(c == expected, "{:?} {m} {n} {k} {elements:?}", kernels.isa());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_change_a_product() {
+        let (m, n, k) = (200, 300, 700);
+        let scale = |x: Vec<f32>| x.into_iter().map(|v| v * 0.013).collect::<Vec<_>>();
+        let (a, b) = (scale(values(m * k, 3)), scale(values(k * n, 4)));
+        let product = |threads| {
+            let mut c = vec![0.0; m * n];
+            crate::with_threads(threads, || {
+                let operands = (MatRef::rows(&a, k), MatRef::rows(&b, n));
+                gemm((m, n, k), operands, (&mut c, n), Write::Set, Elements::Bf16);
+            });
+            c
+        };
+        assert_eq!(product(1), product(3));
+    }
+
+    #[test]
+    #[should_panic(expected = "does not fit")]
+    fn an_operand_that_is_too_small_is_refused() {
+        let mut c = [0.0; 4];
+        let a = MatRef::rows(&[0.0; 3], 2);
+        gemm((2, 2, 2), (a, a), (&mut c, 2), Write::Set, Elements::F32);
+    }
+}

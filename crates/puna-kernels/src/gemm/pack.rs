@@ -1,0 +1,118 @@
+//! Elements to words: copies, or rounds pairs of neighbors along the inner dimension to bfloat16.
+//!
+//! Rounding is to nearest even. Subnormal values may become zero and a NaN may lose its payload, as
+//! the instructions that multiply bfloat16 have it.
+
+use super::Words;
+use crate::simd::{LANES, Simd};
+
+/// Rows `[rows, inner]` to rows of words, `stride` words apart; an odd last element is paired with
+/// zero.
+///
+/// # Safety
+/// The elements must be readable and the words writable.
+#[inline(always)]
+pub(crate) unsafe fn rows_to_words<S: Simd>(
+    s: S,
+    words: Words,
+    (from, from_stride): (*const f32, usize),
+    (rows, inner): (usize, usize),
+    (out, stride): (*mut u32, usize),
+) {
+    for row in 0..rows {
+        // SAFETY: every element and word lies within the given shapes.
+        unsafe {
+            let (from, out) = (from.add(row * from_stride), out.add(row * stride));
+            if words == Words::F32 {
+                std::ptr::copy_nonoverlapping(from.cast(), out, inner);
+                continue;
+            }
+            let mut at = 0;
+            while at + 2 * LANES <= inner {
+                let (a, b) = (s.load(from.add(at)), s.load(from.add(at + LANES)));
+                s.store_i(out.cast::<u8>().add(2 * at), s.round_bf16(a, b));
+                at += 2 * LANES;
+            }
+            if at < inner {
+                let mut padded = [0f32; 2 * LANES];
+                std::ptr::copy_nonoverlapping(from.add(at), padded.as_mut_ptr(), inner - at);
+                let (a, b) = (s.load(padded.as_ptr()), s.load(padded.as_ptr().add(LANES)));
+                let mut tail = [0u32; LANES];
+                s.store_i(tail.as_mut_ptr().cast(), s.round_bf16(a, b));
+                let words = (inner - at).div_ceil(2);
+                std::ptr::copy_nonoverlapping(tail.as_ptr(), out.add(at / 2), words);
+            }
+        }
+    }
+}
+
+/// A matrix `[inner, cols]` to steps of words, `width` words apart, whose columns beyond `cols` up
+/// to the next multiple of 16 (or to `width`, if that is less) are zero.
+///
+/// # Safety
+/// The elements must be readable, and `width` words per step writable, a multiple of 16.
+#[inline(always)]
+pub(crate) unsafe fn columns_to_words<S: Simd>(
+    s: S,
+    words: Words,
+    (from, from_stride): (*const f32, usize),
+    (inner, cols): (usize, usize),
+    (out, width): (*mut u32, usize),
+) {
+    for step in 0..words.steps(inner) {
+        for col in (0..width).step_by(LANES) {
+            let some = cols.saturating_sub(col).min(LANES);
+            // SAFETY: `some` columns are readable in every row below `inner`; words by contract.
+            unsafe {
+                let row = |r: usize| {
+                    if r >= inner || some == 0 {
+                        return s.splat(0.0);
+                    }
+                    let at = from.add(r * from_stride + col);
+                    if some == LANES {
+                        return s.load(at);
+                    }
+                    let mut padded = [0f32; LANES];
+                    std::ptr::copy_nonoverlapping(at, padded.as_mut_ptr(), some);
+                    s.load(padded.as_ptr())
+                };
+                let word = match words {
+                    Words::F32 => s.bits(row(step)),
+                    Words::Bf16Pairs => s.pair_bf16(row(2 * step), row(2 * step + 1)),
+                };
+                s.store_i(out.add(step * width + col).cast(), word);
+            }
+        }
+    }
+}
+
+/// Rows of words, `stride` apart, to steps: word `i` of row `r` to `out[i * rows + r]`. Rows are a
+/// multiple of 16.
+///
+/// # Safety
+/// The words must be readable, and as many writable at `out`.
+#[inline(always)]
+pub(crate) unsafe fn transpose_words<S: Simd>(
+    s: S,
+    (from, stride): (*const u32, usize),
+    (rows, steps): (usize, usize),
+    out: *mut u32,
+) {
+    for first in (0..rows).step_by(LANES) {
+        // SAFETY: four words of 16 rows at a time, then single ones, all within the shape.
+        unsafe {
+            let from = from.add(first * stride).cast::<u8>();
+            let whole = steps - steps % 4;
+            for step in (0..whole).step_by(4) {
+                let four = s.rows16(from.add(4 * step), 4 * stride);
+                for (i, words) in four.into_iter().enumerate() {
+                    s.store_i(out.add((step + i) * rows + first).cast(), words);
+                }
+            }
+            for step in whole..steps {
+                let words = s.rows4(from.add(4 * step), 4 * stride);
+                s.store_i(out.add(step * rows + first).cast(), words);
+            }
+        }
+    }
+}
