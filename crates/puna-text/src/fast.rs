@@ -150,7 +150,7 @@ impl Fast {
 }
 
 /// Runs the library, with its errors and panics as ours.
-fn guarded<T>(
+pub(crate) fn guarded<T>(
     step: &'static str,
     run: impl FnOnce() -> tokenizers::Result<T>,
 ) -> Result<T, TextError> {

@@ -19,6 +19,7 @@ mod specials;
 mod stream;
 mod streamer;
 mod tokenizer;
+mod train;
 
 pub use chat::builtin::{Builtin, alpaca_prompt};
 pub use chat::clock::CivilTime;
@@ -29,3 +30,4 @@ pub use gguf::GgufVocab;
 pub use stream::TokenStream;
 pub use streamer::TextStreamer;
 pub use tokenizer::{DecodeSpecials, SpecialTokens, Tokenizer, TokenizerKind};
+pub use train::{MOST_TRAINING_BYTES, SMALLEST_VOCAB, TrainedTokenizer, train_bpe};

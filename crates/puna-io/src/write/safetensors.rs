@@ -1,4 +1,4 @@
-//! Writes one safetensors file from a plan.
+//! Writes one safetensors file: its header from a plan, or the whole file at once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,10 +6,52 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::safetensors::{METADATA, is_storable};
-use crate::{IoError, TensorInfo};
+use crate::sha256::Sha256;
+use crate::{AtomicFile, IoError, TensorInfo};
 
 /// The data starts at a multiple of a cache line.
 const DATA_ALIGNMENT: usize = 64;
+
+/// What a file that was just written holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenFile {
+    /// Its size.
+    pub bytes: u64,
+    /// The SHA-256 of its contents.
+    pub sha256: [u8; 32],
+}
+
+/// Writes a file of tensors in the given order; it appears under its name when it is complete.
+///
+/// # Errors
+/// Bytes that are not as many as the shape says, a type without a name in safetensors, or a disk
+/// that is full or fails; what had the name before stays.
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &[(&str, TensorInfo, &[u8])],
+    metadata: &BTreeMap<String, String>,
+) -> Result<WrittenFile, IoError> {
+    let plan: Vec<(String, TensorInfo)> =
+        tensors.iter().map(|(name, info, _)| ((*name).to_owned(), info.clone())).collect();
+    for (name, info, bytes) in tensors {
+        if info.byte_len() != Some(bytes.len()) {
+            let expected = format!("the bytes of {} {:?}", info.dtype, info.shape);
+            return Err(IoError::tensor(path, name, expected, format!("{} bytes", bytes.len())));
+        }
+    }
+    let header = header(path, &plan.iter().collect::<Vec<_>>(), metadata)?;
+    let mut file = AtomicFile::create(path)?;
+    let mut written = WrittenFile { bytes: 0, sha256: [0; 32] };
+    let mut hash = Sha256::default();
+    for part in std::iter::once(header.as_slice()).chain(tensors.iter().map(|(_, _, b)| *b)) {
+        file.append(part)?;
+        hash.update(part);
+        written.bytes += part.len() as u64;
+    }
+    file.commit()?;
+    written.sha256 = hash.finish();
+    Ok(written)
+}
 
 /// The length prefix and header of a file that holds `tensors` in this order.
 ///
@@ -51,4 +93,34 @@ pub(super) fn header(
     let length = (bytes.len() - 8) as u64;
     bytes[..8].copy_from_slice(&length.to_le_bytes());
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Dtype;
+    use crate::safetensors::SafetensorsFile;
+
+    #[test]
+    fn a_file_written_at_once_reads_back_and_its_hash_is_that_of_the_disk() {
+        let dir = tempfile::tempdir().expect("temp");
+        let path = dir.path().join("x.safetensors");
+        let info = TensorInfo { dtype: Dtype::U16, shape: vec![2] };
+        let written = write_safetensors(&path, &[("a", info, &[1, 0, 2, 0])], &BTreeMap::new())
+            .expect("written");
+        let file = SafetensorsFile::open(&path).expect("sound");
+        assert_eq!(&*file.tensor("a").expect("there").bytes, &[1, 0, 2, 0]);
+        assert_eq!(written.bytes, std::fs::metadata(&path).expect("there").len());
+        assert_eq!(written.sha256, Sha256::of_file(&path).expect("read"));
+    }
+
+    #[test]
+    fn bytes_that_do_not_fit_the_shape_are_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().expect("temp");
+        let path = dir.path().join("x.safetensors");
+        let info = TensorInfo { dtype: Dtype::U16, shape: vec![2] };
+        let error = write_safetensors(&path, &[("a", info, &[1, 0])], &BTreeMap::new());
+        assert!(error.expect_err("too few").to_string().contains("2 bytes"));
+        assert!(!path.exists());
+    }
 }
