@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 
+from measure import compare, cpu_name, machine, run, widen
 from models import make_all
 from table import as_markdown, as_text
 
@@ -40,15 +41,14 @@ PAIRS = {
     "MoE Q4_0": ("moe-q4_0.gguf", "moe-q4_0.gguf"),
 }
 
+INTRODUCTION = (
+    "`benchmarks/peers/run.py`: puna and llama.cpp (the peer, unless the row names another) alternately, "
+    "{rounds} rounds. Medians; the ratio is the median over neighbouring runs: above 1 puna is faster in tok/s "
+    "rows, slower in rows of seconds. What a share of a limit means is in benchmarks/README.md."
+)
+
 # Filling a deep cache takes longer than all other tests together.
 DEEP = ["Q4_0", "BF16"]
-
-
-def run(command):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout)
 
 
 def tests(args, name):
@@ -107,12 +107,6 @@ def speed_row(args, name, pair, test, options):
     return row
 
 
-def compare(name, test, ours, theirs, unit):
-    ratios = [a / b for a, b in zip(ours, theirs)]
-    return dict(model=name, test=test, unit=unit, ours=ours, theirs=theirs,
-                ratio=statistics.median(ratios), ratio_range=(min(ratios), max(ratios)))
-
-
 def forget(path):
     """Drops a model's files from the page cache, so that a start has to read the disk."""
     for file in [path] if path.is_file() else path.iterdir():
@@ -158,25 +152,9 @@ def start_row(args, name, pair, cache):
     return compare(name, f"first of {args.start_prompt} tokens, {cache}", ours[1:], theirs[1:], "s")
 
 
-def machine(args):
-    limits = run([args.puna, "bench", "--machine", "-t", args.threads, "--json"])["machine"]["all_threads"]
-    peak = limits["peaks"][-1] if limits["peaks"] else {}
-    flops = {"read": limits["read_bytes_per_second"]}
-    for key in ("f32_flops_per_second", "bf16_flops_per_second", "int8_ops_per_second"):
-        if peak.get(key):
-            flops[key.split("_")[0]] = peak[key]
-    return flops
-
-
-def cpu_name():
-    with open("/proc/cpuinfo") as file:
-        names = (line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-        return next(names, "unknown CPU")
-
-
 def campaign(args):
     # The least and the most that the machine could do during the run.
-    rows, limits = [], {key: (value, value) for key, value in machine(args).items()}
+    rows, limits = [], {key: (value, value) for key, value in machine(args.puna, args.threads).items()}
     for name, pair in PAIRS.items():
         if args.only and name not in args.only:
             continue
@@ -190,8 +168,7 @@ def campaign(args):
                 print(error, file=sys.stderr)
                 continue
             for bound in rows[-1].get("bounds", []):
-                low, high = limits[rows[-1]["limit"]]
-                limits[rows[-1]["limit"]] = (min(low, bound), max(high, bound))
+                widen(limits, {rows[-1]["limit"]: bound})
             print(as_text(rows[-1:], limits, header=len(rows) == 1), end="", flush=True)
     return rows, limits
 
@@ -221,7 +198,7 @@ def main():
     print(f"\n{title}\n{as_text(rows, limits)}")
     if args.record:
         path = HERE.parent / "record" / f"{args.record}.md"
-        path.write_text(as_markdown(rows, limits, title, args.rounds))
+        path.write_text(as_markdown(rows, limits, title, INTRODUCTION.format(rounds=args.rounds)))
         print(f"written: {path}")
 
 

@@ -1,4 +1,4 @@
-"""Rows of run.py as text and as Markdown."""
+"""Rows of the campaigns as text and as Markdown."""
 
 import statistics
 
@@ -12,13 +12,15 @@ def number(value):
 def share(row, side):
     """Of the limit measured in the same rounds, where the work of a token is known."""
     value = row.get("shares", (None, None))[side]
-    return "" if value is None else f"{100 * value:.0f} % {row['limit']}"
+    limit = row["limits"][side] if "limits" in row else row.get("limit")
+    return "" if value is None else f"{100 * value:.0f} % {limit}"
 
 
 def cells(row):
     ours, theirs = (statistics.median(row[side]) for side in ("ours", "theirs"))
     low, high = row["ratio_range"]
-    rss = " / ".join(f"{side / 1e6:.0f}" for side in row["rss"]) if "rss" in row else ""
+    ours_rss, theirs_rss = row.get("rss", (0, 0))
+    rss = f"{ours_rss / 1e6:.0f} / {theirs_rss / 1e6:.0f} = {ours_rss / theirs_rss:.2f}" if theirs_rss else ""
     return [
         row["model"], row["test"], f"{number(ours)} {row['unit']}", share(row, 0),
         f"{number(theirs)} {row['unit']}", share(row, 1),
@@ -37,18 +39,15 @@ def describe(limits):
 
 
 def as_text(rows, limits, header=True):
-    widths = [43, 26, 14, 11, 14, 11, 6, 13, 14]
+    widths = [43, 26, 14, 11, 14, 11, 6, 13, 20]
     lines = [HEADER] * header + [cells(row) for row in rows]
     out = "".join("  ".join(f"{c:<{w}}" for c, w in zip(line, widths)).rstrip() + "\n" for line in lines)
     return f"{describe(limits)}\n{out}" if header else out
 
 
-def as_markdown(rows, limits, title, rounds):
+def as_markdown(rows, limits, title, introduction):
     lines = [
-        f"# {title}", "",
-        f"`benchmarks/peers/run.py`: puna and llama.cpp (the peer, unless the row names another) alternately, {rounds} rounds. Medians; the ratio is the "
-        "median over neighbouring runs: above 1 puna is faster in tok/s rows, slower in rows of seconds. What a "
-        "share of a limit means is in benchmarks/README.md.", "",
+        f"# {title}", "", introduction, "",
         describe(limits), "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * len(HEADER),
