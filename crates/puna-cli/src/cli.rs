@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, convert, detokenize, generate, info, pull, score, template, tokenize,
+    bench, chat, completions, convert, data, detokenize, generate, info, pull, score, template, tokenize,
 };
 
 /// Run, measure and convert LLaMA-family models.
@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Info(info::Args),
     /// Write a checkpoint in another format
     Convert(convert::Args),
+    /// Prepare text for training
+    Data(data::Args),
     /// Token ids of a text
     Tokenize(tokenize::Args),
     /// Text of token ids

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod convert;
+pub(crate) mod data;
 pub(crate) mod detokenize;
 pub(crate) mod generate;
 pub(crate) mod info;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Score(args) => score::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Detokenize(args) => detokenize::run(&args),
         Command::Template(args) => template::run(&args),

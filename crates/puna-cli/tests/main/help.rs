@@ -4,12 +4,13 @@ use crate::run::{command, puna};
 use std::io::Read;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "chat",
     "generate",
     "score",
     "info",
     "convert",
+    "data",
     "tokenize",
     "detokenize",
     "template",

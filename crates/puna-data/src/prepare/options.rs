@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use puna_text::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::DataError;
@@ -196,7 +197,33 @@ pub enum TokenizerChoice {
     },
 }
 
-/// Whether a token is put at the end of documents.
+impl TokenizerChoice {
+    /// A tokenizer that is loaded already, from whatever file.
+    ///
+    /// # Errors
+    /// It cannot be written as a `tokenizer.json`.
+    pub fn loaded(tokenizer: &Tokenizer) -> Result<Self, DataError> {
+        let fails = DataError::tokenizer("writing tokenizer.json");
+        let text = tokenizer.to_tokenizer_json().map_err(fails)?;
+        let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+        let named = [
+            ("bos_token", tokenizer.bos()),
+            ("eos_token", tokenizer.eos().first().copied()),
+            ("pad_token", tokenizer.pad()),
+        ];
+        for (key, id) in named {
+            if let Some(token) = id.and_then(|id| tokenizer.token(id)) {
+                config[key] = token.into();
+            }
+        }
+        Ok(Self::Files(vec![
+            ("tokenizer.json".to_owned(), text.into_bytes()),
+            ("tokenizer_config.json".to_owned(), format!("{config:#}\n").into_bytes()),
+        ]))
+    }
+}
+
+/// Whether a token is put at one end of every document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// As the tokenizer's own settings say.
