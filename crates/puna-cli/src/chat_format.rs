@@ -88,18 +88,12 @@ impl<'a> ChatFormat<'a> {
         messages: &Value,
         rendering: &Rendering<'_>,
     ) -> anyhow::Result<String> {
-        let token = |id: Option<u32>| {
-            id.and_then(|id| tokenizer.and_then(|tokenizer| tokenizer.token(id)))
-                .unwrap_or_default()
-        };
-        let bos_token = token(tokenizer.and_then(Tokenizer::bos));
-        let eos_token = token(tokenizer.and_then(|tokenizer| tokenizer.eos().first().copied()));
         Ok(self.template().render(&RenderInput {
             messages,
             tools: rendering.tools,
             add_generation_prompt: rendering.generation_prompt,
-            bos_token: &bos_token,
-            eos_token: &eos_token,
+            bos_token: &tokenizer.map(Tokenizer::bos_text).unwrap_or_default(),
+            eos_token: &tokenizer.map(Tokenizer::eos_text).unwrap_or_default(),
             variables: rendering.variables.clone(),
             now: Some(CivilTime::now_utc()),
         })?)

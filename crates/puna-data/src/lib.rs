@@ -6,6 +6,7 @@ mod mixture;
 mod permutation;
 pub mod prepare;
 mod row;
+pub mod sft;
 mod token_data;
 mod windows;
 
@@ -13,5 +14,6 @@ pub use error::{At, DataError, Problem, Within};
 pub use manifest::{Manifest, Split};
 pub use prepare::{FORMATS, PrepareOptions, prepare};
 pub use row::{NO_TARGET, Row, RowSource};
+pub use sft::{SftError, SftOptions, SftReader, SftReport, SftRows};
 pub use token_data::TokenData;
 pub use windows::{SourceOrder, TokenWindows, WindowOptions};

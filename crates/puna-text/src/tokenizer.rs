@@ -232,6 +232,16 @@ impl Tokenizer {
         self.roles.eos.clone()
     }
 
+    /// The text of bos as chat templates are given it; empty where there is none.
+    pub fn bos_text(&self) -> String {
+        self.bos().and_then(|id| self.token(id)).unwrap_or_default()
+    }
+
+    /// The text of the main eos as chat templates are given it; empty where there is none.
+    pub fn eos_text(&self) -> String {
+        self.roles.eos.first().and_then(|&id| self.token(id)).unwrap_or_default()
+    }
+
     /// The padding token.
     pub fn pad(&self) -> Option<u32> {
         self.roles.pad
