@@ -1,1 +1,3 @@
 //! Losses, optimizers, schedules, the trainer and its checkpoints.
+
+pub mod log;
