@@ -41,6 +41,11 @@ pub struct Document {
 }
 
 impl Document {
+    /// Tokens, without what is behind the last trained one.
+    fn new(tokens: Vec<u32>, trained: impl IntoIterator<Item = Range<usize>>) -> Self {
+        Self { tokens, trained: trained.into_iter().collect() }.trimmed()
+    }
+
     /// Tokens that are to be predicted.
     pub fn trained_tokens(&self) -> usize {
         self.trained.iter().map(Range::len).sum()
@@ -98,8 +103,9 @@ pub(super) fn encode(
     if train_on == TrainOn::Everything {
         let all = encoder.render(usize::MAX, GenerationPrompt::Omit)?;
         let tokens = renderer.tokenizer.encode_rendered(&all).map_err(failed)?;
-        let document = Document { trained: vec![1..tokens.len().max(1)], tokens };
-        return Ok(Encoded { documents: vec![document.trimmed()], unended: 0 });
+        let range = 1..tokens.len().max(1);
+        let documents = vec![Document::new(tokens, [range])];
+        return Ok(Encoded { documents, unended: 0 });
     }
     let mut encoded = Encoded::default();
     match whole(renderer.tokenizer, &answers, &mut encoded.unended).map_err(failed)? {
@@ -174,8 +180,7 @@ impl Encoder<'_> {
         };
         let end = ended(tokenizer, &tokens, start..tokens.len(), unended)
             .map_err(|error| self.failed(error))?;
-        let trained = vec![start..end];
-        Ok(Document { tokens, trained }.trimmed())
+        Ok(Document::new(tokens, std::iter::once(start..end)))
     }
 }
 
@@ -204,7 +209,7 @@ fn whole(
         trained.push(range.start..end);
     }
     *unended += without_end;
-    Ok(Some(Document { tokens, trained }.trimmed()))
+    Ok(Some(Document::new(tokens, trained)))
 }
 
 /// The end of what is trained in `range`: behind the last special token if only space follows it

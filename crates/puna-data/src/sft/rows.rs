@@ -203,6 +203,29 @@ impl RowSource for SftRows {
 }
 
 impl SftReport {
+    /// What a user has to be told: a line for each thing that is not as one would expect.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(first) = self.unusable.first() {
+            let reason = std::error::Error::source(first);
+            let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+            let count = self.unusable.len();
+            notes
+                .push(format!("unusable conversations left out: {count} (first: {first}{reason})"));
+        }
+        let mut note = |count: usize, what: &str| {
+            if count > 0 {
+                notes.push(format!("{what}: {count}"));
+            }
+        };
+        note(self.too_long, "longer than a row, left out");
+        note(self.truncated, "longer than a row, end cut off");
+        note(self.unanswered, "without a trained answer, left out");
+        note(self.turn_by_turn, "trained turn by turn, as the chat template rewrites past turns");
+        note(self.unended_answers, "answers without an end token, after which nothing stops");
+        notes
+    }
+
     /// Takes the documents of a conversation that fit.
     fn take(&mut self, encoded: Encoded, options: &SftOptions, documents: &mut Vec<Document>) {
         self.unended_answers += encoded.unended;

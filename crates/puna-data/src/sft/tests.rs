@@ -172,6 +172,8 @@ fn a_template_that_rewrites_the_past_is_trained_turn_by_turn() {
     check_prompts(&renderer, &talk, &encoded, "thoughts");
     let (_, report) = SftRows::build(&[talk], &renderer, &SftOptions::new(256)).unwrap();
     assert_eq!((report.conversations, report.documents, report.turn_by_turn), (1, 2, 1));
+    let note = "trained turn by turn, as the chat template rewrites past turns: 1";
+    assert_eq!(report.notes(), [note]);
 }
 
 #[test]
@@ -412,6 +414,17 @@ fn conversations_that_the_template_refuses_are_refused_or_counted() {
     let options = SftOptions { unusable: Unusable::Skip, ..SftOptions::new(64) };
     let error = SftRows::build(&many(2), &renderer, &options).unwrap_err().to_string();
     assert!(error.contains("2 unusable"), "{error}");
+    let picky = "{% for m in messages %}{% if m.content == 'count to 0' %}{{ raise_exception('no') }}\
+        {% endif %}{{ m.content }}{{ eos_token }}{% endfor %}";
+    let picky = ChatTemplate::from_jinja(picky).unwrap();
+    let renderer = Renderer::new(&picky, &tokenizer);
+    let (rows, report) = SftRows::build(&many(3), &renderer, &options).unwrap();
+    assert_eq!(rows.documents().len(), 2);
+    assert_eq!(
+        report.notes(),
+        ["unusable conversations left out: 1 (first: talks.jsonl, line 7: the chat template \
+          refuses this conversation: no)"]
+    );
 }
 
 /// Public instruction data beside the checkout, where it is.
