@@ -162,7 +162,8 @@ def verdict(row):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--puna", required=True, help="the program")
-    parser.add_argument("--work", type=pathlib.Path, required=True, metavar="DIR", help="for models and tokens, which are used again, and recipes")
+    parser.add_argument("--work", type=pathlib.Path, required=True, metavar="DIR",
+                        help="for models and tokens, which are used again, and recipes")
     train_puna.text_options(parser)
     optimization_options(parser, batch=None)
     parser.add_argument("--recompute", choices=["none", "block"], default="none", help="puna's activations")

@@ -147,7 +147,7 @@ def parse():
     train_puna.text_options(parser)
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="prepared tokens, in place of texts")
     parser.add_argument("--validation", type=pathlib.Path, metavar="DIR",
-                        help="prepared tokens of the validation split, if apart")
+                        help="prepared tokens whose validation split is taken instead")
     parser.add_argument("--prepare-options", default="", metavar="TEXT", help="more options for `puna data prepare`")
     optimization_options(parser)
     parser.set_defaults(steps=500, warmup=50)
@@ -169,8 +169,7 @@ def main():
     data = args.data or train_puna.prepare(
         args.puna, train_puna.texts(args), args.work / "data", start, *args.prepare_options.split())
     tokens = load_tokens(train_puna.shards(data))
-    held_out = train_puna.shards(args.validation) if args.validation else train_puna.shards(data, validation=True)
-    validation = load_tokens(held_out)
+    validation = load_tokens(train_puna.shards(args.validation or data, "validation"))
     print(f"{len(tokens):,} tokens to train on, {len(validation):,} to validate; "
           f"{args.steps} steps of {args.batch} × {args.length}")
     ours, folder = train_puna_side(args, start, data)

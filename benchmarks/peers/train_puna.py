@@ -10,15 +10,20 @@ from measure import watched
 WARM_UP_STEPS = 2
 
 
+# One book in one page, its contents, and what stands for a missing page.
+NO_CHAPTERS = ("print.html", "toc.html", "404.html")
+
+
 def rust_books(docs=None):
-    """Every book of the Rust documentation as one page; the toolchain's own if no folder is given."""
+    """Every chapter of the books in Rust's documentation; the toolchain's own if no folder is given."""
     if docs is None:
         root = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, check=True)
         docs = pathlib.Path(root.stdout.strip()) / "share/doc/rust/html"
-    pages = sorted(docs.glob("*/print.html"))
-    if not pages:
-        raise FileNotFoundError(f"no */print.html under {docs}: is the documentation installed?")
-    return pages
+    books = sorted(page.parent for page in docs.glob("*/print.html"))
+    chapters = [page for book in books for page in sorted(book.rglob("*.html")) if page.name not in NO_CHAPTERS]
+    if not chapters:
+        raise FileNotFoundError(f"no books (*/print.html) under {docs}: is the documentation installed?")
+    return chapters
 
 
 def text_options(parser):
@@ -34,19 +39,20 @@ def texts(args):
 
 def prepare(puna, sources, out, tokenizer, *more):
     """Token shards in a folder; what is there already is left alone."""
-    if not list(out.rglob("*.safetensors")):
+    if not (out / "manifest.json").exists():
         command = [puna, "data", "prepare", *sources, "-o", out, "--tokenizer", tokenizer, *more]
         subprocess.run(list(map(str, command)), check=True)
     return out
 
 
-def shards(prepared, validation=False):
-    """The files of a split, in order."""
-    found = [path for path in sorted(prepared.rglob("*.safetensors"))
-             if validation == ("validation" in str(path.relative_to(prepared)))]
-    if not found:
-        raise FileNotFoundError(f"no {'validation' if validation else 'training'} shards in {prepared}")
-    return found
+def shards(prepared, split="train"):
+    """The files of a split, in the manifest's order."""
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    if any(source.get("weight") for source in manifest["sources"]):
+        raise ValueError(f"{prepared} mixes sources by weight: its rows do not follow the files' order")
+    if not manifest[split]:
+        raise ValueError(f"{prepared} has no {split} split")
+    return [prepared / shard["file"] for shard in manifest[split]]
 
 
 def recipe(model, train, output, settings, *, validation=None, recompute="none"):
