@@ -14,6 +14,7 @@ use crate::flash::{GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{Block, Words};
 use crate::matmul::{FloatTile, PanelTile};
+use crate::training::{AdamWStep, CrossEntropyRow};
 
 /// Instruction sets with a kernel table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +83,10 @@ pub struct Kernels {
     /// Columns of a tile of a general product.
     pub(crate) gemm_cols: usize,
     gemm_block: unsafe fn(&Block),
+    gate_gradient: unsafe fn(GateActivation, &[f32], &mut [f32], &mut [f32]),
+    norm_gradient: unsafe fn((&[f32], &[f32], f32), &[f32], &mut [f32], &mut [f32]),
+    cross_entropy: unsafe fn(&mut [f32], &CrossEntropyRow, &mut (f32, f32)),
+    adamw_part: unsafe fn(&mut [f32], &[f32], (&mut [f32], &mut [f32]), &AdamWStep),
     softmax_tile: unsafe fn(&SoftmaxTile),
     gradient_tile: unsafe fn(&GradientTile),
     rows_to_words: ToWords,
@@ -163,6 +168,14 @@ impl Kernels {
         fn cap(x: &mut [f32], cap: f32);
         /// One row.
         fn softmax_row(x: &mut [f32]);
+        /// See [`crate::training::gate_gradient`].
+        fn gate_gradient(act: GateActivation, up: &[f32], x: &mut [f32], d: &mut [f32]);
+        /// One row.
+        fn norm_gradient(of: (&[f32], &[f32], f32), dy: &[f32], dx: &mut [f32], dw: &mut [f32]);
+        /// One row.
+        fn cross_entropy(logits: &mut [f32], row: &CrossEntropyRow, out: &mut (f32, f32));
+        /// Slices of equal length.
+        fn adamw_part(w: &mut [f32], g: &[f32], moments: (&mut [f32], &mut [f32]), step: &AdamWStep);
         /// One row.
         fn log_softmax_row(x: &[f32], out: &mut [f32]);
     }

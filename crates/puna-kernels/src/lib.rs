@@ -37,6 +37,7 @@ mod rope;
 mod router;
 mod simd;
 mod softmax;
+mod training;
 
 pub use activation::{GateActivation, gate_in_place, gated, soft_cap};
 pub use attention::{
@@ -62,3 +63,7 @@ pub use quantize::{can_quantize, quantize_rows};
 pub use rope::{RopeTable, rope};
 pub use router::top_k;
 pub use softmax::{log_softmax, softmax};
+pub use training::{
+    AdamWStep, CrossEntropyRow, adamw, add, add_in_place, cross_entropy_row, gated_backward,
+    rms_norm_backward, sum_of_squares,
+};

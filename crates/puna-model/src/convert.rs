@@ -9,6 +9,8 @@ mod plan;
 mod portability;
 mod sidecar;
 
+pub use sidecar::hf_files;
+
 use std::path::{Path, PathBuf};
 
 use puna_io::GgufWriter;
@@ -17,6 +19,7 @@ use puna_io::{Checkpoint, Dtype, GgufValue, TensorBytes, TensorInfo};
 
 use crate::loader::Loader;
 use crate::{ModelError, WeightLayout, read_config};
+pub(crate) use plan::hf_dialect;
 use plan::Plan;
 
 /// What to write.

@@ -7,6 +7,9 @@
 
 mod tensors;
 mod traffic;
+mod training;
+
+pub use training::{Recompute, Stage, TokenRows, Trainable, TrainingPass};
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +17,7 @@ use candle_core::Device;
 use puna_config::{DecoderConfig, RopeScaling};
 use puna_kernels::{KvLayout, KvType, Output};
 use puna_nn::{
-    Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary,
+    Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary, Tokens,
     Workspace,
 };
 
@@ -288,7 +291,7 @@ impl Decoder {
             .map(|s| puna_nn::Segment { len: s.tokens.len(), cache: &mut *s.cache })
             .collect();
         let mut ctx =
-            Context { precision: self.precision, global_rope, local_rope, segments: &mut parts };
+            Context { precision: self.precision, global_rope, local_rope, tokens: Tokens::Segments(&mut parts) };
         let result = run(&mut ctx)?;
         for segment in segments {
             segment.cache.advance(segment.tokens);

@@ -9,6 +9,7 @@ mod decoder;
 mod device;
 mod dialect;
 mod error;
+pub mod export;
 mod float;
 mod gguf_meta;
 mod loader;
@@ -18,13 +19,16 @@ mod slot;
 mod vocabulary;
 
 pub use candle_core::Device;
-pub use decoder::{Decoder, Logits, Segment};
+pub use decoder::{
+    Decoder, Logits, Recompute, Segment, Stage, TokenRows, Trainable, TrainingPass,
+};
 pub use device::cuda_device;
 pub use dialect::{Dialect, Location, Part, RowOrder};
 pub use error::ModelError;
 pub use gguf_meta::GgufView;
 pub use model::{LoadOptions, Model, WeightLayout, read_config};
 pub use puna_kernels::KvType;
-pub use puna_nn::{KvCache, Precision};
+pub use puna_nn::ops::LossSum;
+pub use puna_nn::{KvCache, Parameter, Precision};
 pub use slot::{Expert, LayerSlot, Slot, matrix_shape, slots};
 pub use vocabulary::{chat_template, tokenizer};

@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use puna_config::{ModelConfig, NormWeight};
 use puna_io::{Checkpoint, Dtype, PageBuffer, StoredTensor, TensorBytes, TensorInfo};
 use puna_kernels::{BlockFormat, pack_panels, panel_bytes};
-use puna_nn::{BlockWeight, Linear, NnError, RmsNorm, SharedBytes, Weight};
+use puna_nn::{BlockWeight, Linear, NnError, RmsNorm, SharedBytes, Vector, Weight};
 
 use crate::{
     Dialect, LayerSlot, ModelError, Part, RowOrder, Slot, WeightLayout, float, matrix_shape,
@@ -122,12 +122,12 @@ impl<'a> Loader<'a> {
         if self.config.decoder.norm.weight == NormWeight::OnePlus {
             values.iter_mut().for_each(|v| *v += 1.0);
         }
-        Ok(RmsNorm::new(self.tensor(values)?, self.config.decoder.norm.eps))
+        Ok(RmsNorm::new(Vector::Fixed(self.tensor(values)?), self.config.decoder.norm.eps))
     }
 
     /// A bias, if the config has it.
-    pub(crate) fn bias(&self, slot: Option<Slot>) -> Result<Option<Tensor>, ModelError> {
-        slot.map(|slot| self.tensor(self.vector(slot, "a bias")?)).transpose()
+    pub(crate) fn bias(&self, slot: Option<Slot>) -> Result<Option<Vector>, ModelError> {
+        slot.map(|slot| Ok(Vector::Fixed(self.tensor(self.vector(slot, "a bias")?)?))).transpose()
     }
 
     /// Float32 values on the layers' device.
@@ -163,7 +163,7 @@ impl<'a> Loader<'a> {
         &self,
         slot: Slot,
         weight: Arc<Weight>,
-        bias: Option<Tensor>,
+        bias: Option<Vector>,
     ) -> Result<Linear, ModelError> {
         let name = self.dialect.locate(&self.config.decoder, slot).tensor;
         match (&*weight, self.layout) {

@@ -76,6 +76,60 @@ pub enum Expert {
     Index(usize),
 }
 
+impl std::fmt::Display for Slot {
+    /// `layers.3.query`, `layers.0.gate.7` (an expert's), `embedding`: what optimizer states call it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (layer, slot) = match self {
+            Slot::Embedding => return f.write_str("embedding"),
+            Slot::FinalNorm => return f.write_str("final_norm"),
+            Slot::Head => return f.write_str("head"),
+            Slot::Layer(layer, slot) => (layer, slot),
+        };
+        let (name, expert) = match slot {
+            LayerSlot::Gate(expert) => ("gate".to_owned(), Some(expert)),
+            LayerSlot::Up(expert) => ("up".to_owned(), Some(expert)),
+            LayerSlot::Down(expert) => ("down".to_owned(), Some(expert)),
+            other => (snake_case(&format!("{other:?}")), None),
+        };
+        match expert {
+            Some(Expert::Index(index)) => write!(f, "layers.{layer}.{name}.{index}"),
+            _ => write!(f, "layers.{layer}.{name}"),
+        }
+    }
+}
+
+fn snake_case(name: &str) -> String {
+    let mut out = String::new();
+    for (i, c) in name.chars().enumerate() {
+        if c.is_uppercase() && i > 0 {
+            out.push('_');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}
+
+impl Slot {
+    /// Whether it is a norm's factor.
+    #[must_use]
+    pub fn is_norm(&self) -> bool {
+        use LayerSlot as L;
+        matches!(
+            self,
+            Slot::FinalNorm
+                | Slot::Layer(
+                    _,
+                    L::AttnPreNorm
+                        | L::AttnPostNorm
+                        | L::FfnPreNorm
+                        | L::FfnPostNorm
+                        | L::QueryNorm
+                        | L::KeyNorm
+                )
+        )
+    }
+}
+
 /// Every slot that a config has, in the order in which files list them.
 #[must_use]
 pub fn slots(config: &DecoderConfig) -> Vec<Slot> {

@@ -7,7 +7,9 @@ use puna_config::{AttentionConfig, LayerKind};
 use puna_kernels::{AttentionMask, AttentionShape, Output, ScoreTransform};
 
 use crate::workspace::{apply, sized};
-use crate::{Context, Linear, NnError, Precision, RmsNorm, Segment, Workspace, ops};
+use crate::{
+    Context, Linear, NnError, Precision, RmsNorm, Segment, Tokens, Value, Workspace, ops,
+};
 
 /// The layers of an attention part.
 #[derive(Clone, Debug)]
@@ -64,14 +66,20 @@ impl Attention {
         &self.parts
     }
 
-    /// Attends, appending the new keys and values to each segment's cache, which holds tensors.
+    /// The layers, to be replaced.
+    pub fn parts_mut(&mut self) -> &mut AttentionParts {
+        &mut self.parts
+    }
+
+    /// Attends: within rows, or over each segment's cache, which holds tensors and to which the new
+    /// keys and values are appended.
     ///
     /// # Shapes
     /// `x` `[N, C]` → `[N, C]`
     ///
     /// # Errors
     /// If widths do not agree or a cache is one of pages.
-    pub fn forward(&self, x: &Tensor, ctx: &mut Context<'_, '_>) -> Result<Tensor, NnError> {
+    pub fn forward(&self, x: &Value, ctx: &mut Context<'_, '_>) -> Result<Value, NnError> {
         let (parts, precision) = (&self.parts, ctx.precision);
         let mut q = parts.query.forward(x, precision)?; // [N, H·D]
         let mut k = parts.key.forward(x, precision)?; // [N, K·D]
@@ -87,7 +95,27 @@ impl Attention {
         };
         let q = ops::rope(&q, self.heads, tables)?;
         let k = ops::rope(&k, self.kv_heads, tables)?;
-        let dtype = parts.output.weight().tensor_dtype();
+        let attended = match &mut ctx.tokens {
+            Tokens::Segments(segments) => {
+                let qkv = [&q, &k, &v].map(Value::tensor);
+                Value::constant(self.attend_cached(qkv, segments)?)
+            }
+            Tokens::Rows(rows) => {
+                let (shape, window, scores) = (self.shape(), self.window(), self.scores());
+                let rows = rows.clone();
+                let of = ops::BatchAttention { shape, rows, window, scores, precision };
+                ops::batch_attention(&q, &k, &v, of)?
+            }
+        }; // [N, H·D]
+        parts.output.forward(&attended, precision)
+    }
+
+    fn attend_cached(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        segments: &mut [Segment<'_>],
+    ) -> Result<Tensor, NnError> {
+        let dtype = self.parts.output.weight().tensor_dtype();
         let by_head = |x: &Tensor, first: usize, len: usize| {
             x.narrow(0, first, len)?
                 .reshape((len, self.kv_heads, self.head_dim))?
@@ -96,16 +124,15 @@ impl Attention {
                 .contiguous() // [K, T, D]
         };
         let (mut first, mut attended) = (0, Vec::new());
-        for segment in ctx.segments.iter_mut() {
-            let (k, v) = (by_head(&k, first, segment.len)?, by_head(&v, first, segment.len)?);
+        for segment in segments {
+            let (k, v) = (by_head(k, first, segment.len)?, by_head(v, first, segment.len)?);
             let mask = self.mask(segment);
             let (k, v) = segment.cache.append(self.layer, (&k, &v))?;
             let q = q.narrow(0, first, segment.len)?;
             attended.push(ops::attention(&q, (&k, &v), &self.shape(), &mask, &self.scores())?);
             first += segment.len;
         }
-        let attended = Tensor::cat(&attended, 0)?; // [N, H·D]
-        parts.output.forward(&attended, precision)
+        Ok(Tensor::cat(&attended, 0)?) // [N, H·D]
     }
 
     /// Attends, appending the new keys and values to each segment's cache: `out = …` or `out += …`.
@@ -153,7 +180,7 @@ impl Attention {
         tables.rotate(q, self.heads, self.head_dim);
         tables.rotate(k, self.kv_heads, self.head_dim);
         let attended = sized(&mut ws.attended, tokens * q_width); // [N, H·D]
-        self.attend_segments((q, k, v), ctx, attended);
+        self.attend_segments((q, k, v), ctx, attended)?;
         apply(attended, &mut ws.buffers, &mut [(&parts.output, out)], ctx.precision)
     }
 
@@ -163,10 +190,13 @@ impl Attention {
         (q, k, v): (&[f32], &[f32], &[f32]),
         ctx: &mut Context<'_, '_>,
         out: &mut [f32],
-    ) {
+    ) -> Result<(), NnError> {
         let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut first = 0;
-        for segment in ctx.segments.iter_mut() {
+        let Tokens::Segments(segments) = &mut ctx.tokens else {
+            return Err(NnError::Tracked { op: "inference on slices" });
+        };
+        for segment in segments.iter_mut() {
             let last = first + segment.len;
             let kv = first * kv_width..last * kv_width;
             segment.cache.write(self.layer, &k[kv.clone()], &v[kv]);
@@ -174,6 +204,7 @@ impl Attention {
             self.attend_segment(&q[rows.clone()], segment, &mut out[rows]);
             first = last;
         }
+        Ok(())
     }
 
     fn attend_segment(&self, q: &[f32], segment: &Segment<'_>, out: &mut [f32]) {
@@ -188,11 +219,14 @@ impl Attention {
 
     /// What a segment's new queries see.
     fn mask(&self, segment: &Segment<'_>) -> AttentionMask {
-        let window = match self.kind {
+        AttentionMask { first_position: segment.cache.len(), window: self.window() }
+    }
+
+    fn window(&self) -> Option<usize> {
+        match self.kind {
             LayerKind::Global => None,
             LayerKind::Local { window } => Some(window),
-        };
-        AttentionMask { first_position: segment.cache.len(), window }
+        }
     }
 
     fn scores(&self) -> ScoreTransform {

@@ -27,6 +27,17 @@ impl Embedding {
         &self.weight
     }
 
+    /// The matrix, to be replaced by one of its shape.
+    pub fn weight_mut(&mut self) -> &mut Arc<Weight> {
+        &mut self.weight
+    }
+
+    /// Factor of the rows.
+    #[must_use]
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// Looks tokens up.
     ///
     /// # Shapes
@@ -43,6 +54,14 @@ impl Embedding {
             return Ok((rows * f64::from(self.scale))?);
         }
         let mut values = vec![0f32; tokens.len() * hidden];
+        if let Weight::Trained(parameter) = &*self.weight {
+            let weight = parameter.values();
+            for (&id, out) in tokens.iter().zip(values.chunks_exact_mut(hidden.max(1))) {
+                let row = &weight[id as usize * hidden..][..hidden];
+                out.iter_mut().zip(row).for_each(|(out, w)| *out = w * self.scale);
+            }
+            return Ok(Tensor::from_vec(values, (tokens.len(), hidden), &Device::Cpu)?);
+        }
         self.infer(tokens, &mut values)?;
         Ok(Tensor::from_vec(values, (tokens.len(), hidden), &Device::Cpu)?)
     }

@@ -28,6 +28,9 @@ pub enum NnError {
         /// Name of the op.
         op: &'static str,
     },
+    /// A graph was walked back a second time; what its ops had saved is gone.
+    #[error("gradients of this value were computed before; run its forward pass again")]
+    WalkedTwice,
     /// A token id that the embedding has no row for.
     #[error("token id {id} is outside the vocabulary of {vocab}")]
     TokenId {

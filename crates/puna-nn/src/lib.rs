@@ -18,8 +18,11 @@ mod mlp;
 mod moe;
 mod norm;
 pub mod ops;
+mod parameter;
 mod rope;
 mod segment;
+mod value;
+mod vector;
 mod weight;
 mod workspace;
 
@@ -31,9 +34,12 @@ pub use linear::{Interleave, Linear};
 pub use mlp::{FeedForward, Mlp};
 pub use moe::Moe;
 pub use norm::RmsNorm;
+pub use parameter::Parameter;
 pub use puna_kernels::Precision;
 pub use rope::{RopeTables, Rotary};
-pub use segment::{Context, Segment};
+pub use segment::{Context, RowsOfTokens, Segment, Tokens};
+pub use value::{Gradients, Value};
+pub use vector::Vector;
 pub use weight::{
     BlockOrder, BlockWeight, CodebookScales, CodebookWeight, Fp8Weight, GroupWeight,
     GroupWeightQuants, SharedBytes, Weight,

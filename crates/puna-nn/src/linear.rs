@@ -1,17 +1,16 @@
 //! `y = x Wᵀ + b`: the only matrix multiplication of the model.
 
-use candle_core::Tensor;
 use puna_kernels::Output;
 
 use crate::workspace::apply;
-use crate::{NnError, Precision, Weight, Workspace, ops};
+use crate::{NnError, Precision, Value, Vector, Weight, Workspace, ops};
 use std::sync::{Arc, OnceLock};
 
 /// A linear layer over any stored form of its weight.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Arc<Weight>,
-    bias: Option<Tensor>,
+    bias: Option<Vector>,
     interleaved: Option<Arc<Interleaved>>,
 }
 
@@ -39,7 +38,7 @@ const FEW_TOKENS: usize = 8;
 impl Linear {
     /// A layer with weight `[out, in]`, which others may share (a tied head), and bias `[out]`.
     #[must_use]
-    pub fn new(weight: Arc<Weight>, bias: Option<Tensor>) -> Self {
+    pub fn new(weight: Arc<Weight>, bias: Option<Vector>) -> Self {
         Self { weight, bias, interleaved: None }
     }
 
@@ -67,9 +66,20 @@ impl Linear {
         &self.weight
     }
 
+    /// The weight, to be replaced by one of its shape.
+    pub fn weight_mut(&mut self) -> &mut Arc<Weight> {
+        self.interleaved = None;
+        &mut self.weight
+    }
+
+    /// The bias, to be replaced by one of its length.
+    pub fn bias_mut(&mut self) -> Option<&mut Vector> {
+        self.bias.as_mut()
+    }
+
     /// The bias, `[out]`.
     #[must_use]
-    pub fn bias(&self) -> Option<&Tensor> {
+    pub fn bias(&self) -> Option<&Vector> {
         self.bias.as_ref()
     }
 
@@ -80,11 +90,11 @@ impl Linear {
     ///
     /// # Errors
     /// If the widths do not agree.
-    pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
+    pub fn forward(&self, x: &Value, precision: Precision) -> Result<Value, NnError> {
         let y = ops::linear(x, &self.weight, precision)?; // [N, out]
         match &self.bias {
             None => Ok(y),
-            Some(bias) => Ok(y.broadcast_add(bias)?),
+            Some(bias) => ops::add_bias(&y, bias),
         }
     }
 

@@ -1,11 +1,10 @@
 //! The feed-forward part: a gated MLP, or a mixture of them.
 
-use candle_core::Tensor;
 use puna_config::Activation;
 use puna_kernels::{GateActivation, InputBuffers, Output};
 
 use crate::workspace::{FfnWorkspace, apply, sized};
-use crate::{Linear, Moe, NnError, Precision, Workspace, ops};
+use crate::{Linear, Moe, NnError, Precision, Value, Workspace, ops};
 
 /// `down(act(gate(x)) · up(x))` (arXiv:2002.05202).
 #[derive(Clone, Debug)]
@@ -28,7 +27,7 @@ impl Mlp {
     ///
     /// # Errors
     /// If widths do not agree.
-    pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
+    pub fn forward(&self, x: &Value, precision: Precision) -> Result<Value, NnError> {
         let gate = self.gate.forward(x, precision)?; // [N, F]
         let up = self.up.forward(x, precision)?; // [N, F]
         let hidden = ops::gated(self.gate_activation(), &gate, &up)?; // [N, F]
@@ -79,7 +78,7 @@ impl FeedForward {
     ///
     /// # Errors
     /// If widths do not agree.
-    pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
+    pub fn forward(&self, x: &Value, precision: Precision) -> Result<Value, NnError> {
         match self {
             FeedForward::Dense(mlp) => mlp.forward(x, precision),
             FeedForward::Moe(moe) => moe.forward(x, precision),

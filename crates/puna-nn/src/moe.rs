@@ -9,7 +9,7 @@ use puna_config::Routing;
 use puna_kernels::Output;
 
 use crate::workspace::{apply, sized};
-use crate::{Linear, Mlp, NnError, Precision, Workspace};
+use crate::{Linear, Mlp, NnError, Precision, Value, Workspace};
 
 /// A mixture of experts.
 #[derive(Clone, Debug)]
@@ -29,21 +29,46 @@ impl Moe {
     ///
     /// # Shapes
     /// `x` `[N, C]` → `[N, C]`
-    pub(crate) fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor, NnError> {
+    pub(crate) fn forward(&self, x: &Value, precision: Precision) -> Result<Value, NnError> {
         let logits = self.router.forward(x, Precision::Exact)?; // [N, E]
-        let chosen = self.route(&logits.flatten_all()?.to_vec1::<f32>()?);
-        let mut out = x.zeros_like()?;
-        for (expert, uses) in self.experts.iter().zip(chosen) {
+        let chosen = self.route(&logits.tensor().flatten_all()?.to_vec1::<f32>()?);
+        let weights = self.weights(&logits, &chosen)?; // [N, E], zero where not chosen
+        let mut out = Value::constant(x.tensor().zeros_like()?);
+        for (expert, (mlp, uses)) in self.experts.iter().zip(chosen).enumerate() {
             if uses.is_empty() {
                 continue;
             }
-            let (tokens, weights): (Vec<u32>, Vec<f32>) = uses.into_iter().unzip();
-            let weights = Tensor::new(weights, x.device())?.reshape((tokens.len(), 1))?;
-            let tokens = Tensor::new(tokens, x.device())?;
-            let y = expert.forward(&x.index_select(&tokens, 0)?, precision)?; // [n, C]
-            out = out.index_add(&tokens, &y.broadcast_mul(&weights)?, 0)?;
+            let tokens: Vec<u32> = uses.into_iter().map(|(token, _)| token).collect();
+            let tokens = Tensor::new(tokens, x.tensor().device())?;
+            let at = tokens.clone();
+            let rows = Value::by_candle(&[x], move |x| x[0].index_select(&at, 0))?; // [n, C]
+            let y = mlp.forward(&rows, precision)?; // [n, C]
+            out = Value::by_candle(&[&out, &y, &weights], move |x| {
+                let weights = x[2].narrow(1, expert, 1)?.index_select(&tokens, 0)?; // [n, 1]
+                x[0].index_add(&tokens, &x[1].broadcast_mul(&weights)?, 0)
+            })?;
         }
         Ok(out)
+    }
+
+    /// What each expert counts for each token, `[N, E]`, from the router's logits.
+    fn weights(&self, logits: &Value, chosen: &[Vec<(u32, f32)>]) -> Result<Value, NnError> {
+        let (tokens, experts) = logits.tensor().dims2()?;
+        let mut mask = vec![0f32; tokens * experts];
+        for (expert, uses) in chosen.iter().enumerate() {
+            uses.iter().for_each(|(token, _)| mask[*token as usize * experts + expert] = 1.0);
+        }
+        let mask = Tensor::from_vec(mask, (tokens, experts), logits.tensor().device())?;
+        let routing = self.routing;
+        Value::by_candle(&[logits], move |x| {
+            let max = x[0].max_keepdim(1)?.detach();
+            let exp = x[0].broadcast_sub(&max)?.exp()?;
+            let sum = match routing {
+                Routing::SoftmaxOverChosen => (&exp * &mask)?.sum_keepdim(1)?,
+                Routing::SoftmaxOverAll => exp.sum_keepdim(1)?,
+            };
+            exp.broadcast_div(&sum)? * &mask
+        })
     }
 
     /// Applies the part to `x` `[N, C]`: `out = …` or `out += …`, `[N, C]`.

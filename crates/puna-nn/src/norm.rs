@@ -1,22 +1,31 @@
 //! RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) as a layer.
 
-use candle_core::Tensor;
-
-use crate::{NnError, ops};
+use crate::{NnError, Value, Vector, ops};
 
 /// `y = x / sqrt(mean(x²) + eps) * weight` over the last axis.
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
-    weight: Tensor,
+    weight: Vector,
     eps: f32,
 }
 
 impl RmsNorm {
     /// A norm with the factor itself as weight, `[C]`, whatever the file stored.
     #[must_use]
-    pub fn new(weight: Tensor, eps: f64) -> Self {
+    pub fn new(weight: Vector, eps: f64) -> Self {
         // f32 as every reference computes it.
         Self { weight, eps: eps as f32 }
+    }
+
+    /// The weight.
+    #[must_use]
+    pub fn weight(&self) -> &Vector {
+        &self.weight
+    }
+
+    /// The weight, to be replaced.
+    pub fn weight_mut(&mut self) -> &mut Vector {
+        &mut self.weight
     }
 
     /// Applies the norm to rows of the weight's length.
@@ -26,7 +35,7 @@ impl RmsNorm {
     ///
     /// # Errors
     /// If the last axis is not a multiple of the weight's length.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, NnError> {
+    pub fn forward(&self, x: &Value) -> Result<Value, NnError> {
         ops::rms_norm(x, &self.weight, self.eps)
     }
 
@@ -35,10 +44,10 @@ impl RmsNorm {
     /// # Errors
     /// If the input is not whole rows, or the weight is not a float32 tensor on the CPU.
     pub fn infer(&self, x: &[f32], out: &mut [f32]) -> Result<(), NnError> {
-        let width = self.weight.elem_count();
+        let width = self.weight.len();
         if width == 0 || !x.len().is_multiple_of(width) || x.len() != out.len() {
             return Err(NnError::Shape { what: "width of a norm", expected: width, got: x.len() });
         }
-        ops::with_f32(&self.weight, |w| puna_kernels::rms_norm(x, w, self.eps, out))
+        self.weight.with(|w| puna_kernels::rms_norm(x, w, self.eps, out))
     }
 }

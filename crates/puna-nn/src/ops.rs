@@ -1,39 +1,31 @@
 //! Differentiable ops: each file holds one, with its equation, forward, backward and gradcheck.
 //!
-//! On the CPU the forward is a kernel of puna-kernels. On other devices it is composed of candle
-//! operations, whose backward is candle's own; a test compares the two on the CPU.
+//! On the CPU forward and backward are kernels of puna-kernels. On other devices an op is composed
+//! of candle operations, whose backward is candle's own; a test compares the two on the CPU.
 
 mod attention;
+mod batch_attention;
+mod bias;
+mod cross_entropy;
+mod embedding;
 mod gated;
 mod linear;
 mod rms_norm;
 mod rope;
 
 pub use attention::attention;
+pub use batch_attention::{BatchAttention, batch_attention};
+pub use bias::add_bias;
+pub use cross_entropy::{CrossEntropy, LossSum, cross_entropy};
+pub use embedding::embedding_backward;
 pub use gated::gated;
 pub use linear::linear;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, Result, Storage, Tensor};
 
 use crate::NnError;
-
-/// The float32 slice of a contiguous argument of an op.
-fn f32_slice<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
-    let CpuStorage::F32(values) = storage else {
-        return Err(candle_core::Error::UnsupportedDTypeForOp(storage_dtype(storage), op).bt());
-    };
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&values[start..end]),
-        None => Err(candle_core::Error::RequiresContiguous { op }.bt()),
-    }
-}
-
-fn storage_dtype(storage: &CpuStorage) -> DType {
-    use candle_core::backend::BackendStorage as _;
-    storage.dtype()
-}
 
 /// `cap tanh(x / cap)` (Gemma 2, arXiv:2408.00118), composed of candle operations.
 ///
@@ -53,5 +45,9 @@ pub fn with_f32<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> std::result::Resu
     let Storage::Cpu(storage) = &*storage else {
         return Err(candle_core::Error::Msg("the tensor is not on the CPU".into()).into());
     };
-    Ok(f(f32_slice(storage, layout, "with_f32")?))
+    let CpuStorage::F32(values) = storage else {
+        return Err(candle_core::Error::UnsupportedDTypeForOp(x.dtype(), "with_f32").bt().into());
+    };
+    let (start, end) = layout.contiguous_offsets().unwrap_or_default();
+    Ok(f(&values[start..end]))
 }

@@ -17,6 +17,8 @@ pub struct RopeTables {
     cos: Vec<f32>,
     sin: Vec<f32>,
     rotary_dim: usize,
+    /// For the way back, which turns the other way.
+    negated_sin: OnceLock<Vec<f32>>,
     /// The tables on the device of the pass, made once for all its layers.
     tensors: OnceLock<(Tensor, Tensor)>,
 }
@@ -25,7 +27,8 @@ impl RopeTables {
     /// Tables from their values, `[N, R/2]` each.
     #[must_use]
     pub fn new(cos: Vec<f32>, sin: Vec<f32>, rotary_dim: usize) -> Self {
-        Self { cos, sin, rotary_dim, tensors: OnceLock::new() }
+        let (negated_sin, tensors) = (OnceLock::new(), OnceLock::new());
+        Self { cos, sin, rotary_dim, negated_sin, tensors }
     }
 
     /// Cosines and sines on the device of the first call, `[N, 1, R/2]` each.
@@ -49,6 +52,11 @@ impl RopeTables {
     #[must_use]
     pub fn sin(&self) -> &[f32] {
         &self.sin
+    }
+
+    /// `[N, R/2]`
+    pub(crate) fn negated_sin(&self) -> &[f32] {
+        self.negated_sin.get_or_init(|| self.sin.iter().map(|s| -s).collect())
     }
 
     /// Dimensions of a head that are rotated (`R`).
@@ -106,6 +114,19 @@ impl Rotary {
             }
             _ => RotaryTable::Short,
         }
+    }
+
+    /// Tables for single positions, of sequences that are `total_len` long.
+    #[must_use]
+    pub fn tables_at(&self, positions: &[u32], total_len: usize) -> RopeTables {
+        let tokens = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        let all = self.tables(&[(0, tokens, total_len)]);
+        let half = self.config.rotary_dim / 2;
+        let gather = |values: &[f32]| {
+            let row = |&p: &u32| &values[p as usize * half..][..half];
+            positions.iter().flat_map(row).copied().collect()
+        };
+        RopeTables::new(gather(&all.cos), gather(&all.sin), self.config.rotary_dim)
     }
 
     /// Tables for runs of positions: `(first position, tokens, total length)` per segment.

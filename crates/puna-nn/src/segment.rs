@@ -15,6 +15,24 @@ pub struct Segment<'a> {
     pub cache: &'a mut KvCache,
 }
 
+/// Rows of a batch, of one length, that nothing is remembered of.
+#[derive(Debug, Clone)]
+pub struct RowsOfTokens {
+    /// Tokens of a row (`T`).
+    pub len: usize,
+    /// Index in its row of the first token that each token sees, `[rows·T]`: where its document
+    /// begins. Never decreases along a row, and is at most the token's own index.
+    pub visible_from: Arc<Vec<u32>>,
+}
+
+/// The tokens of a forward pass.
+pub enum Tokens<'a, 's> {
+    /// New tokens of sequences with caches, in their order.
+    Segments(&'a mut [Segment<'s>]),
+    /// Whole rows: training and scoring.
+    Rows(RowsOfTokens),
+}
+
 /// What the layers of one forward pass share.
 pub struct Context<'a, 's> {
     /// Arithmetic of the matrix products.
@@ -23,6 +41,6 @@ pub struct Context<'a, 's> {
     pub global_rope: Arc<RopeTables>,
     /// Rotary tables of the sliding-window layers.
     pub local_rope: Arc<RopeTables>,
-    /// The segments, in the order of their tokens.
-    pub segments: &'a mut [Segment<'s>],
+    /// The tokens.
+    pub tokens: Tokens<'a, 's>,
 }

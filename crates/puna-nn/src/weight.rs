@@ -1,7 +1,7 @@
 //! How a matrix is stored: the closed set of forms that `Linear` multiplies, and nothing else.
 //!
 //! Frozen weights stay as they are on disk (usually in the memory map); only a trained weight is
-//! a candle tensor. The alternative, a separate quantized linear layer as in candle, doubles
+//! a [`Parameter`]. The alternative, a separate quantized linear layer as in candle, doubles
 //! every model file.
 
 use std::ops::Range;
@@ -13,7 +13,7 @@ use puna_kernels::{
     GroupZeros, Matrix, MatrixData, PackedGroups,
 };
 
-use crate::NnError;
+use crate::{NnError, Parameter};
 
 /// Bytes that are mapped from a file or owned, shared between weights.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -21,8 +21,10 @@ pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 /// A matrix `[out, in]`.
 #[derive(Clone, Debug)]
 pub enum Weight {
-    /// A float tensor; a `Var` when it is trained.
+    /// A float tensor on the device of the layers.
     Dense(Tensor),
+    /// Trained: float32 on the CPU, with a gradient.
+    Trained(Arc<Parameter>),
     /// Rows of blocks as GGUF and safetensors hold them; F32, F16 and BF16 count as blocks of one.
     Block(BlockWeight),
     /// Integers with a scale and a zero per group: GPTQ, AWQ, LLM.int8().
@@ -337,6 +339,7 @@ impl Weight {
     pub fn rows(&self) -> usize {
         match self {
             Weight::Dense(t) => t.dims().first().copied().unwrap_or(0),
+            Weight::Trained(p) => p.shape().first().copied().unwrap_or(0),
             Weight::Block(w) => w.rows,
             Weight::Group(w) => w.rows,
             Weight::GroupPanels(w) => w.rows,
@@ -350,6 +353,7 @@ impl Weight {
     pub fn cols(&self) -> usize {
         match self {
             Weight::Dense(t) => t.dims().get(1).copied().unwrap_or(0),
+            Weight::Trained(p) => p.shape().get(1).copied().unwrap_or(0),
             Weight::Block(w) => w.cols,
             Weight::Group(w) => w.cols,
             Weight::GroupPanels(w) => w.cols,
@@ -370,7 +374,7 @@ impl Weight {
     #[must_use]
     pub fn matrix(&self) -> Option<Matrix<'_>> {
         match self {
-            Weight::Dense(_) => None,
+            Weight::Dense(_) | Weight::Trained(_) => None,
             Weight::Block(w) => Some(w.matrix()),
             Weight::Group(w) => Some(w.matrix()),
             Weight::GroupPanels(w) => Some(w.matrix()),
@@ -384,6 +388,7 @@ impl Weight {
     pub fn stored_bytes(&self) -> usize {
         match self {
             Weight::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
+            Weight::Trained(p) => p.len() * size_of::<f32>(),
             Weight::Block(w) => w.span.len(),
             Weight::Group(w) => {
                 let quants = match &w.quants {
@@ -421,6 +426,7 @@ impl Weight {
     pub fn format_name(&self) -> &'static str {
         match self {
             Weight::Dense(_) => "dense",
+            Weight::Trained(_) => "trained",
             Weight::Block(w) => w.format.name(),
             Weight::GroupPanels(w) if w.packed.bits == 4 => "int4",
             Weight::GroupPanels(_) => "int8",
@@ -450,6 +456,7 @@ impl Weight {
             Weight::Dense(t) => Weight::Dense(t.narrow(0, rows.start, rows.len())?),
             Weight::Block(w) if w.order == BlockOrder::Rows => Weight::Block(w.slice(rows)),
             Weight::Group(w) => Weight::Group(w.slice(rows)),
+            Weight::Trained(_) => self.dequantize()?.narrow(0, rows.start, rows.len()).map(Weight::Dense)?,
             Weight::Block(_) | Weight::GroupPanels(_) | Weight::Codebook(_) | Weight::Fp8(_) => {
                 let (cols, mut values) = (self.cols(), Vec::new());
                 let mut row = vec![0f32; cols];
@@ -496,6 +503,9 @@ impl Weight {
     pub fn dequantize(&self) -> Result<Tensor, NnError> {
         match (self, self.matrix()) {
             (Weight::Dense(t), _) => Ok(t.to_dtype(DType::F32)?),
+            (Weight::Trained(p), _) => {
+                Ok(Tensor::from_slice(&p.values(), p.shape(), &Device::Cpu)?)
+            }
             (_, Some(matrix)) => {
                 let mut values = vec![0f32; matrix.rows * matrix.cols];
                 let cols = matrix.cols.max(1);

@@ -7,7 +7,7 @@
 
 use puna_kernels::{Input, InputBuffers, Matrix, Output};
 
-use crate::{Linear, NnError, Precision, ops};
+use crate::{Linear, NnError, Precision};
 
 /// Buffers of one forward pass; they grow to the largest number of tokens seen.
 #[derive(Default)]
@@ -66,7 +66,7 @@ pub(crate) fn apply(
     Input::new(x, buffers).matmul_all(&mut products, precision);
     for (layer, y) in layers {
         if let Some(bias) = layer.bias() {
-            ops::with_f32(bias, |bias| {
+            bias.with(|bias| {
                 for row in y.values_mut().chunks_exact_mut(bias.len().max(1)) {
                     row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
                 }

@@ -44,19 +44,42 @@ pub fn gradcheck(
     inputs: &[Tensor],
     tolerance: GradTolerance,
 ) {
-    if let Err(problem) = check(&f, inputs, tolerance) {
+    let backward = |inputs: &[Tensor], seed: &Tensor| {
+        let vars: Vec<Var> = inputs.iter().map(Var::from_tensor).collect::<Result<_>>()?;
+        let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+        let gradients = (f(&tensors)?.to_dtype(DType::F32)? * seed)?.sum_all()?.backward()?;
+        Ok(vars.iter().map(|var| gradients.get(var).cloned()).collect())
+    };
+    gradcheck_by(&f, backward, inputs, tolerance);
+}
+
+/// [`gradcheck`] of a function with its own way back: `backward` gives, for inputs and the gradient
+/// of the output, the gradients of the inputs.
+///
+/// # Panics
+/// As [`gradcheck`].
+#[track_caller]
+pub fn gradcheck_by(
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+    backward: impl Fn(&[Tensor], &Tensor) -> Result<Vec<Option<Tensor>>>,
+    inputs: &[Tensor],
+    tolerance: GradTolerance,
+) {
+    if let Err(problem) = check(&f, &backward, inputs, tolerance) {
         panic!("gradcheck: {problem}");
     }
 }
 
 type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+type WayBack<'a> = &'a dyn Fn(&[Tensor], &Tensor) -> Result<Vec<Option<Tensor>>>;
 
 fn check(
     f: Function<'_>,
+    backward: WayBack<'_>,
     inputs: &[Tensor],
     tolerance: GradTolerance,
 ) -> std::result::Result<(), String> {
-    let analytic = analytic_gradients(f, inputs)?;
+    let analytic = analytic_gradients(f, backward, inputs)?;
     let values: Vec<Vec<f32>> =
         inputs.iter().map(flat).collect::<Result<_>>().map_err(|e| e.to_string())?;
     for (i, gradient) in analytic.iter().enumerate() {
@@ -85,29 +108,24 @@ fn check(
 
 fn analytic_gradients(
     f: Function<'_>,
+    backward: WayBack<'_>,
     inputs: &[Tensor],
 ) -> std::result::Result<Vec<Vec<f32>>, String> {
-    let run = || -> Result<(Vec<Var>, candle_core::backprop::GradStore)> {
-        let vars: Vec<Var> = inputs.iter().map(Var::from_tensor).collect::<Result<_>>()?;
-        let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-        let y = f(&tensors)?.to_dtype(DType::F32)?;
-        let cotangent = Tensor::from_vec(cotangent(y.elem_count()), y.shape(), y.device())?;
-        let gradients = (y * cotangent)?.sum_all()?.backward()?;
-        Ok((vars, gradients))
+    let run = || -> Result<Vec<Option<Tensor>>> {
+        let y = f(inputs)?;
+        let seed = Tensor::from_vec(cotangent(y.elem_count()), y.shape(), y.device())?;
+        backward(inputs, &seed)
     };
-    let (vars, gradients) = run().map_err(|e| e.to_string())?;
-    let one = |(i, var): (usize, &Var)| {
-        let gradient = gradients.get(var).ok_or_else(|| format!("input {i} gets no gradient"))?;
-        if gradient.dims() != var.dims() {
-            return Err(format!(
-                "input {i}: {:?} has a gradient {:?}",
-                var.dims(),
-                gradient.dims()
-            ));
+    let gradients = run().map_err(|e| e.to_string())?;
+    let one = |(i, (input, gradient)): (usize, (&Tensor, &Option<Tensor>))| {
+        let gradient = gradient.as_ref().ok_or_else(|| format!("input {i} gets no gradient"))?;
+        if gradient.dims() != input.dims() {
+            let (dims, got) = (input.dims(), gradient.dims());
+            return Err(format!("input {i}: {dims:?} has a gradient {got:?}"));
         }
         flat(gradient).map_err(|e| e.to_string())
     };
-    vars.iter().enumerate().map(one).collect()
+    inputs.iter().zip(&gradients).enumerate().map(one).collect()
 }
 
 fn numeric_slope(

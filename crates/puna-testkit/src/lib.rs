@@ -11,6 +11,6 @@ mod random;
 
 pub use close::{Closeness, Tolerance, assert_close, closeness, rms_over_std};
 pub use golden::{GoldenCase, GoldenLogits};
-pub use gradcheck::{GradTolerance, gradcheck};
+pub use gradcheck::{GradTolerance, gradcheck, gradcheck_by};
 pub use location::{golden_cases, golden_dir, golden_root, published_dir, skipped};
 pub use random::{SplitMix64, random_tensor};

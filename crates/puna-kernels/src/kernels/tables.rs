@@ -10,6 +10,7 @@ use crate::format::BlockFormat;
 use crate::gemm::{self, Block, Words};
 use crate::matmul::{self, FloatTile, PanelTile};
 use crate::simd::{Scalar, Simd};
+use crate::training::{self, AdamWStep, CrossEntropyRow};
 use crate::{activation, matrix, norm, softmax};
 
 /// Wrappers of bodies that take the lane type first (`lanes`) or are plain loops that the
@@ -67,6 +68,12 @@ macro_rules! table {
                     matmul::quantize_activations;
                 write_page(write: &PageWrite) = attention::write_page;
                 gemm_block(b: &Block) = gemm::block::<_, $m, $v>;
+                gate_gradient(act: GateActivation, up: &[f32], x: &mut [f32], d: &mut [f32]) =
+                    training::gate_gradient;
+                norm_gradient(of: (&[f32], &[f32], f32), dy: &[f32], dx: &mut [f32],
+                    dw: &mut [f32]) = training::norm_gradient;
+                cross_entropy(logits: &mut [f32], row: &CrossEntropyRow, out: &mut (f32, f32)) =
+                    training::cross_entropy;
                 softmax_tile(tile: &SoftmaxTile) = flash::softmax_tile;
                 gradient_tile(tile: &GradientTile) = flash::gradient_tile;
                 rows_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
@@ -79,6 +86,8 @@ macro_rules! table {
                 plain {
                 widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
                 round_bf16(x: &[f32], out: &mut [u16]) = matmul::round_bf16;
+                adamw_part(w: &mut [f32], g: &[f32], moments: (&mut [f32], &mut [f32]),
+                    step: &AdamWStep) = training::adamw_part;
                 }
             }
 
@@ -87,6 +96,10 @@ macro_rules! table {
                 panels: $p,
                 gemm_cols: $v * crate::simd::LANES,
                 gemm_block,
+                gate_gradient,
+                norm_gradient,
+                cross_entropy,
+                adamw_part,
                 softmax_tile,
                 gradient_tile,
                 rows_to_words,

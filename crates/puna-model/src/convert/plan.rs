@@ -131,11 +131,14 @@ impl Plan {
     }
 }
 
+/// The names of a Hugging Face folder.
+pub(crate) fn hf_dialect(family: Family) -> Dialect {
+    Dialect::Hf { family, prefix: "model.".into(), head_prefix: String::new() }
+}
+
 pub(super) fn target_dialect(target: Target, family: Family) -> Dialect {
     match target {
-        Target::Hf { .. } => {
-            Dialect::Hf { family, prefix: "model.".into(), head_prefix: String::new() }
-        }
+        Target::Hf { .. } => hf_dialect(family),
         Target::Gguf => Dialect::Gguf { family, experts: GgufExperts::Stacked },
         Target::Meta { .. } => Dialect::Meta,
     }
@@ -163,20 +166,7 @@ fn holds(target: Target, dtype: Dtype) -> bool {
 }
 
 fn norm_shift(loader: &Loader<'_>, dialect: &Dialect, slot: Slot) -> Shift {
-    let norm = matches!(
-        slot,
-        Slot::FinalNorm
-            | Slot::Layer(
-                _,
-                LayerSlot::AttnPreNorm
-                    | LayerSlot::AttnPostNorm
-                    | LayerSlot::FfnPreNorm
-                    | LayerSlot::FfnPostNorm
-                    | LayerSlot::QueryNorm
-                    | LayerSlot::KeyNorm
-            )
-    );
-    match (norm, loader.stores_norms_minus_one(), dialect.stores_norms_minus_one()) {
+    match (slot.is_norm(), loader.stores_norms_minus_one(), dialect.stores_norms_minus_one()) {
         (true, true, false) => Shift::Add(1.0),
         (true, false, true) => Shift::Add(-1.0),
         _ => Shift::None,

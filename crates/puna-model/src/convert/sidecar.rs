@@ -24,8 +24,12 @@ const CARRIED: [&str; 9] = [
     "LICENSE",
 ];
 
-/// What a Hugging Face folder holds beside the weights.
-pub(super) fn hf_files(
+/// What a Hugging Face folder holds beside the weights: config, tokenizer, chat template. Says in
+/// `notes` what could not be carried over.
+///
+/// # Errors
+/// If a file cannot be read, or the family's config cannot express the model.
+pub fn hf_files(
     source: &Checkpoint,
     config: &ModelConfig,
     notes: &mut Vec<String>,

@@ -1,8 +1,8 @@
-//! The decoder over tensors: what runs on a GPU. Activations are float32, products have the type of
-//! the weights.
+//! The decoder over tensors: what runs on a GPU, and what is trained. Activations are float32,
+//! products have the type of the weights.
 
 use candle_core::Tensor;
-use puna_nn::{Context, NnError};
+use puna_nn::{Context, NnError, Value};
 
 use super::{Block, Decoder, Logits, Segment};
 use crate::ModelError;
@@ -12,17 +12,21 @@ impl Block {
     ///
     /// # Shapes
     /// `x` `[N, C]` → `[N, C]`
-    fn forward(&self, x: &Tensor, ctx: &mut Context<'_, '_>) -> Result<Tensor, NnError> {
+    pub(super) fn forward(
+        &self,
+        x: &Value,
+        ctx: &mut Context<'_, '_>,
+    ) -> Result<Value, NnError> {
         let mut branch = self.attention.forward(&self.attn_pre_norm.forward(x)?, ctx)?;
         if let Some(norm) = &self.attn_post_norm {
             branch = norm.forward(&branch)?;
         }
-        let x = (x + branch)?;
+        let x = x.add(&branch)?;
         let mut branch = self.ffn.forward(&self.ffn_pre_norm.forward(&x)?, ctx.precision)?;
         if let Some(norm) = &self.ffn_post_norm {
             branch = norm.forward(&branch)?;
         }
-        Ok((x + branch)?)
+        x.add(&branch)
     }
 }
 
@@ -33,12 +37,12 @@ impl Decoder {
         tokens: &[u32],
         segments: &mut [Segment<'_>],
     ) -> Result<Tensor, ModelError> {
-        let mut x = self.embedding.forward(tokens)?; // [N, C]
+        let mut x = Value::constant(self.embedding.forward(tokens)?); // [N, C]
         self.with_context(segments, |ctx| {
             for block in &self.blocks {
                 x = block.forward(&x, ctx)?;
             }
-            Ok(x)
+            Ok(x.tensor().clone())
         })
     }
 
@@ -63,7 +67,8 @@ impl Decoder {
                     x.index_select(&Tensor::new(last, x.device())?, 0)?
                 }
             };
-            let mut y = self.head.forward(&self.final_norm.forward(&x)?, self.precision)?;
+            let x = self.final_norm.forward(&Value::constant(x))?;
+            let mut y = self.head.forward(&x, self.precision)?.tensor().clone();
             if let Some(cap) = self.config.final_logit_softcap {
                 y = puna_nn::ops::soft_cap(&y, cap)?;
             }

@@ -5,84 +5,15 @@
 //! GELU-tanh' = ½(1 + t) + ½x(1 − t²)·√(2/π)(1 + 3·0.044715x²), t = tanh(√(2/π)(x + 0.044715x³));
 //! GELU-erf' = Φ(x) + x·φ(x).
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Device, Result, Tensor};
 use puna_kernels::GateActivation;
 
-use super::f32_slice;
-use crate::NnError;
-
-struct Gated {
-    activation: GateActivation,
-}
+use super::with_f32;
+use crate::{NnError, Value};
 
 /// √(2/π)
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 const GELU_CUBIC: f64 = 0.044_715;
-
-impl Gated {
-    fn composed(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        self.value_and_slope(gate)?.0 * up
-    }
-
-    /// `(act(x), act'(x))`
-    fn value_and_slope(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        match self.activation {
-            GateActivation::Silu => {
-                let s = (x.neg()?.exp()? + 1.0)?.recip()?;
-                let value = (x * &s)?;
-                let slope = (&s + (&value * (1.0 - &s)?)?)?;
-                Ok((value, slope))
-            }
-            GateActivation::GeluTanh => {
-                let square = x.sqr()?;
-                let inner = ((x * ((&square * GELU_CUBIC)? + 1.0)?)? * SQRT_2_OVER_PI)?;
-                let t = inner.tanh()?;
-                let half = ((&t + 1.0)? * 0.5)?;
-                let inner_slope = (((square * (3.0 * GELU_CUBIC))? + 1.0)? * SQRT_2_OVER_PI)?;
-                let slope = (&half + ((x * 0.5)? * (1.0 - t.sqr()?)? * inner_slope)?)?;
-                Ok(((x * half)?, slope))
-            }
-            GateActivation::GeluErf => {
-                let cdf = (((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)? * 0.5)?;
-                // φ(x) = exp(−x²/2) / √(2π), and 1/√(2π) = ½√(2/π)
-                let density = ((x.sqr()? * -0.5)?.exp()? * (0.5 * SQRT_2_OVER_PI))?;
-                let slope = (&cdf + (x * density)?)?;
-                Ok(((x * cdf)?, slope))
-            }
-        }
-    }
-}
-
-impl CustomOp2 for Gated {
-    fn name(&self) -> &'static str {
-        "gated"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let gate = f32_slice(gate, gate_layout, "gated")?;
-        let up = f32_slice(up, up_layout, "gated")?;
-        let mut y = vec![0f32; gate.len()];
-        puna_kernels::gated(self.activation, gate, up, &mut y);
-        Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (value, slope) = self.value_and_slope(gate)?;
-        Ok((Some(((dy * up)? * slope)?), Some((dy * value)?)))
-    }
-}
 
 /// Gates `up` by the activation of `gate`.
 ///
@@ -93,32 +24,67 @@ impl CustomOp2 for Gated {
 /// If the shapes differ.
 pub fn gated(
     activation: GateActivation,
-    gate: &Tensor,
-    up: &Tensor,
-) -> std::result::Result<Tensor, NnError> {
-    if gate.dims() != up.dims() {
-        let (expected, got) = (gate.elem_count(), up.elem_count());
+    gate: &Value,
+    up: &Value,
+) -> std::result::Result<Value, NnError> {
+    let (g, u) = (gate.tensor(), up.tensor());
+    if g.dims() != u.dims() {
+        let (expected, got) = (g.elem_count(), u.elem_count());
         return Err(NnError::Shape { what: "values to gate", expected, got });
     }
-    let op = Gated { activation };
-    if gate.device().is_cpu() {
-        Ok(gate.contiguous()?.apply_op2(&up.contiguous()?, op)?)
-    } else {
-        Ok(op.composed(gate, up)?)
+    if !g.device().is_cpu() {
+        return Value::by_candle(&[gate, up], move |x| composed(activation, &x[0], &x[1]));
     }
+    let mut y = vec![0f32; g.elem_count()];
+    with_f32(g, |g| with_f32(u, |u| puna_kernels::gated(activation, g, u, &mut y)))??;
+    let y = Tensor::from_vec(y, g.shape(), &Device::Cpu)?;
+    let (g, u) = (g.clone(), u.clone());
+    Ok(Value::derived(y, &[gate, up], move |dy| {
+        let (mut dg, mut du) = (vec![0f32; g.elem_count()], vec![0f32; g.elem_count()]);
+        with_f32(&g, |g| {
+            with_f32(&u, |u| {
+                with_f32(dy, |dy| {
+                    puna_kernels::gated_backward(activation, (g, u), dy, (&mut dg, &mut du));
+                })
+            })
+        })???;
+        let tensor = |values| Tensor::from_vec(values, g.shape(), &Device::Cpu);
+        Ok(vec![Some(tensor(dg)?), Some(tensor(du)?)])
+    }))
+}
+
+fn composed(activation: GateActivation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let x = gate;
+    let act = match activation {
+        GateActivation::Silu => x.silu()?,
+        GateActivation::GeluTanh => {
+            let inner = ((x * ((x.sqr()? * GELU_CUBIC)? + 1.0)?)? * SQRT_2_OVER_PI)?;
+            (x * ((inner.tanh()? + 1.0)? * 0.5)?)?
+        }
+        GateActivation::GeluErf => {
+            (x * (((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)? * 0.5)?)?
+        }
+    };
+    act * up
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use puna_testkit::{GradTolerance, gradcheck, random_tensor};
+    use crate::value::tests::gradcheck;
+    use puna_testkit::{GradTolerance, random_tensor};
+
+    fn by_kernel(activation: GateActivation, gate: Tensor, up: Tensor) -> Tensor {
+        let (gate, up) = (Value::constant(gate), Value::constant(up));
+        gated(activation, &gate, &up).unwrap().tensor().clone()
+    }
 
     #[test]
     fn silu_of_zero_closes_the_gate() {
         let device = candle_core::Device::Cpu;
         let gate = Tensor::new(&[[0f32, 1.0]], &device).unwrap();
         let up = Tensor::new(&[[5f32, 2.0]], &device).unwrap();
-        let y = gated(GateActivation::Silu, &gate, &up).unwrap().to_vec2::<f32>().unwrap();
+        let y = by_kernel(GateActivation::Silu, gate, up).to_vec2::<f32>().unwrap();
         assert_eq!(y[0][0], 0.0);
         assert!((y[0][1] - 1.462_117_2).abs() < 1e-6); // 2 · sigmoid(1)
     }
@@ -129,8 +95,8 @@ mod tests {
         for activation in [GateActivation::Silu, GateActivation::GeluTanh, GateActivation::GeluErf]
         {
             let values = |y: Tensor| y.to_vec2::<f32>().unwrap().concat();
-            let ours = values(Gated { activation }.composed(&gate, &up).unwrap());
-            let theirs = values(gated(activation, &gate, &up).unwrap());
+            let ours = values(composed(activation, &gate, &up).unwrap());
+            let theirs = values(by_kernel(activation, gate.clone(), up.clone()));
             for (a, b) in ours.into_iter().zip(theirs) {
                 assert!((a - b).abs() < 1e-6, "{activation:?}: {a} {b}");
             }
@@ -142,9 +108,7 @@ mod tests {
         for activation in [GateActivation::Silu, GateActivation::GeluTanh, GateActivation::GeluErf]
         {
             gradcheck(
-                |inputs| {
-                    gated(activation, &inputs[0], &inputs[1]).map_err(candle_core::Error::wrap)
-                },
+                |inputs| gated(activation, &inputs[0], &inputs[1]),
                 &[random_tensor(4, &[2, 9]), random_tensor(5, &[2, 9])],
                 GradTolerance::default(),
             );

@@ -1,57 +1,12 @@
 //! `y = x · r · w`, `r = 1 / sqrt(mean(x²) + eps)` (arXiv:1910.07467, eq. 4).
 //!
 //! Backward, per row of length `C`: `dx = r · (w·dy) − x · r³ / C · Σ(w·dy·x)` and
-//! `dw = Σ_rows dy · x · r`. Composed of candle operations; only the forward is fused.
+//! `dw = Σ_rows dy · x · r`.
 
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 
-use super::f32_slice;
-use crate::NnError;
-
-struct RmsNormOp {
-    eps: f32,
-}
-
-impl CustomOp2 for RmsNormOp {
-    fn name(&self) -> &'static str {
-        "rms_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        w: &CpuStorage,
-        w_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = f32_slice(x, x_layout, "rms_norm")?;
-        let w = f32_slice(w, w_layout, "rms_norm")?;
-        let mut y = vec![0f32; x.len()];
-        puna_kernels::rms_norm(x, w, self.eps, &mut y);
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let width = w.elem_count();
-        let shape = x.shape().clone();
-        let rows = x.elem_count() / width;
-        let (x, dy) = (x.reshape((rows, width))?, dy.reshape((rows, width))?);
-        let mean_square = (x.sqr()?.sum_keepdim(D::Minus1)? / width as f64)?; // [rows, 1]
-        let r = (mean_square + f64::from(self.eps))?.sqrt()?.recip()?;
-        let normed = x.broadcast_mul(&r)?;
-        let wdy = dy.broadcast_mul(w)?;
-        let dot = ((&wdy * &normed)?.sum_keepdim(D::Minus1)? / width as f64)?;
-        let dx = (wdy - normed.broadcast_mul(&dot)?)?.broadcast_mul(&r)?;
-        let dw = (dy * normed)?.sum(0)?;
-        Ok((Some(dx.reshape(shape)?), Some(dw)))
-    }
-}
+use super::with_f32;
+use crate::{NnError, Value, Vector};
 
 /// Normalizes rows of the weight's length.
 ///
@@ -60,17 +15,31 @@ impl CustomOp2 for RmsNormOp {
 ///
 /// # Errors
 /// If the last axis is not a multiple of `C`.
-pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> std::result::Result<Tensor, NnError> {
-    let width = w.elem_count();
-    let last = x.dim(D::Minus1)?;
+pub fn rms_norm(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, NnError> {
+    let (width, last) = (w.len(), x.tensor().dim(D::Minus1)?);
     if width == 0 || !last.is_multiple_of(width) {
         return Err(NnError::Shape { what: "width of a norm", expected: width, got: last });
     }
-    if x.device().is_cpu() {
-        Ok(x.contiguous()?.apply_op2(&w.contiguous()?, RmsNormOp { eps })?)
-    } else {
-        Ok(composed(x, w, eps)?)
+    if let (false, Vector::Fixed(w)) = (x.tensor().device().is_cpu(), w) {
+        let w = w.clone();
+        return Value::by_candle(&[x], move |x| composed(&x[0], &w, eps));
     }
+    let mut y = vec![0f32; x.tensor().elem_count()];
+    w.with(|w| with_f32(x.tensor(), |x| puna_kernels::rms_norm(x, w, eps, &mut y)))??;
+    let shape = x.tensor().shape().clone();
+    let y = Tensor::from_vec(y, shape.clone(), &Device::Cpu)?;
+    let (saved, w) = (x.tensor().clone(), w.clone());
+    Ok(Value::derived(y, &[x], move |dy| {
+        let mut dx = vec![0f32; dy.elem_count()];
+        let mut dw = vec![0f32; if w.is_trained() { width } else { 0 }];
+        with_f32(&saved, |x| {
+            with_f32(dy, |dy| {
+                w.with(|w| puna_kernels::rms_norm_backward((x, w, eps), dy, &mut dx, &mut dw))
+            })
+        })???;
+        w.add_gradient(&dw);
+        Ok(vec![Some(Tensor::from_vec(dx, shape, &Device::Cpu)?)])
+    }))
 }
 
 fn composed(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
@@ -84,14 +53,21 @@ fn composed(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use puna_testkit::{GradTolerance, gradcheck, random_tensor};
+    use crate::Parameter;
+    use crate::value::tests::gradcheck;
+    use puna_testkit::{GradTolerance, gradcheck_by, random_tensor};
+    use std::sync::Arc;
+
+    fn norm(x: Tensor, w: Tensor, eps: f32) -> Tensor {
+        rms_norm(&Value::constant(x), &Vector::Fixed(w), eps).unwrap().tensor().clone()
+    }
 
     #[test]
     fn rms_norm_of_three_and_four_divides_by_their_root_mean_square() {
         let device = candle_core::Device::Cpu;
         let x = Tensor::new(&[[3f32, 4.0]], &device).unwrap();
         let w = Tensor::new(&[1f32, 2.0], &device).unwrap();
-        let y = rms_norm(&x, &w, 0.0).unwrap().to_vec2::<f32>().unwrap();
+        let y = norm(x, w, 0.0).to_vec2::<f32>().unwrap();
         let rms = 12.5f32.sqrt();
         assert!((y[0][0] - 3.0 / rms).abs() < 1e-6 && (y[0][1] - 8.0 / rms).abs() < 1e-6);
     }
@@ -100,7 +76,7 @@ mod tests {
     fn the_composition_is_the_kernel() {
         let (x, w) = (random_tensor(1, &[3, 8]), random_tensor(2, &[4]));
         let values = |y: Tensor| y.to_vec2::<f32>().unwrap().concat();
-        let (ours, theirs) = (composed(&x, &w, 1e-5).unwrap(), rms_norm(&x, &w, 1e-5).unwrap());
+        let (ours, theirs) = (composed(&x, &w, 1e-5).unwrap(), norm(x, w, 1e-5));
         for (a, b) in values(ours).into_iter().zip(values(theirs)) {
             assert!((a - b).abs() < 1e-6);
         }
@@ -108,9 +84,32 @@ mod tests {
 
     #[test]
     fn rms_norm_backward_matches_central_differences() {
+        let w = Vector::Fixed(random_tensor(2, &[4]));
         gradcheck(
-            |inputs| rms_norm(&inputs[0], &inputs[1], 1e-5).map_err(candle_core::Error::wrap),
-            &[random_tensor(1, &[3, 8]), random_tensor(2, &[4])],
+            |inputs| rms_norm(&inputs[0], &w, 1e-5),
+            &[random_tensor(1, &[3, 8])],
+            GradTolerance::default(),
+        );
+    }
+
+    #[test]
+    fn the_gradient_of_a_trained_norm_matches_central_differences() {
+        let x = random_tensor(1, &[3, 8]);
+        let trained = |w: &Tensor| {
+            let parameter = Arc::new(Parameter::new("w", &[4], w.to_vec1().unwrap()));
+            (Arc::clone(&parameter), Vector::Trained(parameter))
+        };
+        gradcheck_by(
+            |w| Ok(norm(x.clone(), w[0].clone(), 1e-5)),
+            |w, seed| {
+                let (parameter, w) = trained(&w[0]);
+                let y = rms_norm(&Value::leaf(x.clone()), &w, 1e-5);
+                let y = y.map_err(candle_core::Error::wrap)?;
+                y.backward(seed.clone()).map_err(candle_core::Error::wrap)?;
+                let gradient = parameter.with_gradient(|g| g.unwrap().to_vec());
+                Ok(vec![Some(Tensor::from_vec(gradient, 4, &Device::Cpu)?)])
+            },
+            &[random_tensor(2, &[4])],
             GradTolerance::default(),
         );
     }

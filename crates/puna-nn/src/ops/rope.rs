@@ -6,56 +6,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Device, Result, Tensor};
 use puna_kernels::RopeTable;
 
-use super::f32_slice;
-use crate::{NnError, RopeTables};
-
-#[derive(Clone, Copy)]
-enum Direction {
-    Forward,
-    Backward,
-}
-
-struct RopeOp {
-    tables: Arc<RopeTables>,
-    heads: usize,
-    direction: Direction,
-}
-
-impl CustomOp1 for RopeOp {
-    fn name(&self) -> &'static str {
-        "rope"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut y = f32_slice(storage, layout, "rope")?.to_vec();
-        let tokens = self.tables.tokens();
-        let head_dim = y.len() / (tokens * self.heads).max(1);
-        let negated: Vec<f32>;
-        let sin = match self.direction {
-            Direction::Forward => self.tables.sin(),
-            Direction::Backward => {
-                negated = self.tables.sin().iter().map(|s| -s).collect();
-                &negated
-            }
-        };
-        let rotary_dim = self.tables.rotary_dim();
-        let table = RopeTable { cos: self.tables.cos(), sin, rotary_dim };
-        puna_kernels::rope(&mut y, self.heads, head_dim, &table);
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let direction = match self.direction {
-            Direction::Forward => Direction::Backward,
-            Direction::Backward => Direction::Forward,
-        };
-        let op = RopeOp { tables: Arc::clone(&self.tables), heads: self.heads, direction };
-        Ok(Some(dy.contiguous()?.apply_op1(op)?))
-    }
-}
+use super::with_f32;
+use crate::{NnError, RopeTables, Value};
 
 /// Rotates the heads of every token.
 ///
@@ -66,11 +21,11 @@ impl CustomOp1 for RopeOp {
 /// If the number of tokens differs from that of the tables or a head is narrower than the
 /// rotation.
 pub fn rope(
-    x: &Tensor,
+    x: &Value,
     heads: usize,
     tables: &Arc<RopeTables>,
-) -> std::result::Result<Tensor, NnError> {
-    let (tokens, width) = x.dims2()?;
+) -> std::result::Result<Value, NnError> {
+    let (tokens, width) = x.tensor().dims2()?;
     if tokens != tables.tokens() {
         let expected = tables.tokens();
         return Err(NnError::Shape { what: "tokens to rotate", expected, got: tokens });
@@ -79,11 +34,27 @@ pub fn rope(
         let expected = heads * tables.rotary_dim();
         return Err(NnError::Shape { what: "width to rotate", expected, got: width });
     }
-    if !x.device().is_cpu() {
-        return Ok(composed(x, heads, tables)?);
+    let tables = Arc::clone(tables);
+    if !x.tensor().device().is_cpu() {
+        return Value::by_candle(&[x], move |x| composed(&x[0], heads, &tables));
     }
-    let op = RopeOp { tables: Arc::clone(tables), heads, direction: Direction::Forward };
-    Ok(x.contiguous()?.apply_op1(op)?)
+    let y = rotated(x.tensor(), heads, (tables.cos(), tables.sin()), tables.rotary_dim())?;
+    Ok(Value::derived(y, &[x], move |dy| {
+        let back = (tables.cos(), tables.negated_sin());
+        Ok(vec![Some(rotated(dy, heads, back, tables.rotary_dim())?)])
+    }))
+}
+
+fn rotated(
+    x: &Tensor,
+    heads: usize,
+    (cos, sin): (&[f32], &[f32]),
+    rotary_dim: usize,
+) -> std::result::Result<Tensor, NnError> {
+    let head_dim = x.dims2()?.1 / heads;
+    let mut y = with_f32(x, <[f32]>::to_vec)?;
+    puna_kernels::rope(&mut y, heads, head_dim, &RopeTable { cos, sin, rotary_dim });
+    Ok(Tensor::from_vec(y, x.shape(), &Device::Cpu)?)
 }
 
 fn composed(x: &Tensor, heads: usize, tables: &RopeTables) -> Result<Tensor> {
@@ -103,7 +74,12 @@ fn composed(x: &Tensor, heads: usize, tables: &RopeTables) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use puna_testkit::{GradTolerance, gradcheck, random_tensor};
+    use crate::value::tests::gradcheck;
+    use puna_testkit::{GradTolerance, random_tensor};
+
+    fn by_kernel(x: Tensor, heads: usize, tables: &Arc<RopeTables>) -> Tensor {
+        rope(&Value::constant(x), heads, tables).unwrap().tensor().clone()
+    }
 
     /// Two pairs at three positions.
     fn three_positions() -> Arc<RopeTables> {
@@ -117,7 +93,7 @@ mod tests {
     fn rope_turns_a_unit_pair_by_its_angle() {
         let tables = Arc::new(RopeTables::new(vec![0.6], vec![0.8], 2));
         let x = Tensor::new(&[[1f32, 0.0]], &candle_core::Device::Cpu).unwrap();
-        let y = rope(&x, 1, &tables).unwrap().to_vec2::<f32>().unwrap();
+        let y = by_kernel(x, 1, &tables).to_vec2::<f32>().unwrap();
         assert_eq!(y, vec![vec![0.6, 0.8]]);
     }
 
@@ -128,7 +104,7 @@ mod tests {
             let x = random_tensor(3, &[3, width]);
             let values = |y: Tensor| y.to_vec2::<f32>().unwrap().concat();
             let ours = values(composed(&x, 2, &tables).unwrap());
-            let theirs = values(rope(&x, 2, &tables).unwrap());
+            let theirs = values(by_kernel(x, 2, &tables));
             for (a, b) in ours.into_iter().zip(theirs) {
                 assert!((a - b).abs() < 1e-6, "{width}: {a} {b}");
             }
@@ -139,7 +115,7 @@ mod tests {
     fn rope_backward_matches_central_differences() {
         let tables = three_positions();
         gradcheck(
-            |inputs| rope(&inputs[0], 2, &tables).map_err(candle_core::Error::wrap),
+            |inputs| rope(&inputs[0], 2, &tables),
             &[random_tensor(3, &[3, 12])],
             GradTolerance::default(),
         );

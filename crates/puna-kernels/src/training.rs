@@ -1,0 +1,385 @@
+//! The backward passes and updates that work element by element or row by row.
+
+use crate::activation::GateActivation;
+use crate::kernels::Kernels;
+use crate::math;
+use crate::parallel::{OutPtr, for_each_chunk_mut};
+use crate::pool;
+use crate::simd::{LANES, Simd};
+
+/// Values per task of what is bound by memory.
+const CHUNK: usize = 16 * 1024;
+
+/// Rows whose share of a norm's weight gradient is summed up together, whatever the threads.
+const NORM_ROWS: usize = 64;
+
+/// `out = a + b`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert_eq!((a.len(), b.len()), (out.len(), out.len()), "terms and sum");
+    for_each_chunk_mut(out, CHUNK, |first, out| {
+        let terms = a[first..].iter().zip(&b[first..]);
+        out.iter_mut().zip(terms).for_each(|(out, (a, b))| *out = a + b);
+    });
+}
+
+/// `a += b`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_in_place(a: &mut [f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len(), "terms");
+    for_each_chunk_mut(a, CHUNK, |first, a| {
+        a.iter_mut().zip(&b[first..]).for_each(|(a, b)| *a += b);
+    });
+}
+
+/// `sum x²` in float64, in an order that does not depend on the number of threads.
+#[must_use]
+pub fn sum_of_squares(x: &[f32]) -> f64 {
+    let mut parts = vec![0f64; x.len().div_ceil(CHUNK)];
+    for_each_chunk_mut(&mut parts, 1, |i, part| {
+        let x = &x[i * CHUNK..x.len().min((i + 1) * CHUNK)];
+        part[0] = x.chunks(256).map(|x| f64::from(x.iter().map(|v| v * v).sum::<f32>())).sum();
+    });
+    parts.iter().sum()
+}
+
+/// The gradients of gate and up of `out = act(gate) * up`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated_backward(
+    act: GateActivation,
+    (gate, up): (&[f32], &[f32]),
+    d_out: &[f32],
+    (d_gate, d_up): (&mut [f32], &mut [f32]),
+) {
+    let len = gate.len();
+    assert_eq!((up.len(), d_out.len()), (len, len), "gate, up and gradient");
+    assert_eq!((d_gate.len(), d_up.len()), (len, len), "gradients");
+    let kernels = Kernels::get();
+    let d_up = OutPtr::new(d_up);
+    for_each_chunk_mut(d_gate, CHUNK, |first, d_gate| {
+        let part = first..first + d_gate.len();
+        d_gate.copy_from_slice(&gate[part.clone()]);
+        // SAFETY: chunks are disjoint, and both outputs have one length.
+        let d_up = unsafe { d_up.slice(part.clone()) };
+        d_up.copy_from_slice(&d_out[part.clone()]);
+        kernels.gate_gradient(act, &up[part], d_gate, d_up);
+    });
+}
+
+/// Slices of equal length: `x` holds the gate and becomes its gradient, `d` holds the output's
+/// gradient and becomes that of `up`.
+#[inline(always)]
+pub(crate) fn gate_gradient<S: Simd>(
+    s: S,
+    act: GateActivation,
+    up: &[f32],
+    x: &mut [f32],
+    d: &mut [f32],
+) {
+    if act == GateActivation::GeluErf {
+        for ((x, d), up) in x.iter_mut().zip(d).zip(up) {
+            let cdf = 0.5 * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2));
+            // 1 / sqrt(2 pi) = 0.3989423
+            let density = 0.398_942_3 * (-0.5 * *x * *x).exp();
+            (*x, *d) = (*d * *up * (cdf + *x * density), *d * *x * cdf);
+        }
+        return;
+    }
+    let mut at = 0;
+    while at < x.len() {
+        let n = (x.len() - at).min(LANES);
+        let mut padded = [[0f32; LANES]; 3];
+        for (padded, from) in padded.iter_mut().zip([&x[at..], &d[at..], &up[at..]]) {
+            padded[..n].copy_from_slice(&from[..n]);
+        }
+        // SAFETY: arrays of 16.
+        unsafe {
+            let [g, dy, u] = padded.each_ref().map(|p| s.load(p.as_ptr()));
+            let (value, slope) = value_and_slope(s, act, g);
+            s.store(padded[0].as_mut_ptr(), s.mul(s.mul(dy, u), slope));
+            s.store(padded[1].as_mut_ptr(), s.mul(dy, value));
+        }
+        x[at..at + n].copy_from_slice(&padded[0][..n]);
+        d[at..at + n].copy_from_slice(&padded[1][..n]);
+        at += n;
+    }
+}
+
+/// `act(x)` and its derivative: both activations are `x sigmoid(u)`, so the derivative is
+/// `sigmoid(u) + x sigmoid(u) (1 - sigmoid(u)) u'`.
+#[inline(always)]
+fn value_and_slope<S: Simd>(s: S, act: GateActivation, x: S::F) -> (S::F, S::F) {
+    let one = s.splat(1.0);
+    let (u, slope) = match act {
+        GateActivation::GeluTanh => {
+            // u = 2 sqrt(2 / pi) (x + 0.044715 x³), u' = 2 sqrt(2 / pi) (1 + 0.134145 x²)
+            let square = s.mul(x, x);
+            let factor = s.splat(1.595_769);
+            let inner = s.fma(square, s.splat(0.044_715), one);
+            (s.mul(factor, s.mul(x, inner)), s.mul(factor, s.fma(square, s.splat(0.134_145), one)))
+        }
+        _ => (x, one),
+    };
+    let sigmoid = math::sigmoid(s, u);
+    let value = s.mul(x, sigmoid);
+    let rest = s.mul(s.sub(one, sigmoid), slope);
+    (value, s.fma(value, rest, sigmoid))
+}
+
+/// Backward of [`crate::rms_norm`]: replaces `dx` and adds to `d_weight`.
+///
+/// With `r = 1 / sqrt(mean(x²) + eps)`: `dx = r (w dy) - x r³ / C sum(w dy x)`,
+/// `dw = sum over rows of dy x r`.
+///
+/// # Shapes
+/// `x`, `dy`, `dx` `[rows, C]`, `weight`, `d_weight` `[C]`; `d_weight` may be empty if it is not
+/// wanted.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn rms_norm_backward(
+    (x, weight, eps): (&[f32], &[f32], f32),
+    dy: &[f32],
+    dx: &mut [f32],
+    d_weight: &mut [f32],
+) {
+    let cols = weight.len();
+    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values in rows of {cols}", x.len());
+    assert_eq!((dy.len(), dx.len()), (x.len(), x.len()), "gradients");
+    assert!(d_weight.is_empty() || d_weight.len() == cols, "gradient of the weight");
+    let kernels = Kernels::get();
+    let chunk = NORM_ROWS * cols;
+    let mut partial = vec![0f32; x.len().div_ceil(chunk) * cols];
+    let dx = OutPtr::new(dx);
+    for_each_chunk_mut(&mut partial, cols, |first, partial| {
+        let start = first / cols * chunk;
+        let part = start..x.len().min(start + chunk);
+        // SAFETY: chunks are disjoint.
+        let dx = unsafe { dx.slice(part.clone()) };
+        let rows = x[part.clone()].chunks_exact(cols).zip(dy[part].chunks_exact(cols));
+        for ((x, dy), dx) in rows.zip(dx.chunks_exact_mut(cols)) {
+            kernels.norm_gradient((x, weight, eps), dy, dx, partial);
+        }
+    });
+    for partial in partial.chunks_exact(cols) {
+        d_weight.iter_mut().zip(partial).for_each(|(d, p)| *d += p);
+    }
+}
+
+/// One row.
+#[inline(always)]
+pub(crate) fn norm_gradient<S: Simd>(
+    s: S,
+    (x, w, eps): (&[f32], &[f32], f32),
+    dy: &[f32],
+    dx: &mut [f32],
+    dw: &mut [f32],
+) {
+    let mean = math::sum_lanes!(s, x, 0.0, |v| s.mul(v, v)) / x.len() as f64;
+    let r = 1.0 / (mean + f64::from(eps)).sqrt();
+    for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(w) {
+        *dx = dy * w;
+    }
+    let mut dot = 0f64;
+    for (dx, x) in dx.chunks(256).zip(x.chunks(256)) {
+        let mut lanes = [0f32; LANES];
+        let (dx, dx_rest) = dx.as_chunks::<LANES>();
+        let (x, x_rest) = x.as_chunks::<LANES>();
+        for (dx, x) in dx.iter().zip(x) {
+            for (lane, (dx, x)) in lanes.iter_mut().zip(dx.iter().zip(x)) {
+                *lane += dx * x;
+            }
+        }
+        let rest: f32 = dx_rest.iter().zip(x_rest).map(|(a, b)| a * b).sum();
+        dot += f64::from(lanes.iter().sum::<f32>() + rest);
+    }
+    let (r, back) = (r as f32, (r * r * r * dot / x.len() as f64) as f32);
+    for (((dx, x), dy), dw) in dx.iter_mut().zip(x).zip(dy).zip(dw) {
+        *dx = *dx * r - x * back;
+        *dw += dy * (x * r);
+    }
+}
+
+/// What a row of logits contributes to the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CrossEntropyRow {
+    /// Index of the right class.
+    pub target: usize,
+    /// Weight of the row in the loss: its gradients are multiplied by it.
+    pub weight: f32,
+    /// Factor of the square of the logarithm of the softmax's sum (z-loss; PaLM,
+    /// arXiv:2204.02311, section 5).
+    pub z_loss: f32,
+    /// `cap tanh(logit / cap)` before the softmax.
+    pub softcap: Option<f32>,
+}
+
+/// Cross-entropy of one row of logits, which become their own gradients; returns the unweighted
+/// `-log softmax(logits)[target]` and the logarithm of the softmax's sum.
+///
+/// # Panics
+/// If the target is not a class.
+pub fn cross_entropy_row(logits: &mut [f32], row: &CrossEntropyRow) -> (f32, f32) {
+    let mut out = (0.0, 0.0);
+    assert!(row.target < logits.len(), "target {} of {} classes", row.target, logits.len());
+    Kernels::get().cross_entropy(logits, row, &mut out);
+    out
+}
+
+/// One row.
+#[inline(always)]
+pub(crate) fn cross_entropy<S: Simd>(
+    s: S,
+    logits: &mut [f32],
+    row: &CrossEntropyRow,
+    out: &mut (f32, f32),
+) {
+    if let Some(cap) = row.softcap {
+        crate::activation::cap(s, logits, cap);
+    }
+    let max = math::max(logits);
+    let shift = s.splat(max);
+    let right = logits[row.target];
+    let slope = |capped: f32| row.softcap.map_or(1.0, |cap| 1.0 - (capped / cap) * (capped / cap));
+    // The capped values are needed for the derivative of the cap.
+    let capped = row.softcap.map(|_| logits.to_vec());
+    math::map_lanes!(s, logits, f32::NEG_INFINITY, |v| math::exp(s, s.sub(v, shift)));
+    let sum = math::sum_lanes!(s, logits, 0.0, |v| v);
+    let log = max + sum.ln() as f32;
+    let factor = row.weight * (1.0 + 2.0 * row.z_loss * log) / sum as f32;
+    logits.iter_mut().for_each(|v| *v *= factor);
+    logits[row.target] -= row.weight;
+    if let Some(capped) = capped {
+        logits.iter_mut().zip(capped).for_each(|(d, c)| *d *= slope(c));
+    }
+    *out = (log - right, log);
+}
+
+/// One step of AdamW (Loshchilov and Hutter, arXiv:1711.05101).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay rates of the moments.
+    pub betas: (f32, f32),
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// `1 - beta^step` of both moments.
+    pub corrections: (f32, f32),
+    /// Factor of the gradient (clipping).
+    pub gradient_scale: f32,
+}
+
+/// Updates weights and moments by the gradient.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn adamw(
+    weights: &mut [f32],
+    gradient: &[f32],
+    (first, second): (&mut [f32], &mut [f32]),
+    step: &AdamWStep,
+) {
+    let len = weights.len();
+    assert_eq!((gradient.len(), first.len(), second.len()), (len, len, len), "moments");
+    let kernels = Kernels::get();
+    let (weights, first, second) =
+        (OutPtr::new(weights), OutPtr::new(first), OutPtr::new(second));
+    pool::run(len.div_ceil(CHUNK), |i| {
+        let part = i * CHUNK..len.min((i + 1) * CHUNK);
+        // SAFETY: chunks are disjoint.
+        unsafe {
+            let moments = (first.slice(part.clone()), second.slice(part.clone()));
+            kernels.adamw_part(weights.slice(part.clone()), &gradient[part], moments, step);
+        }
+    });
+}
+
+#[inline(always)]
+pub(crate) fn adamw_part(
+    weights: &mut [f32],
+    gradient: &[f32],
+    (first, second): (&mut [f32], &mut [f32]),
+    step: &AdamWStep,
+) {
+    let (b1, b2) = step.betas;
+    let (c1, c2) = (1.0 / step.corrections.0, 1.0 / step.corrections.1);
+    let keep = 1.0 - step.lr * step.weight_decay;
+    let moments = first.iter_mut().zip(second);
+    for ((w, g), (m, v)) in weights.iter_mut().zip(gradient).zip(moments) {
+        let g = g * step.gradient_scale;
+        *m = b1 * *m + (1.0 - b1) * g;
+        *v = b2 * *v + (1.0 - b2) * (g * g);
+        *w = *w * keep - step.lr * (*m * c1) / ((*v * c2).sqrt() + step.eps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_step_of_adamw_moves_by_the_learning_rate() {
+        let step = AdamWStep {
+            lr: 0.1,
+            betas: (0.9, 0.95),
+            eps: 0.0,
+            weight_decay: 0.5,
+            corrections: (0.1, 0.05),
+            gradient_scale: 1.0,
+        };
+        let (mut w, mut m, mut v) = ([2.0], [0.0], [0.0]);
+        adamw(&mut w, &[-3.0], (&mut m, &mut v), &step);
+        // 2 (1 - 0.1 · 0.5) + 0.1
+        assert!((w[0] - 2.0).abs() < 1e-6, "{w:?}");
+        assert!((m[0] + 0.3).abs() < 1e-6 && (v[0] - 0.45).abs() < 1e-6);
+    }
+
+    #[test]
+    fn cross_entropy_of_even_logits_is_the_logarithm_of_their_number() {
+        let mut logits = [1.0; 4];
+        let row = CrossEntropyRow { target: 2, weight: 2.0, z_loss: 0.0, softcap: None };
+        let (loss, log) = cross_entropy_row(&mut logits, &row);
+        assert!((loss - 4f32.ln()).abs() < 1e-6 && (log - 1.0 - 4f32.ln()).abs() < 1e-6);
+        assert_eq!(logits, [0.5, 0.5, -1.5, 0.5]);
+    }
+
+    #[test]
+    fn the_gate_gradient_is_the_slope_of_the_gate() {
+        let gate: Vec<f32> = (0..35).map(|i| i as f32 * 0.2 - 3.4).collect();
+        let up: Vec<f32> = (0..35).map(|i| 1.0 - i as f32 * 0.05).collect();
+        for act in [GateActivation::Silu, GateActivation::GeluTanh, GateActivation::GeluErf] {
+            let at = |shift: f32| {
+                let moved: Vec<f32> = gate.iter().map(|g| g + shift).collect();
+                let mut out = vec![0.0; 35];
+                crate::gated(act, &moved, &up, &mut out);
+                out
+            };
+            let (mut d_gate, mut d_up) = (vec![0.0; 35], vec![0.0; 35]);
+            gated_backward(act, (&gate, &up), &[1.0; 35], (&mut d_gate, &mut d_up));
+            let (above, below, value) = (at(1.0 / 64.0), at(-1.0 / 64.0), at(0.0));
+            for i in 0..35 {
+                let slope = (above[i] - below[i]) * 32.0;
+                assert!((slope - d_gate[i]).abs() < 2e-4, "{act:?} {i}: {slope} {}", d_gate[i]);
+                assert!((value[i] - d_up[i] * up[i]).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_of_squares_does_not_depend_on_the_threads() {
+        let x: Vec<f32> = (0..100_000).map(|i| (i % 1013) as f32 * 0.001).collect();
+        let sum = |threads| crate::with_threads(threads, || sum_of_squares(&x));
+        assert_eq!(sum(1), sum(4));
+        let exact: f64 = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+        assert!((sum(1) / exact - 1.0).abs() < 1e-6);
+    }
+}

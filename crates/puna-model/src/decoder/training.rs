@@ -1,0 +1,306 @@
+//! The decoder in training: forward and backward of a batch of rows.
+//!
+//! The pass is cut at the block boundaries: each block's graph begins at a leaf, and backward walks
+//! from block to block. So what a block saved is gone as soon as its backward is done, a block can
+//! be computed anew instead of saved (Chen et al. 2016, arXiv:1604.06174), and whoever reduces
+//! gradients over processes can begin with the last block while the first ones still run.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use puna_nn::ops::{CrossEntropy, LossSum, cross_entropy, embedding_backward, with_f32};
+use puna_nn::{Context, FeedForward, Linear, NnError, Parameter, Precision, RmsNorm, RowsOfTokens};
+use puna_nn::{Tokens, Value, Vector, Weight};
+
+use super::{Block, Decoder};
+use crate::{Expert, LayerSlot, ModelError, Slot};
+
+/// Rows of tokens, all of one length, behind one another.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenRows<'a> {
+    /// Tokens of a row (`T`).
+    pub len: usize,
+    /// `[rows·T]`
+    pub tokens: &'a [u32],
+    /// What each token should predict; `None` where no loss is taken. `[rows·T]`
+    pub targets: &'a [Option<u32>],
+    /// Position of each token in its document, `[rows·T]`.
+    pub positions: &'a [u32],
+    /// Index in its row of the first token each token sees, `[rows·T]`.
+    pub visible_from: &'a [u32],
+}
+
+/// What is kept of a block between forward and backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recompute {
+    /// Everything its backward needs.
+    Nothing,
+    /// Its input: the block runs a second time.
+    Blocks,
+}
+
+/// How a batch is trained on.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainingPass {
+    /// Factor of the sum of losses: one over the targets of the whole step.
+    pub scale: f32,
+    /// Factor of the z-loss.
+    pub z_loss: f32,
+    /// What is computed twice.
+    pub recompute: Recompute,
+    /// Arithmetic of the products.
+    pub precision: Precision,
+}
+
+/// A part of the decoder whose gradients of this pass are complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Final norm, and the head where it is not tied.
+    Head,
+    /// A block.
+    Block(usize),
+    /// The embedding, and the head where it is tied.
+    Embedding,
+}
+
+/// The trained tensors of a decoder, by their places.
+#[derive(Debug, Clone)]
+pub struct Trainable {
+    /// In the order of [`crate::slots`].
+    pub parameters: Vec<(Slot, Arc<Parameter>)>,
+}
+
+/// What a block's backward starts from.
+enum Saved {
+    Graph { leaf: Value, out: Value },
+    Input(Tensor),
+}
+
+impl Decoder {
+    /// Makes every weight a trained float32 parameter, whatever it was stored as; `name` says what
+    /// optimizers and checkpoints call a slot.
+    ///
+    /// # Errors
+    /// If a weight is not on the CPU.
+    pub fn make_trainable(&mut self, name: impl Fn(Slot) -> String) -> Result<Trainable, ModelError> {
+        let tied = Arc::ptr_eq(self.embedding.weight(), self.head.weight());
+        let mut parameters = Vec::new();
+        let mut add = |slot: Slot, shape: &[usize], values: Vec<f32>| {
+            let parameter = Arc::new(Parameter::new(name(slot), shape, values));
+            parameters.push((slot, Arc::clone(&parameter)));
+            parameter
+        };
+        let dense = with_f32(&self.embedding.weight().dequantize()?, <[f32]>::to_vec)?;
+        let shape = [self.config.vocab_size, self.config.hidden_size];
+        let weight = Arc::new(Weight::Trained(add(Slot::Embedding, &shape, dense)));
+        *self.embedding.weight_mut() = Arc::clone(&weight);
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            block.make_trainable(&mut |slot, shape, values| add(Slot::Layer(layer, slot), shape, values))?;
+        }
+        train_norm(&mut self.final_norm, &mut |shape, values| add(Slot::FinalNorm, shape, values))?;
+        if tied {
+            *self.head.weight_mut() = weight;
+        } else {
+            train_linear(&mut self.head, &mut |shape, values| add(Slot::Head, shape, values))?;
+        }
+        Ok(Trainable { parameters })
+    }
+
+    /// Forward and backward of a batch; gradients are added to the parameters'. `ready` is told of
+    /// every stage whose gradients are complete.
+    ///
+    /// # Errors
+    /// If the rows do not fit together, or a token is outside the vocabulary.
+    pub fn train_on(
+        &self,
+        rows: &TokenRows<'_>,
+        pass: &TrainingPass,
+        mut ready: impl FnMut(Stage),
+    ) -> Result<LossSum, ModelError> {
+        let mut ctx = self.row_context(rows, pass.precision)?;
+        let mut x = self.embedding.forward(rows.tokens)?; // [N, C]
+        let mut saved = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let (leaf, kept) = match pass.recompute {
+                Recompute::Nothing => (Value::leaf(x), None),
+                Recompute::Blocks => (Value::constant(x.clone()), Some(x)),
+            };
+            let out = block.forward(&leaf, &mut ctx)?;
+            x = out.tensor().clone();
+            saved.push(match kept {
+                None => Saved::Graph { leaf, out },
+                Some(input) => Saved::Input(input),
+            });
+        }
+        let (sum, mut dx) = self.head_loss(Value::leaf(x), rows, pass)?;
+        ready(Stage::Head);
+        for (layer, block) in self.blocks.iter().enumerate().rev() {
+            let (leaf, out) = match saved.pop() {
+                Some(Saved::Graph { leaf, out }) => (leaf, out),
+                Some(Saved::Input(input)) => {
+                    let leaf = Value::leaf(input);
+                    let out = block.forward(&leaf, &mut ctx)?;
+                    (leaf, out)
+                }
+                None => break,
+            };
+            let gradients = out.backward(dx)?;
+            dx = gradient_of(&gradients, &leaf)?;
+            ready(Stage::Block(layer));
+        }
+        if let Weight::Trained(weight) = &**self.embedding.weight() {
+            let scale = self.embedding.scale();
+            with_f32(&dx, |dx| embedding_backward(weight, rows.tokens, dx, scale))?;
+        }
+        ready(Stage::Embedding);
+        Ok(sum)
+    }
+
+    /// The sums of a batch's losses, without gradients.
+    ///
+    /// # Errors
+    /// As [`Self::train_on`].
+    pub fn evaluate(
+        &self,
+        rows: &TokenRows<'_>,
+        precision: Precision,
+    ) -> Result<LossSum, ModelError> {
+        let mut ctx = self.row_context(rows, precision)?;
+        let mut x = Value::constant(self.embedding.forward(rows.tokens)?); // [N, C]
+        for block in &self.blocks {
+            x = block.forward(&x, &mut ctx)?;
+        }
+        let x = self.final_norm.forward(&x)?;
+        let of = self.loss_of(rows, precision);
+        Ok(cross_entropy(&x, self.head.weight(), &of)?.0)
+    }
+
+    /// The loss, and its gradient by the residual stream `[N, C]`.
+    fn head_loss(
+        &self,
+        leaf: Value,
+        rows: &TokenRows<'_>,
+        pass: &TrainingPass,
+    ) -> Result<(LossSum, Tensor), ModelError> {
+        let normed = self.final_norm.forward(&leaf)?;
+        let of = CrossEntropy {
+            scale: pass.scale,
+            z_loss: pass.z_loss,
+            ..self.loss_of(rows, pass.precision)
+        };
+        let (sum, d_normed) = cross_entropy(&normed, self.head.weight(), &of)?;
+        let Some(d_normed) = d_normed else {
+            return Err(NnError::Tracked { op: "a loss without gradients" }.into());
+        };
+        let gradients = normed.backward(d_normed)?;
+        Ok((sum, gradient_of(&gradients, &leaf)?))
+    }
+
+    fn loss_of<'a>(&self, rows: &TokenRows<'a>, precision: Precision) -> CrossEntropy<'a> {
+        let softcap = self.config.final_logit_softcap.map(|cap| cap as f32);
+        CrossEntropy { targets: rows.targets, scale: 1.0, z_loss: 0.0, softcap, precision }
+    }
+
+    /// What all blocks share in a pass over rows.
+    fn row_context(
+        &self,
+        rows: &TokenRows<'_>,
+        precision: Precision,
+    ) -> Result<Context<'static, 'static>, ModelError> {
+        let tokens = rows.tokens.len();
+        if tokens == 0 {
+            return Err(ModelError::NoTokens);
+        }
+        let whole = rows.len > 0 && tokens.is_multiple_of(rows.len);
+        let parts = [rows.targets.len(), rows.positions.len(), rows.visible_from.len()];
+        if let Some(&got) = parts.iter().find(|&&len| len != tokens || !whole) {
+            return Err(NnError::Shape { what: "tokens of rows", expected: tokens, got }.into());
+        }
+        let global_rope = Arc::new(self.global_rotary.tables_at(rows.positions, rows.len));
+        let local_rope = match &self.local_rotary {
+            None => Arc::clone(&global_rope),
+            Some(rotary) => Arc::new(rotary.tables_at(rows.positions, rows.len)),
+        };
+        let visible_from = Arc::new(rows.visible_from.to_vec());
+        let tokens = Tokens::Rows(RowsOfTokens { len: rows.len, visible_from });
+        Ok(Context { precision, global_rope, local_rope, tokens })
+    }
+}
+
+fn gradient_of(gradients: &puna_nn::Gradients, leaf: &Value) -> Result<Tensor, ModelError> {
+    let found = gradients.of(leaf).cloned();
+    found.ok_or_else(|| NnError::Tracked { op: "a block without influence" }.into())
+}
+
+/// Makes a parameter of a shape and values.
+type Add<'a> = &'a mut dyn FnMut(&[usize], Vec<f32>) -> Arc<Parameter>;
+
+fn train_linear(linear: &mut Linear, add: Add<'_>) -> Result<(), ModelError> {
+    let weight = linear.weight();
+    let shape = [weight.rows(), weight.cols()];
+    let values = with_f32(&weight.dequantize()?, <[f32]>::to_vec)?;
+    *linear.weight_mut() = Arc::new(Weight::Trained(add(&shape, values)));
+    Ok(())
+}
+
+fn train_vector(vector: &mut Vector, add: Add<'_>) -> Result<(), ModelError> {
+    let values = vector.with(<[f32]>::to_vec)?;
+    *vector = Vector::Trained(add(&[values.len()], values));
+    Ok(())
+}
+
+fn train_norm(norm: &mut RmsNorm, add: Add<'_>) -> Result<(), ModelError> {
+    train_vector(norm.weight_mut(), add)
+}
+
+impl Block {
+    fn make_trainable(
+        &mut self,
+        add: &mut dyn FnMut(LayerSlot, &[usize], Vec<f32>) -> Arc<Parameter>,
+    ) -> Result<(), ModelError> {
+        use LayerSlot as L;
+        let parts = self.attention.parts_mut();
+        let norms = [
+            (L::AttnPreNorm, Some(&mut self.attn_pre_norm)),
+            (L::QueryNorm, parts.query_norm.as_mut()),
+            (L::KeyNorm, parts.key_norm.as_mut()),
+            (L::FfnPreNorm, Some(&mut self.ffn_pre_norm)),
+            (L::AttnPostNorm, self.attn_post_norm.as_mut()),
+            (L::FfnPostNorm, self.ffn_post_norm.as_mut()),
+        ];
+        for (slot, norm) in norms {
+            if let Some(norm) = norm {
+                train_norm(norm, &mut |shape, values| add(slot, shape, values))?;
+            }
+        }
+        let mut layers = vec![
+            (L::Query, Some(L::QueryBias), &mut parts.query),
+            (L::Key, Some(L::KeyBias), &mut parts.key),
+            (L::Value, Some(L::ValueBias), &mut parts.value),
+            (L::Output, Some(L::OutputBias), &mut parts.output),
+        ];
+        match &mut self.ffn {
+            FeedForward::Dense(mlp) => layers.extend([
+                (L::Gate(Expert::Dense), Some(L::GateBias), &mut mlp.gate),
+                (L::Up(Expert::Dense), Some(L::UpBias), &mut mlp.up),
+                (L::Down(Expert::Dense), Some(L::DownBias), &mut mlp.down),
+            ]),
+            FeedForward::Moe(moe) => {
+                layers.push((L::Router, None, &mut moe.router));
+                for (index, mlp) in moe.experts.iter_mut().enumerate() {
+                    let expert = Expert::Index(index);
+                    layers.push((L::Gate(expert), None, &mut mlp.gate));
+                    layers.push((L::Up(expert), None, &mut mlp.up));
+                    layers.push((L::Down(expert), None, &mut mlp.down));
+                }
+            }
+        }
+        for (slot, bias_slot, linear) in layers {
+            train_linear(linear, &mut |shape, values| add(slot, shape, values))?;
+            if let (Some(slot), Some(bias)) = (bias_slot, linear.bias_mut()) {
+                train_vector(bias, &mut |shape, values| add(slot, shape, values))?;
+            }
+        }
+        Ok(())
+    }
+}

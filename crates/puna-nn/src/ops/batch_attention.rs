@@ -1,0 +1,214 @@
+//! Attention over whole rows of a batch: `out = softmax(transform(Q Kᵀ)) V` over the keys of each
+//! token's own row that the mask shows (causal, window, documents), with grouped queries; no
+//! `[T, T]` matrix (FlashAttention, arXiv:2205.14135).
+//!
+//! Backward, with `P` recomputed: `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O))`, and through the
+//! transform `dQ = dS K`, `dK = dSᵀ Q`.
+
+
+use candle_core::{Device, Tensor};
+use puna_kernels::{
+    AttentionShape, Flash, FlashSaved, RowMask, ScoreTransform, flash_backward, flash_forward,
+};
+
+use super::{linear::elements, with_f32};
+use crate::{NnError, Precision, RowsOfTokens, Value};
+
+/// What an attention part is, besides its inputs.
+#[derive(Debug, Clone)]
+pub struct BatchAttention {
+    /// Heads.
+    pub shape: AttentionShape,
+    /// The rows, and what their tokens see.
+    pub rows: RowsOfTokens,
+    /// Number of keys a token sees at most, its own included.
+    pub window: Option<usize>,
+    /// What happens to a score before the softmax.
+    pub scores: ScoreTransform,
+    /// Arithmetic of the products.
+    pub precision: Precision,
+}
+
+impl BatchAttention {
+    fn flash(&self) -> Flash<'_> {
+        let RowsOfTokens { len, visible_from } = &self.rows;
+        let mask = RowMask { len: *len, visible_from, window: self.window };
+        let (shape, scores) = (self.shape, self.scores);
+        Flash { shape, mask, scores, elements: elements(self.precision) }
+    }
+
+    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(), NnError> {
+        let AttentionShape { heads, kv_heads, head_dim } = self.shape;
+        let tokens = self.rows.visible_from.len();
+        let shapes = [("queries", q, heads), ("keys", k, kv_heads), ("values", v, kv_heads)];
+        for (what, x, heads) in shapes {
+            let expected = tokens * heads * head_dim;
+            if x.dims() != [tokens, heads * head_dim] {
+                return Err(NnError::Shape { what, expected, got: x.elem_count() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Attends within each row.
+///
+/// # Shapes
+/// `q` `[rows·T, H·D]`, `k`, `v` `[rows·T, K·D]` → `[rows·T, H·D]`
+///
+/// # Errors
+/// If shapes do not agree or a tensor is not float32 on the CPU.
+pub fn batch_attention(
+    q: &Value,
+    k: &Value,
+    v: &Value,
+    attention: BatchAttention,
+) -> Result<Value, NnError> {
+    attention.check(q.tensor(), k.tensor(), v.tensor())?;
+    let (shape, tokens) = (q.tensor().shape().clone(), attention.rows.visible_from.len());
+    let mut out = vec![0f32; shape.elem_count()];
+    let mut logs = vec![0f32; tokens * attention.shape.heads];
+    let saved = [q, k, v].map(|x| x.tensor().clone());
+    with_three(&saved, |q, k, v| {
+        flash_forward((q, k, v), &attention.flash(), &mut out, &mut logs);
+    })?;
+    let out = Tensor::from_vec(out, shape, &Device::Cpu)?;
+    let kept = out.clone();
+    Ok(Value::derived(out, &[q, k, v], move |d_out| {
+        let mut gradients = saved.each_ref().map(|x| vec![0f32; x.elem_count()]);
+        let [dq, dk, dv] = &mut gradients;
+        with_f32(&kept, |out| {
+            with_f32(d_out, |d_out| {
+                with_three(&saved, |q, k, v| {
+                    let saved = FlashSaved { qkv: (q, k, v), out, logs: &logs, d_out };
+                    flash_backward(&saved, &attention.flash(), (dq, dk, dv));
+                })
+            })
+        })???;
+        let tensors = gradients.into_iter().zip(&saved);
+        tensors.map(|(g, x)| Ok(Some(Tensor::from_vec(g, x.shape(), &Device::Cpu)?))).collect()
+    }))
+}
+
+fn with_three<T>(
+    [a, b, c]: &[Tensor; 3],
+    f: impl FnOnce(&[f32], &[f32], &[f32]) -> T,
+) -> Result<T, NnError> {
+    with_f32(a, |a| with_f32(b, |b| with_f32(c, |c| f(a, b, c))))??
+}
+
+/// The same by [`super::attention`], document by document: what the kernel is tested against.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::tests::gradcheck;
+    use puna_kernels::AttentionMask;
+    use std::sync::Arc;
+    use puna_testkit::{GradTolerance, random_tensor};
+
+    fn flat(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn attention(len: usize, starts: &[u32], window: Option<usize>) -> BatchAttention {
+        BatchAttention {
+            shape: AttentionShape { heads: 4, kv_heads: 2, head_dim: 8 },
+            rows: RowsOfTokens { len, visible_from: Arc::new(starts.to_vec()) },
+            window,
+            scores: ScoreTransform { scale: 0.6, softcap: None },
+            precision: Precision::Exact,
+        }
+    }
+
+    /// Each document of each row by itself.
+    fn by_documents(qkv: &[Tensor; 3], of: &BatchAttention) -> Vec<f32> {
+        let starts = &of.rows.visible_from;
+        let mut out = Vec::new();
+        let mut at = 0;
+        while at < starts.len() {
+            let row_end = (at / of.rows.len + 1) * of.rows.len;
+            let end = (at..row_end).find(|&i| starts[i] != starts[at]).unwrap_or(row_end);
+            let part = |x: &Tensor| x.narrow(0, at, end - at).unwrap();
+            let by_head = |x: &Tensor| {
+                let x = part(x).reshape((end - at, 2, 8)).unwrap();
+                x.transpose(0, 1).unwrap().contiguous().unwrap()
+            };
+            let (k, v) = (by_head(&qkv[1]), by_head(&qkv[2]));
+            let mask = AttentionMask { first_position: 0, window: of.window };
+            let q = part(&qkv[0]);
+            let one = crate::ops::attention(&q, (&k, &v), &of.shape, &mask, &of.scores).unwrap();
+            out.extend(flat(&one));
+            at = end;
+        }
+        out
+    }
+
+    /// Two rows of `len` tokens, the second of two documents.
+    fn two_rows(len: usize) -> Vec<u32> {
+        let second = len as u32 / 3;
+        let row = (0..len as u32).map(|i| if i < second { 0 } else { second });
+        (0..len).map(|_| 0).chain(row).collect()
+    }
+
+    #[test]
+    fn the_kernel_is_the_composition_for_documents_windows_caps_and_tiles() {
+        for len in [1, 5, 33, 130, 300] {
+            for (window, softcap) in [(None, None), (Some(3), Some(2.0)), (Some(100), None)] {
+                let mut of = attention(len, &two_rows(len), window);
+                of.scores.softcap = softcap;
+                let qkv = [
+                    random_tensor(1, &[2 * len, 32]),
+                    random_tensor(2, &[2 * len, 16]),
+                    random_tensor(3, &[2 * len, 16]),
+                ];
+                let expected = by_documents(&qkv, &of);
+                let [q, k, v] = qkv.map(Value::constant);
+                let y = flat(batch_attention(&q, &k, &v, of).unwrap().tensor());
+                for (i, (a, b)) in y.iter().zip(&expected).enumerate() {
+                    assert!((a - b).abs() < 2e-5, "{len} {window:?} {i}: {a} {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn batch_attention_backward_matches_central_differences() {
+        for (window, softcap) in [(None, None), (Some(3), Some(2.0))] {
+            let mut of = attention(6, &two_rows(6), window);
+            of.scores.softcap = softcap;
+            gradcheck(
+                |x| batch_attention(&x[0], &x[1], &x[2], of.clone()),
+                &[
+                    random_tensor(4, &[12, 32]),
+                    random_tensor(5, &[12, 16]),
+                    random_tensor(6, &[12, 16]),
+                ],
+                GradTolerance::default(),
+            );
+        }
+    }
+
+    /// Sums over several tiles of queries and keys, against candle's gradients of the composition.
+    #[test]
+    fn the_gradients_over_several_tiles_are_those_of_the_composition() {
+        let len = 300;
+        let of = attention(len, &(0..len).map(|_| 0).collect::<Vec<u32>>(), Some(150));
+        let qkv = [4, 5, 6].map(|i| random_tensor(i, &[len, if i == 4 { 32 } else { 16 }]));
+        let seed = random_tensor(7, &[len, 32]);
+        let vars = qkv.each_ref().map(|x| candle_core::Var::from_tensor(x).unwrap());
+        let by_head = |x: &Tensor| x.reshape((len, 2, 8)).unwrap().transpose(0, 1).unwrap();
+        let (k, v) = (by_head(vars[1].as_tensor()), by_head(vars[2].as_tensor()));
+        let mask = AttentionMask { first_position: 0, window: of.window };
+        let theirs = crate::ops::attention(&vars[0], (&k, &v), &of.shape, &mask, &of.scores);
+        let theirs = (theirs.unwrap() * &seed).unwrap().sum_all().unwrap().backward().unwrap();
+        let [q, k, v] = qkv.map(Value::leaf);
+        let ours = batch_attention(&q, &k, &v, of).unwrap().backward(seed).unwrap();
+        for (leaf, var) in [q, k, v].iter().zip(&vars) {
+            let expected = flat(theirs.get(var).unwrap());
+            let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+            for (a, b) in flat(ours.of(leaf).unwrap()).iter().zip(&expected) {
+                assert!((a - b).abs() < 1e-5 * largest.max(1.0), "{a} {b}");
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Cross-entropy of the head's logits, without the logits: `loss = s Σ_n −log softmax(W x_n)[y_n]`,
+//! over chunks of tokens, so that `[N, V]` never exists at once.
+//!
+//! Backward, within the same pass over a chunk: `dz = s (softmax(z) − onehot(y))`, `dx = dz W`,
+//! `dW += dzᵀ x`. The loss ends the graph, so the gradient of the loss itself is 1 and nothing has to
+//! be computed a second time (as in Liger's fused kernel, arXiv:2410.10989). With the z-loss
+//! (arXiv:2204.02311) `dz` has the further term `2 c s log Z · softmax(z)`.
+
+use candle_core::{Device, Tensor};
+use puna_kernels::{CrossEntropyRow, MatRef, Write, cross_entropy_row, gemm};
+
+use super::linear::{elements, weight_gradient};
+use super::with_f32;
+use crate::{NnError, Precision, Value, Weight};
+
+/// Logits that exist at once; also how many tokens share one pass over the head's weight.
+const LOGITS: usize = 8 << 20;
+
+/// What the loss is.
+#[derive(Debug, Clone)]
+pub struct CrossEntropy<'a> {
+    /// The right next token of every position; `None` where no loss is taken.
+    pub targets: &'a [Option<u32>],
+    /// Factor of the sum of losses in the gradients: one over the number of targets of the whole
+    /// step.
+    pub scale: f32,
+    /// Factor of the squared logarithm of the softmax's sum.
+    pub z_loss: f32,
+    /// Soft cap of the logits.
+    pub softcap: Option<f32>,
+    /// Arithmetic of the products.
+    pub precision: Precision,
+}
+
+/// Sums over the targets.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LossSum {
+    /// Sum of the cross-entropies, in nats.
+    pub loss: f64,
+    /// Sum of the squared logarithms of the softmax's sums.
+    pub z_squared: f64,
+    /// Number of targets.
+    pub targets: usize,
+}
+
+impl std::ops::AddAssign for LossSum {
+    fn add_assign(&mut self, other: Self) {
+        self.loss += other.loss;
+        self.z_squared += other.z_squared;
+        self.targets += other.targets;
+    }
+}
+
+/// The sums of a batch, and the gradient of `scale · (loss + z_loss · z_squared)` by `x` if that is
+/// tracked; a trained head then gets its gradient, too.
+///
+/// # Shapes
+/// `x` `[N, C]` (behind the final norm), head `[V, C]` → gradient `[N, C]`
+///
+/// # Errors
+/// If shapes do not agree or a target is outside the vocabulary.
+pub fn cross_entropy(
+    x: &Value,
+    head: &Weight,
+    of: &CrossEntropy<'_>,
+) -> Result<(LossSum, Option<Tensor>), NnError> {
+    let (tokens, width) = x.tensor().dims2()?;
+    let vocab = head.rows();
+    if width != head.cols() {
+        return Err(NnError::Shape { what: "width of the head", expected: head.cols(), got: width });
+    }
+    if of.targets.len() != tokens {
+        let got = of.targets.len();
+        return Err(NnError::Shape { what: "targets", expected: tokens, got });
+    }
+    if let Some(id) = of.targets.iter().flatten().copied().find(|&id| id as usize >= vocab) {
+        return Err(NnError::TokenId { id, vocab });
+    }
+    let dense;
+    let values;
+    let weight: &[f32] = match head {
+        Weight::Trained(parameter) => {
+            values = parameter.values();
+            &values
+        }
+        _ => {
+            dense = with_f32(&head.dequantize()?, <[f32]>::to_vec)?;
+            &dense
+        }
+    };
+    let mut dx = vec![0f32; if x.is_tracked() { tokens * width } else { 0 }];
+    let sum = with_f32(x.tensor(), |x| chunks(x, (head, weight), of, &mut dx))?;
+    let dx = if dx.is_empty() { None } else { Some(Tensor::from_vec(dx, (tokens, width), &Device::Cpu)?) };
+    Ok((sum, dx))
+}
+
+fn chunks(
+    x: &[f32],
+    (head, weight): (&Weight, &[f32]),
+    of: &CrossEntropy<'_>,
+    dx: &mut [f32],
+) -> LossSum {
+    let (vocab, width, elements) = (head.rows(), head.cols(), elements(of.precision));
+    // Positions without a target cost nothing.
+    let wanted: Vec<usize> = (0..of.targets.len()).filter(|&n| of.targets[n].is_some()).collect();
+    let chunk = (LOGITS / vocab.max(1)).clamp(64, 1024);
+    let mut logits = vec![0f32; chunk.min(wanted.len()) * vocab];
+    let mut sum = LossSum::default();
+    for wanted in wanted.chunks(chunk) {
+        let rows: Vec<f32> =
+            wanted.iter().flat_map(|&n| &x[n * width..][..width]).copied().collect(); // [n, C]
+        let logits = &mut logits[..wanted.len() * vocab]; // [n, V]
+        let operands = (MatRef::rows(&rows, width), MatRef::rows(weight, width).t());
+        let shape = (wanted.len(), vocab, width);
+        gemm(shape, operands, (logits, vocab), Write::Set, elements);
+        sum += row_losses(logits, (wanted, vocab), of);
+        if dx.is_empty() {
+            continue;
+        }
+        let mut d_rows = vec![0f32; rows.len()];
+        let operands = (MatRef::rows(logits, vocab), MatRef::rows(weight, width));
+        let shape = (wanted.len(), width, vocab);
+        gemm(shape, operands, (&mut d_rows, width), Write::Set, elements);
+        for (&n, d) in wanted.iter().zip(d_rows.chunks_exact(width)) {
+            dx[n * width..][..width].copy_from_slice(d);
+        }
+        if let Weight::Trained(parameter) = head {
+            weight_gradient(parameter, logits, &rows, elements);
+        }
+    }
+    sum
+}
+
+/// Logits to their gradients, over the pool.
+fn row_losses(
+    logits: &mut [f32],
+    (wanted, vocab): (&[usize], usize),
+    of: &CrossEntropy<'_>,
+) -> LossSum {
+    let losses: Vec<std::sync::Mutex<(f32, f32)>> = wanted.iter().map(|_| Default::default()).collect();
+    puna_kernels::for_each_chunk_mut(logits, vocab, |first, logits| {
+        let i = first / vocab;
+        let target = of.targets[wanted[i]].unwrap_or_default() as usize;
+        let (weight, z_loss, softcap) = (of.scale, of.z_loss, of.softcap);
+        let row = CrossEntropyRow { target, weight, z_loss, softcap };
+        let loss = cross_entropy_row(logits, &row);
+        if let Ok(mut slot) = losses[i].lock() {
+            *slot = loss;
+        }
+    });
+    let mut sum = LossSum { targets: wanted.len(), ..LossSum::default() };
+    for slot in losses {
+        let (loss, log) = slot.into_inner().unwrap_or_default();
+        sum.loss += f64::from(loss);
+        sum.z_squared += f64::from(log) * f64::from(log);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Parameter;
+    use puna_testkit::{GradTolerance, gradcheck_by, random_tensor};
+    use std::sync::Arc;
+
+    fn trained(w: &Tensor) -> (Arc<Parameter>, Weight) {
+        let values = w.flatten_all().unwrap().to_vec1().unwrap();
+        let parameter = Arc::new(Parameter::new("w", w.dims(), values));
+        (Arc::clone(&parameter), Weight::Trained(parameter))
+    }
+
+    #[test]
+    fn the_loss_of_a_zero_head_is_the_logarithm_of_the_vocabulary() {
+        let (_, head) = trained(&Tensor::zeros((7, 3), candle_core::DType::F32, &Device::Cpu).unwrap());
+        let (targets, precision) = ([Some(2), None, Some(6)], Precision::Exact);
+        let of = CrossEntropy { targets: &targets, scale: 1.0, z_loss: 0.0, softcap: None, precision };
+        let x = Value::constant(random_tensor(1, &[3, 3]));
+        let (sum, dx) = cross_entropy(&x, &head, &of).unwrap();
+        assert_eq!(sum.targets, 2);
+        assert!((sum.loss - 2.0 * 7f64.ln()).abs() < 1e-6);
+        assert!(dx.is_none());
+    }
+
+    #[test]
+    fn cross_entropy_gradients_match_central_differences_with_z_loss_and_cap() {
+        let targets = [Some(1), None, Some(4), Some(0), Some(4)];
+        for (z_loss, softcap) in [(0.0, None), (0.1, None), (0.1, Some(2.0))] {
+            let run = |inputs: &[Tensor], leaf: bool| {
+                let of = CrossEntropy {
+                    targets: &targets,
+                    scale: 0.5,
+                    z_loss,
+                    softcap,
+                    precision: Precision::Exact,
+                };
+                let (parameter, head) = trained(&inputs[1]);
+                let x = inputs[0].clone();
+                let x = if leaf { Value::leaf(x) } else { Value::constant(x) };
+                let (sum, dx) = cross_entropy(&x, &head, &of).unwrap();
+                (sum, dx, parameter)
+            };
+            gradcheck_by(
+                |inputs| {
+                    let sum = run(inputs, false).0;
+                    let total = 0.5 * (sum.loss + f64::from(z_loss) * sum.z_squared);
+                    Tensor::new(&[total as f32], &Device::Cpu)
+                },
+                |inputs, seed| {
+                    let (_, dx, parameter) = run(inputs, true);
+                    let gradient = parameter.with_gradient(|g| g.unwrap().to_vec());
+                    let dw = Tensor::from_vec(gradient, inputs[1].shape(), &Device::Cpu)?;
+                    let seed = f64::from(seed.to_vec1::<f32>()?[0]);
+                    Ok(vec![Some((dx.unwrap() * seed)?), Some((dw * seed)?)])
+                },
+                &[random_tensor(2, &[5, 3]), random_tensor(3, &[6, 3])],
+                // The loss is a float32 of order 5.
+                GradTolerance { absolute: 1e-3, relative: 2e-3 },
+            );
+        }
+    }
+}
