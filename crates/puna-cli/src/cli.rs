@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, convert, data, detokenize, generate, info, pull, score, template, tokenize,
+    bench, chat, completions, convert, data, detokenize, generate, info, pull, score, template,
+    tokenize,
 };
 
 /// Run, measure and convert LLaMA-family models.

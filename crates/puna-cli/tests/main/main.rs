@@ -2,6 +2,7 @@
 
 mod chat;
 mod convert;
+mod data;
 mod golden;
 mod help;
 mod hostile;

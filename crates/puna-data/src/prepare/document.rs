@@ -91,6 +91,38 @@ pub(crate) fn text_of(value: Value, key: &str) -> Result<String, Problem> {
     }
 }
 
+/// Where to cut a piece of UTF-8: after the last line end, else before the last character that
+/// begins in it; never in the last `room` bytes, where a separator may begin.
+pub(crate) fn cut(piece: &[u8], room: usize) -> usize {
+    let piece = &piece[..piece.len() - room.min(piece.len() / 2)];
+    if let Some(at) = memchr::memrchr(b'\n', piece) {
+        return at + 1;
+    }
+    // A continuation byte belongs to the character before it, of at most four bytes.
+    let character = (piece.len().saturating_sub(4)..piece.len())
+        .rev()
+        .find(|&at| piece[at] & 0xC0 != 0x80)
+        .unwrap_or(piece.len());
+    if character == 0 { piece.len() } else { character }
+}
+
+/// A text in pieces of at most `most` bytes (at least 64), cut at line ends where there are any.
+pub(crate) fn pieces(mut text: String, most: usize) -> Vec<String> {
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    while text.len() - from > most {
+        let piece = &text.as_bytes()[from..from + most];
+        let mut end = from + cut(piece, 0);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        pieces.push(text[from..end].to_owned());
+        from = end;
+    }
+    pieces.push(if from == 0 { text } else { text.split_off(from) });
+    pieces
+}
+
 /// Some names for an error.
 pub(crate) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const LISTED: usize = 12;
@@ -140,6 +172,16 @@ mod tests {
         assert_eq!(missing, "a.jsonl: line 3: no key or column `text`; there are: body, url");
         let number = line("7").expect_err("a number");
         assert_eq!(number, "a.jsonl: line 3: expected an object or a string, got a number");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_nothing_is_lost() {
+        assert_eq!(pieces("ab".to_owned(), 64), ["ab"]);
+        let text = format!("{}\n{}", "é".repeat(30), "草".repeat(50));
+        let got = pieces(text.clone(), 64);
+        assert_eq!(got.concat(), text);
+        assert_eq!(got[0], format!("{}\n", "é".repeat(30)));
+        assert!(got.iter().all(|piece| piece.len() <= 64 && piece.len() > 2));
     }
 
     #[test]

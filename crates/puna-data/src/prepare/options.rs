@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
-use puna_text::Tokenizer;
+use puna_text::{SMALLEST_VOCAB, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::DataError;
 
-/// Text files are cut into documents of at most this many bytes unless told otherwise.
+/// Documents are cut into ones of at most this many bytes unless told otherwise.
 pub const DEFAULT_PIECE_BYTES: u64 = 1 << 20;
 /// A shard is closed when it has this many tokens unless told otherwise.
 pub const DEFAULT_SHARD_TOKENS: u64 = 1 << 24;
-/// A tokenizer is trained on at most this much text unless told otherwise.
-pub const DEFAULT_BPE_BYTES: u64 = 1 << 30;
+/// A tokenizer is trained on at most this much text unless told otherwise: the trainer keeps every
+/// different word and every pair in it, some gigabytes for this much text.
+pub const DEFAULT_BPE_BYTES: u64 = 1 << 28;
 
 /// A preparation, complete.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +38,8 @@ pub struct PrepareOptions {
     pub text_key: String,
     /// What separates documents in a text file; `None` for one document per file.
     pub separator: Option<String>,
-    /// A longer text file is cut at line ends into documents of at most this many bytes.
+    /// A longer document is cut at line ends into documents of at most this many bytes. Tokenizing
+    /// one takes up to about 130 bytes of memory for each of its own, on every thread.
     pub piece_bytes: u64,
     /// What happens to unreadable documents.
     pub bad_documents: BadDocuments,
@@ -102,12 +104,17 @@ impl PrepareOptions {
                 return wrong("weight", "a positive number", format!("{:?}", source.weight));
             }
         }
+        if let TokenizerChoice::TrainBpe { vocab_size, .. } = self.tokenizer
+            && vocab_size < SMALLEST_VOCAB
+        {
+            return wrong("vocabulary size", "at least 259 (256 bytes, 3 special)", vocab_size);
+        }
         if self.separator.as_ref().is_some_and(String::is_empty) {
             return wrong("document separator", "some text", "nothing");
         }
         let limit = super::read::MOST_DOCUMENT_BYTES;
         if !(64..=limit).contains(&self.piece_bytes) {
-            return wrong("piece of a text file", "64 bytes to 64 MiB", self.piece_bytes);
+            return wrong("longest document", "64 bytes to 64 MiB", self.piece_bytes);
         }
         if self.shard_tokens == 0 || self.threads == 0 {
             return wrong("tokens of a shard and threads", "at least 1", 0);

@@ -103,10 +103,14 @@ impl Output {
         let mut state = State { options, tokenizer: None, shards: [Vec::new(), Vec::new()] };
         if progress.is_file() {
             let earlier: State = read_json(&progress, "the progress file")?;
-            if earlier.options != state.options {
+            if earlier.options == state.options {
+                state = earlier;
+            } else if earlier.shards.iter().any(|shards| !shards.is_empty()) {
                 return Err(DataError::OtherSettings { path: dir.to_path_buf() });
+            } else {
+                // Nothing is finished that other settings could contradict.
+                remove_all(dir)?;
             }
-            state = earlier;
         }
         for shards in &mut state.shards {
             let whole = |shard: &ShardEntry| {
@@ -129,11 +133,17 @@ impl Output {
 
     /// Whether the tokenizer in the folder is the finished one; `digest` is that of the files to
     /// be put there, if it is known.
-    pub(crate) fn has_tokenizer(&self, digest: Option<&str>) -> Result<bool, DataError> {
+    pub(crate) fn has_tokenizer(&mut self, digest: Option<&str>) -> Result<bool, DataError> {
         match (&self.state.tokenizer, digest) {
             (None, _) => Ok(false),
             (Some(earlier), Some(now)) if earlier != now => {
-                Err(DataError::OtherSettings { path: self.dir.clone() })
+                if self.state.shards.iter().any(|shards| !shards.is_empty()) {
+                    return Err(DataError::OtherSettings { path: self.dir.clone() });
+                }
+                self.state.tokenizer = None;
+                remove_all(&self.dir)?;
+                write_json(&self.dir.join(PROGRESS), &self.state)?;
+                Ok(false)
             }
             _ => Ok(true),
         }

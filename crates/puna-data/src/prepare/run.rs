@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 
-use puna_text::{MOST_TRAINING_BYTES, SMALLEST_VOCAB, Tokenizer, TrainedTokenizer, train_bpe};
+use puna_text::{MOST_TRAINING_BYTES, Tokenizer, TrainedTokenizer, train_bpe};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::batches::{Item, Reading, for_each};
+use super::document::pieces;
 use super::duplicates::{Duplicate, Fingerprint, Seen};
 use super::inputs::{InputFiles, expand};
 use super::options::{BadDocuments, PrepareOptions, Source, TokenizerChoice};
@@ -63,7 +64,7 @@ pub fn prepare(options: &PrepareOptions, progress: Listener<'_>) -> Result<Manif
     let files = tokenizer::files(&options.tokenizer)?;
     let digest = files.as_deref().and_then(tokenizer::digest);
     let pool = pool(options.threads)?;
-    let output = Output::open(&options.output, options.record(), options.existing)?;
+    let mut output = Output::open(&options.output, options.record(), options.existing)?;
     let mut run = Run {
         options,
         pool,
@@ -90,6 +91,9 @@ fn pool(threads: usize) -> Result<ThreadPool, DataError> {
         got: format!("{threads} ({error})"),
     })
 }
+
+/// Takes what became of a batch's items.
+type Work<'a> = &'a mut dyn FnMut(&ThreadPool, Vec<Outcome>) -> Result<Step, DataError>;
 
 struct Run<'a> {
     options: &'a PrepareOptions,
@@ -121,12 +125,7 @@ enum Outcome {
 
 impl Run<'_> {
     /// Reads a source; `work` gets what became of each batch's items, in order.
-    fn read(
-        &mut self,
-        source: usize,
-        stage: Stage,
-        work: &mut dyn FnMut(&ThreadPool, Vec<Outcome>) -> Result<Step, DataError>,
-    ) -> Result<(), DataError> {
+    fn read(&mut self, source: usize, stage: Stage, work: Work<'_>) -> Result<(), DataError> {
         let options = self.options;
         let key = key(&options.sources[source], options);
         let reading = Reading {
@@ -141,10 +140,11 @@ impl Run<'_> {
             threads: options.threads,
         };
         for_each(&reading, &mut |items| {
-            self.documents += items.len() as u64;
-            let judge = |item| outcome(item, key, options);
-            let outcomes: Vec<Outcome> =
-                self.pool.install(|| items.into_par_iter().with_max_len(16).map(judge).collect());
+            let judge = |item| outcomes(item, key, options);
+            let outcomes: Vec<Outcome> = self
+                .pool
+                .install(|| items.into_par_iter().with_max_len(16).flat_map_iter(judge).collect());
+            self.documents += outcomes.len() as u64;
             let step = work(&self.pool, outcomes)?;
             let told = Progress {
                 stage,
@@ -165,10 +165,6 @@ impl Run<'_> {
         let TokenizerChoice::TrainBpe { vocab_size, most_bytes } = self.options.tokenizer else {
             unreachable!("the other choices come with files");
         };
-        if vocab_size < SMALLEST_VOCAB {
-            let (option, expected) = ("vocabulary size", "at least 259 (256 bytes, 3 special)");
-            return Err(DataError::Setting { option, expected, got: vocab_size.to_string() });
-        }
         let most_bytes = most_bytes.min(MOST_TRAINING_BYTES);
         // Of more text a sample, by the hash of the documents: no order is favored.
         let share = most_bytes as f64 / self.total_bytes.max(1) as f64;
@@ -186,11 +182,12 @@ impl Run<'_> {
                             Outcome::Bad(error) if !skip => return Err(error),
                             _ => continue,
                         };
+                        if document.fingerprint.fraction() >= share {
+                            continue;
+                        }
                         bytes += document.text.len() as u64;
-                        let full = bytes > most_bytes;
-                        let sampled = document.fingerprint.fraction() < share;
                         // The trainer ends early only with an error, which is asked for below.
-                        if full || (sampled && sender.send(document.text).is_err()) {
+                        if bytes > most_bytes || sender.send(document.text).is_err() {
                             return Ok(Step { tokens: 0, last: true });
                         }
                     }
@@ -271,24 +268,25 @@ fn key<'a>(source: &'a Source, options: &'a PrepareOptions) -> &'a str {
     source.text_key.as_deref().unwrap_or(&options.text_key)
 }
 
-/// What is done with an item by itself.
-fn outcome(item: Item, key: &str, options: &PrepareOptions) -> Outcome {
+/// What is done with an item by itself: a long document becomes several.
+fn outcomes(item: Item, key: &str, options: &PrepareOptions) -> Vec<Outcome> {
     let raw = match item {
         Ok(raw) => raw,
-        Err(error) => return Outcome::Bad(error),
+        Err(error) => return vec![Outcome::Bad(error)],
     };
     let place = (raw.path.clone(), raw.at);
     let text = match raw.into_text(key) {
         Ok(text) => text,
-        Err(error) => return Outcome::Bad(error),
+        Err(error) => return vec![Outcome::Bad(error)],
     };
-    match quality::judge(&options.quality, &text) {
+    let outcome = |text: String| match quality::judge(&options.quality, &text) {
         Some(reason) => Outcome::Dropped(reason),
         None => {
             let fingerprint = Fingerprint::new(&text, options.duplicates);
-            Outcome::Kept(Document { place, text, fingerprint })
+            Outcome::Kept(Document { place: place.clone(), text, fingerprint })
         }
-    }
+    };
+    pieces(text, options.piece_bytes as usize).into_iter().map(outcome).collect()
 }
 
 /// One source on its way into the shards.

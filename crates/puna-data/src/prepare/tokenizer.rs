@@ -23,8 +23,11 @@ pub(crate) const FILES: [&str; 7] = [
 /// Those that are the tokenizer itself.
 const MAIN: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
 
+/// Files by name and contents.
+type Files = Vec<(String, Vec<u8>)>;
+
 /// The contents of the files to put beside the shards; `None` if one has to be trained.
-pub(crate) fn files(choice: &TokenizerChoice) -> Result<Option<Vec<(String, Vec<u8>)>>, DataError> {
+pub(crate) fn files(choice: &TokenizerChoice) -> Result<Option<Files>, DataError> {
     match choice {
         TokenizerChoice::TrainBpe { .. } => Ok(None),
         TokenizerChoice::Files(files) => Ok(Some(files.clone())),
@@ -51,7 +54,7 @@ pub(crate) fn files(choice: &TokenizerChoice) -> Result<Option<Vec<(String, Vec<
 }
 
 /// The files of a tokenizer that was just trained.
-pub(crate) fn trained_files(trained: TrainedTokenizer) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn trained_files(trained: TrainedTokenizer) -> Files {
     vec![
         ("tokenizer.json".to_owned(), trained.tokenizer_json.into_bytes()),
         ("tokenizer_config.json".to_owned(), trained.tokenizer_config_json.into_bytes()),

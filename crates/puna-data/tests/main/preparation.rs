@@ -99,10 +99,10 @@ fn near_duplicates_are_dropped_across_sources_and_the_first_stays() {
 }
 
 #[test]
-fn a_long_text_file_is_cut_at_line_ends() {
+fn a_long_document_is_cut_at_line_ends() {
     let place = Place::new();
     let text: String = (0..100).map(|i| format!("line {i}\n")).collect();
-    place.file("a.txt", &text);
+    place.file("a.jsonl", lines(std::iter::once(text.clone())));
     let mut options = place.options();
     options.piece_bytes = 100;
     prepare(&options).expect("prepared");

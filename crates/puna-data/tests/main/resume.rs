@@ -127,3 +127,17 @@ fn other_settings_and_changed_inputs_are_refused_and_new_files_at_the_end_are_no
     let error = prepare(&options).expect_err("changed inputs");
     assert!(matches!(error, DataError::InputsChanged { .. }), "{error}");
 }
+
+#[test]
+fn what_failed_before_anything_was_finished_may_be_tried_with_other_settings() {
+    let place = Place::new();
+    place.file("a.jsonl", "{\"body\": \"some text\"}\n");
+    let mut options = place.options();
+    options.tokenizer = TokenizerChoice::TrainBpe { vocab_size: 300, most_bytes: 1 << 20 };
+    prepare(&options).expect_err("no key `text`");
+    options.tokenizer = crate::fixture::bytes_tokenizer();
+    prepare(&options).expect_err("no key `text`");
+    options.text_key = "body".to_owned();
+    let manifest = prepare(&options).expect("prepared");
+    assert_eq!(manifest.vocab_size, 259);
+}

@@ -13,11 +13,12 @@ pub(super) fn explain(error: DataError) -> anyhow::Error {
                 "convert the file to UTF-8 (iconv -t UTF-8), or skip such files with --skip-bad"
             }
             _ => {
-                "mend or remove it and run the same command again, which continues; or skip such \
+                "mend or remove it and run the same command again (without --force), which \
+                 continues; or skip such \
                  documents with --skip-bad"
             }
         },
-        DataError::Stopped { .. } => "run the same command again to continue",
+        DataError::Stopped { .. } => "run the same command again (without --force) to continue",
         DataError::AlreadyPrepared { .. } => "choose another folder, or replace it with --force",
         DataError::OtherSettings { .. } => {
             "give the settings it was begun with, or start anew with --force"

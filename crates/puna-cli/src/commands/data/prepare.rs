@@ -56,9 +56,9 @@ pub(crate) struct Args {
     /// What separates documents in a text file, as in '<|endoftext|>' [default: a file is one]
     #[arg(long, value_name = "TEXT")]
     separator: Option<String>,
-    /// Cut longer text files at line ends into documents of this size at most [default: 1MiB]
+    /// Cut longer documents at line ends into ones of this size at most [default: 1MiB]
     #[arg(long, value_name = "SIZE")]
-    split_text_at: Option<String>,
+    split_at: Option<String>,
     /// Tokens after which a shard is closed [default: 16777216]
     #[arg(long, value_name = "N")]
     shard_tokens: Option<u64>,
@@ -85,7 +85,7 @@ struct TokenizerArgs {
     /// Train a byte-level BPE of this many tokens on the documents
     #[arg(long, value_name = "VOCAB_SIZE", conflicts_with = "tokenizer")]
     train_bpe: Option<usize>,
-    /// Train it on a sample of this size at most [default: 1GiB]
+    /// Train it on a sample of this size at most [default: 256MiB]
     #[arg(long, value_name = "SIZE", requires = "train_bpe")]
     bpe_sample: Option<String>,
     /// Put bos before each document [default: as the tokenizer's own settings say]
@@ -163,7 +163,7 @@ fn warn(args: &Args, manifest: &Manifest) {
         let documents: u64 = manifest.train.iter().map(|shard| shard.documents).sum();
         output::note(&format!(
             "warning: none of the {documents} documents fell into the validation split; a larger \
-             --validation-fraction or, for text files, a smaller --split-text-at or a --separator \
+             --validation-fraction, a smaller --split-at or, for text files, a --separator \
              makes it likely"
         ));
     }
@@ -200,7 +200,7 @@ impl Args {
         options.quality = self.filters.quality();
         options.text_key.clone_from(&self.text_key);
         options.separator.clone_from(&self.separator);
-        if let Some(size) = &self.split_text_at {
+        if let Some(size) = &self.split_at {
             options.piece_bytes = parse_size(size)?;
         }
         options.shard_tokens = self.shard_tokens.unwrap_or(options.shard_tokens);

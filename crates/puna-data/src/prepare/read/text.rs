@@ -12,7 +12,7 @@ use memchr::memmem;
 use super::{ReadSettings, Sink, unreadable};
 use crate::DataError;
 use crate::error::At;
-use crate::prepare::document::{Body, RawDocument};
+use crate::prepare::document::{Body, RawDocument, cut};
 
 pub(super) fn read(
     path: &Arc<Path>,
@@ -33,7 +33,7 @@ pub(super) fn read(
             _ if ended && ahead.is_empty() => return Ok(()),
             _ if ended && ahead.len() <= most => (ahead.len(), ahead.len()),
             _ if ended || ahead.len() >= needed => {
-                let at = cut(&ahead[..most], separator.len());
+                let at = cut(&ahead[..most.min(ahead.len())], separator.len());
                 (at, at)
             }
             _ => {
@@ -57,21 +57,6 @@ pub(super) fn read(
             return Ok(());
         }
     }
-}
-
-/// Where to cut: after the last line end, else before the last character that begins here; never
-/// in the last `room` bytes, where a separator may begin.
-fn cut(piece: &[u8], room: usize) -> usize {
-    let piece = &piece[..piece.len() - room.min(piece.len() / 2)];
-    if let Some(at) = memchr::memrchr(b'\n', piece) {
-        return at + 1;
-    }
-    // A continuation byte belongs to the character before it, of at most four bytes.
-    let character = (piece.len().saturating_sub(4)..piece.len())
-        .rev()
-        .find(|&at| piece[at] & 0xC0 != 0x80)
-        .unwrap_or(piece.len());
-    if character == 0 { piece.len() } else { character }
 }
 
 #[cfg(test)]
