@@ -14,7 +14,7 @@ mod staging;
 
 pub use hf_folder::{HfOptions, write_hf_folder};
 pub use meta_folder::{EmbeddingSplit, MetaOptions, write_meta_folder};
-pub use safetensors::{WrittenFile, write_safetensors};
+pub use safetensors::{WrittenFile, write_safetensors, write_safetensors_from};
 pub use size::parse_size;
 
 use std::collections::HashSet;

@@ -1,3 +1,25 @@
 //! Losses, optimizers, schedules, the trainer and its checkpoints.
 
+mod batch;
+mod checkpoint;
+mod error;
 pub mod log;
+mod memory;
+mod optimizer;
+mod quantized_state;
+mod recipe;
+mod schedule;
+mod setup;
+mod trainer;
+
+pub use checkpoint::{Checkpoint, list_checkpoints};
+pub use error::TrainError;
+pub use memory::MemoryNeed;
+pub use optimizer::{Optimizer, OptimizerConfig, OptimizerName, State, clip_factor};
+pub use recipe::{
+    CheckpointSection, DataSection, LogSection, LossSection, ModelSection, Recipe, RecipePrecision,
+    RecomputeSection, SaveType, Task, TrainSection,
+};
+pub use schedule::{Schedule, ScheduleName};
+pub use setup::{RunMode, Setup};
+pub use trainer::{Event, Outcome, Trainer};

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::safetensors::{METADATA, is_storable};
 use crate::sha256::Sha256;
-use crate::{AtomicFile, IoError, TensorInfo};
+use crate::{AtomicFile, IoError, TensorBytes, TensorInfo};
 
 /// The data starts at a multiple of a cache line.
 const DATA_ALIGNMENT: usize = 64;
@@ -51,6 +51,27 @@ pub fn write_safetensors(
     file.commit()?;
     written.sha256 = hash.finish();
     Ok(written)
+}
+
+/// [`write_safetensors`] of tensors that are made one at a time: no more than one is held.
+///
+/// # Errors
+/// As there; what `bytes_of` fails with is returned as it is.
+pub fn write_safetensors_from<E: From<IoError>>(
+    path: &Path,
+    tensors: &[(String, TensorInfo)],
+    metadata: &BTreeMap<String, String>,
+    mut bytes_of: impl FnMut(&str) -> Result<TensorBytes, E>,
+) -> Result<(), E> {
+    let header = header(path, &tensors.iter().collect::<Vec<_>>(), metadata)?;
+    let mut file = AtomicFile::create(path)?;
+    file.append(&header)?;
+    for (name, info) in tensors {
+        let bytes = bytes_of(name)?;
+        super::check_bytes(path, name, info, &bytes)?;
+        file.append(&bytes)?;
+    }
+    Ok(file.commit()?)
 }
 
 /// The length prefix and header of a file that holds `tensors` in this order.

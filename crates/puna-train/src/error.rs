@@ -1,0 +1,123 @@
+//! What can go wrong in a run.
+
+use std::path::PathBuf;
+
+use puna_data::{DataError, SftError};
+use puna_io::IoError;
+use puna_model::ModelError;
+
+use crate::log::LogError;
+
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A recipe cannot be read.
+    #[error("cannot read the recipe {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A recipe is no TOML, has an unknown key or a value of the wrong kind.
+    #[error("{}: {problem}", path.display())]
+    Recipe {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its place.
+        problem: String,
+    },
+    /// A value of the recipe makes no sense.
+    #[error("{key} = {value}: {expected}")]
+    Setting {
+        /// The key, as `section.key`.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The tokenizer of the data knows more tokens than the model has rows for.
+    #[error("{} has {tokens} tokens, but the embedding of the model only {rows} rows", path.display())]
+    Vocabulary {
+        /// Data or tokenizer.
+        path: PathBuf,
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the embedding.
+        rows: usize,
+    },
+    /// The output folder has checkpoints already.
+    #[error("{} holds a run that has come to step {step}", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+        /// Its newest checkpoint.
+        step: u64,
+    },
+    /// There is nothing to resume.
+    #[error("{} holds no checkpoint to resume from", path.display())]
+    NothingToResume {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A checkpoint does not belong to the recipe, or is not whole.
+    #[error("checkpoint {}: {problem}", path.display())]
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file or folder of the run cannot be written, renamed or removed.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The loss or the gradient is no number any more; the update was not made.
+    #[error(
+        "step {step}: the {what} is {value} on rows {first_row} to {last_row} of the data; \
+         nothing was updated"
+    )]
+    NotFinite {
+        /// The step that was not made.
+        step: u64,
+        /// Loss or norm of the gradient.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// First row of the batch.
+        first_row: u64,
+        /// Last row of the batch.
+        last_row: u64,
+    },
+    /// A batch has no target at all.
+    #[error("rows {first_row} to {last_row} of the data have nothing to predict")]
+    NoTargets {
+        /// First row of the batch.
+        first_row: u64,
+        /// Last row of the batch.
+        last_row: u64,
+    },
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The conversations.
+    #[error(transparent)]
+    Sft(#[from] SftError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A file.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The records.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}

@@ -1,0 +1,64 @@
+//! What a run needs in memory, before it begins.
+
+use puna_config::{DecoderConfig, FfnConfig};
+use puna_model::{Parameter, Recompute, Slot};
+use std::sync::Arc;
+
+/// Bytes that a run needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryNeed {
+    /// Float32 weights.
+    pub weights: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// The optimizer's states.
+    pub optimizer: u64,
+    /// What blocks keep between forward and backward, at most.
+    pub activations: u64,
+    /// Logits of a chunk, packed operands, the program itself.
+    pub rest: u64,
+}
+
+impl MemoryNeed {
+    /// Of a model with some parameters, for batches of `tokens` tokens at a time.
+    #[must_use]
+    pub fn of(
+        config: &DecoderConfig,
+        parameters: &[(Slot, Arc<Parameter>)],
+        optimizer: u64,
+        tokens: u64,
+        recompute: Recompute,
+    ) -> Self {
+        let weights: u64 = parameters.iter().map(|(_, p)| 4 * p.len() as u64).sum();
+        let a = &config.attention;
+        let (q, kv) = (a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim);
+        let ffn = match &config.ffn {
+            FfnConfig::Dense { ffn_size, .. } => *ffn_size,
+            FfnConfig::Moe { ffn_size, experts_per_token, .. } => ffn_size * experts_per_token,
+        };
+        let hidden = config.hidden_size;
+        // Residual stream and norm twice; queries and outputs; keys and values; gate, up, product.
+        let block = (4 * hidden + 2 * q + 2 * kv + 3 * ffn + a.num_heads) as u64;
+        // Gradients of the widest part of a block while its backward runs.
+        let backward = (3 * ffn + 2 * hidden) as u64;
+        let layers = config.num_layers as u64;
+        let values = match recompute {
+            Recompute::Nothing => layers * block + backward,
+            Recompute::Blocks => layers * hidden as u64 + block + backward,
+        };
+        let logits = 32 << 20;
+        Self {
+            weights,
+            gradients: weights,
+            optimizer,
+            activations: 4 * values * tokens,
+            rest: logits + (32 << 20),
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.optimizer + self.activations + self.rest
+    }
+}

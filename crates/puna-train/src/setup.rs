@@ -1,0 +1,310 @@
+//! From a recipe to everything a run needs.
+
+use std::path::{Path, PathBuf};
+
+use puna_config::{ModelConfig, WeightDtype};
+use puna_data::sft::{Conversation, Renderer, split};
+use puna_data::{
+    RowSource, SftOptions, SftReader, SftRows, Split, TokenData, TokenWindows, WindowOptions,
+};
+use puna_io::write::ExtraFile;
+use puna_model::export::{RandomInit, write_random};
+use puna_model::{Decoder, LoadOptions, Model, Precision, Trainable, chat_template, convert, tokenizer};
+use puna_text::{Builtin, ChatTemplate, Tokenizer};
+
+use crate::checkpoint::{Checkpoint, list_checkpoints};
+use crate::{DataSection, Recipe, SaveType, Task, TrainError};
+
+/// What happens to a run that the output folder holds already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunMode {
+    /// There must be none.
+    New,
+    /// It goes on from its newest checkpoint.
+    Resume,
+    /// Its checkpoints are removed.
+    Restart,
+}
+
+/// Rows whose errors are those of this crate.
+pub(crate) type Rows = Box<dyn RowSource<Error = TrainError>>;
+
+/// A model and data, ready to train.
+pub struct Setup {
+    pub(crate) recipe: Recipe,
+    pub(crate) decoder: Decoder,
+    pub(crate) config: ModelConfig,
+    pub(crate) trainable: Trainable,
+    pub(crate) tokenizer: Option<Tokenizer>,
+    pub(crate) extra_files: Vec<ExtraFile>,
+    pub(crate) train: Rows,
+    pub(crate) validation: Option<Rows>,
+    pub(crate) resume: Option<Checkpoint>,
+    /// Things a reader should know: what was left out of the data, files not carried over.
+    pub notes: Vec<String>,
+}
+
+impl Setup {
+    /// Loads model and data of a recipe.
+    ///
+    /// # Errors
+    /// If either cannot be read, they do not fit together, or the output folder holds what `mode`
+    /// does not expect.
+    pub fn new(recipe: Recipe, mode: RunMode) -> Result<Self, TrainError> {
+        let resume = prepare_output(&recipe.output, mode)?;
+        let mut notes = Vec::new();
+        let start = match &resume {
+            Some(checkpoint) => checkpoint.path.clone(),
+            None => match &recipe.model.from {
+                Some(path) => path.clone(),
+                None => begin(&recipe)?,
+            },
+        };
+        let model = Model::load(&start, &LoadOptions::new(Precision::Exact))?;
+        let tokenizer = tokenizer(&model.checkpoint)?;
+        let extra_files = convert::hf_files(&model.checkpoint, &model.config, &mut notes)?;
+        let rows = match recipe.task {
+            Task::Pretrain => pretrain_rows(&recipe)?,
+            Task::Sft => {
+                let template = chat_template(&model.checkpoint)?;
+                let talk = (tokenizer.as_ref(), template);
+                sft_rows(&recipe, talk, &mut notes)?
+            }
+        };
+        let vocabulary = match recipe.task {
+            Task::Pretrain => pretrain_vocabulary(&recipe)?,
+            Task::Sft => (start.clone(), tokenizer.as_ref().map_or(0, Tokenizer::vocab_size)),
+        };
+        let rows_of_embedding = model.config.decoder.vocab_size;
+        if vocabulary.1 > rows_of_embedding {
+            let (path, tokens) = vocabulary;
+            return Err(TrainError::Vocabulary { path, tokens, rows: rows_of_embedding });
+        }
+        let length = recipe.data.sequence_length;
+        if length > model.config.decoder.max_seq_len {
+            let value = format!("{length} (the model has {})", model.config.decoder.max_seq_len);
+            let expected = "at most the model's context";
+            return Err(TrainError::Setting { key: "data.sequence_length", value, expected });
+        }
+        let Model { mut decoder, config, .. } = model;
+        let trainable = decoder.make_trainable(|slot| slot.to_string())?;
+        let (train, validation) = rows;
+        Ok(Self { recipe, decoder, config, trainable, tokenizer, extra_files, train, validation, resume, notes })
+    }
+
+    /// Type of the final model's weights.
+    pub(crate) fn save_type(&self) -> WeightDtype {
+        match self.recipe.checkpoint.save_type {
+            SaveType::Bf16 => WeightDtype::BF16,
+            SaveType::F16 => WeightDtype::F16,
+            SaveType::F32 => WeightDtype::F32,
+        }
+    }
+}
+
+/// The checkpoint to go on from, if that is wanted.
+fn prepare_output(output: &Path, mode: RunMode) -> Result<Option<Checkpoint>, TrainError> {
+    let path = output.to_path_buf();
+    let failed = |action| {
+        let path = path.clone();
+        move |source| TrainError::File { action, path, source }
+    };
+    std::fs::create_dir_all(output).map_err(failed("create"))?;
+    let newest = list_checkpoints(output)?.pop();
+    match (mode, newest) {
+        (RunMode::New, Some(Checkpoint { step, .. })) => {
+            Err(TrainError::Exists { path: output.to_path_buf(), step })
+        }
+        (RunMode::New, None) => Ok(None),
+        (RunMode::Restart, _) => {
+            let checkpoints = output.join("checkpoints");
+            if checkpoints.exists() {
+                std::fs::remove_dir_all(checkpoints).map_err(failed("clear"))?;
+            }
+            Ok(None)
+        }
+        (RunMode::Resume, Some(checkpoint)) => Ok(Some(checkpoint)),
+        (RunMode::Resume, None) => Err(TrainError::NothingToResume { path: output.to_path_buf() }),
+    }
+}
+
+/// Writes the random model that a run begins with, `initial` in its output.
+fn begin(recipe: &Recipe) -> Result<PathBuf, TrainError> {
+    let config_path = recipe.model.config.clone().unwrap_or_default();
+    let text = std::fs::read_to_string(&config_path)
+        .map_err(|source| TrainError::Read { path: config_path.clone(), source })?;
+    let config = ModelConfig::from_hf_json(&text).map_err(|source| {
+        TrainError::Recipe { path: config_path.clone(), problem: source.to_string() }
+    })?;
+    let tokenizer = match (&recipe.model.tokenizer, recipe.data.train.all()) {
+        (Some(path), _) => path.clone(),
+        (None, [prepared, ..]) if recipe.task == Task::Pretrain => prepared.clone(),
+        _ => PathBuf::new(),
+    };
+    let init = RandomInit {
+        seed: recipe.seed,
+        std: recipe.model.init_std.unwrap_or(0.02),
+        scale_residual: recipe.model.scale_residual,
+    };
+    let initial = recipe.output.join("initial");
+    write_random(&initial, &config, &init, tokenizer_files(&tokenizer)?)?;
+    Ok(initial)
+}
+
+/// A tokenizer's files in a folder, or beside a file.
+fn tokenizer_files(path: &Path) -> Result<Vec<ExtraFile>, TrainError> {
+    let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+    let names = ["tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+        "special_tokens_map.json", "chat_template.jinja"];
+    let mut files = Vec::new();
+    for name in names {
+        let path = folder.join(name);
+        if path.is_file() {
+            let bytes = std::fs::read(&path).map_err(|source| TrainError::Read { path, source })?;
+            files.push((name.to_owned(), bytes));
+        }
+    }
+    Ok(files)
+}
+
+/// Tokens that the prepared data knows.
+fn pretrain_vocabulary(recipe: &Recipe) -> Result<(PathBuf, usize), TrainError> {
+    let path = recipe.data.train.all().first().cloned().unwrap_or_default();
+    let size = TokenData::open(&path)?.vocab_size();
+    Ok((path, size))
+}
+
+type TrainAndValidation = (Rows, Option<Rows>);
+
+fn pretrain_rows(recipe: &Recipe) -> Result<TrainAndValidation, TrainError> {
+    let DataSection { train, validation, sequence_length, shuffle, document_mask, .. } = &recipe.data;
+    let [path] = train.all() else {
+        let value = format!("{} folders", train.all().len());
+        let expected = "one folder of `puna data prepare`, which mixes sources itself";
+        return Err(TrainError::Setting { key: "data.train", value, expected });
+    };
+    let options = WindowOptions {
+        shuffle: shuffle.unwrap_or(true).then_some(recipe.seed),
+        document_mask: *document_mask,
+        ..WindowOptions::new(*sequence_length)
+    };
+    let data = TokenData::open(path)?;
+    let rows = TokenWindows::new(&data, Split::Train, options)?;
+    let held_out = WindowOptions { shuffle: None, ..options };
+    let validation = match validation.all() {
+        [] if data.tokens(Split::Validation) > *sequence_length as u64 => {
+            Some(TokenWindows::new(&data, Split::Validation, held_out)?)
+        }
+        [] => None,
+        paths => {
+            let data = TokenData::open(&paths[0])?;
+            let split = match data.tokens(Split::Validation) {
+                0 => Split::Train,
+                _ => Split::Validation,
+            };
+            Some(TokenWindows::new(&data, split, held_out)?)
+        }
+    };
+    Ok((boxed(rows), validation.map(boxed)))
+}
+
+fn sft_rows(
+    recipe: &Recipe,
+    (tokenizer, template): (Option<&Tokenizer>, Option<ChatTemplate>),
+    notes: &mut Vec<String>,
+) -> Result<TrainAndValidation, TrainError> {
+    let data = &recipe.data;
+    let missing = |key, value: &str, expected| TrainError::Setting { key, value: value.into(), expected };
+    let tokenizer = tokenizer.ok_or_else(|| {
+        missing("model.from", "no tokenizer", "a model with one, for conversations")
+    })?;
+    let template = match &data.template {
+        None => template,
+        Some(name) => Some(named_template(name)?),
+    };
+    let template = template.ok_or_else(|| {
+        missing("data.template", "none", "a template, as the model has none (alpaca, chatml, …)")
+    })?;
+    let renderer = Renderer::new(&template, tokenizer);
+    let reader = SftReader { format: data.format, ..SftReader::default() };
+    let read = |paths: &[PathBuf]| -> Result<Vec<Conversation>, TrainError> {
+        let mut all = Vec::new();
+        for path in paths {
+            all.extend(reader.read(path)?.conversations);
+        }
+        Ok(all)
+    };
+    let conversations = read(data.train.all())?;
+    let (train, held_out) = match (data.validation.all(), data.validation_fraction) {
+        ([], Some(fraction)) => split(conversations, fraction),
+        ([], None) => (conversations, Vec::new()),
+        (paths, _) => (conversations, read(paths)?),
+    };
+    let options = SftOptions {
+        train_on: data.train_on,
+        too_long: data.too_long,
+        packing: data.packing,
+        seed: recipe.seed,
+        ..SftOptions::new(data.sequence_length)
+    };
+    let (rows, report) = SftRows::build(&train, &renderer, &options)?;
+    notes.extend(report.notes());
+    let validation = match held_out.is_empty() {
+        true => None,
+        false => Some(SftRows::build(&held_out, &renderer, &options)?.0),
+    };
+    Ok((boxed(rows), validation.map(boxed)))
+}
+
+/// A template from a file, or a built-in one.
+fn named_template(name: &str) -> Result<ChatTemplate, TrainError> {
+    let path = Path::new(name);
+    if path.is_file() {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| TrainError::Read { path: path.to_path_buf(), source })?;
+        return ChatTemplate::from_jinja(&text).map_err(|source| TrainError::Recipe {
+            path: path.to_path_buf(),
+            problem: source.to_string(),
+        });
+    }
+    Builtin::from_name(name).map(ChatTemplate::builtin).ok_or_else(|| TrainError::Setting {
+        key: "data.template",
+        value: name.to_owned(),
+        expected: "a file or the name of a built-in template",
+    })
+}
+
+/// Rows with this crate's errors.
+struct WithErrors<R>(R);
+
+impl<R: RowSource> RowSource for WithErrors<R>
+where
+    TrainError: From<R::Error>,
+{
+    type Error = TrainError;
+
+    fn sequence_length(&self) -> usize {
+        self.0.sequence_length()
+    }
+
+    fn rows_per_epoch(&self) -> u64 {
+        self.0.rows_per_epoch()
+    }
+
+    fn row(&self, number: u64) -> Result<puna_data::Row, TrainError> {
+        Ok(self.0.row(number)?)
+    }
+}
+
+fn boxed<R: RowSource + 'static>(rows: R) -> Rows
+where
+    TrainError: From<R::Error>,
+{
+    Box::new(WithErrors(rows))
+}
+
+impl From<std::convert::Infallible> for TrainError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}

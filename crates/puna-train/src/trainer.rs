@@ -1,0 +1,260 @@
+//! The training loop.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use puna_data::Row;
+use puna_kernels::MachineLimits;
+use puna_model::{LossSum, Recompute, TrainingPass, export};
+
+use crate::batch::{Batch, targets};
+use crate::checkpoint::{self, Checkpoint, Parts, Progress};
+use crate::log::{Metrics, RunLog, StepMetrics, ValidationMetrics, rss_bytes};
+use crate::setup::Rows;
+use crate::{MemoryNeed, Optimizer, RecipePrecision, Setup, TrainError, clip_factor};
+
+/// What a run tells while it goes on.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Before the first step.
+    Begin {
+        /// Trained values.
+        parameters: u64,
+        /// Steps of the run, and those done before.
+        steps: (u64, u64),
+        /// Memory that it needs.
+        need: MemoryNeed,
+        /// Floating-point operations of a step.
+        flops_per_step: f64,
+        /// Operations per second that the machine can do at most, where that was measured.
+        peak: Option<f64>,
+    },
+    /// A step was made.
+    Step(&'a StepMetrics),
+    /// Held-out data was scored.
+    Validation(&'a ValidationMetrics),
+    /// A checkpoint is on disk.
+    Saved(&'a Checkpoint),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All steps were made.
+    Done {
+        /// Folder of the final model.
+        model: PathBuf,
+        /// The loss curve, SVG and PNG.
+        curves: Vec<PathBuf>,
+        /// The last validation.
+        validation_loss: Option<f64>,
+    },
+    /// It was stopped; the checkpoint continues it.
+    Stopped(Checkpoint),
+}
+
+/// A run.
+pub struct Trainer {
+    setup: Setup,
+    optimizer: Optimizer,
+    progress: Progress,
+    steps: u64,
+    log: RunLog,
+    flops_per_token: f64,
+    peak: Option<f64>,
+}
+
+impl Trainer {
+    /// A run that begins, or goes on from the setup's checkpoint.
+    ///
+    /// # Errors
+    /// If the checkpoint does not fit the recipe, or records cannot be written.
+    pub fn new(setup: Setup) -> Result<Self, TrainError> {
+        let recipe = &setup.recipe;
+        let mut optimizer = Optimizer::new(recipe.optimizer, &setup.trainable.parameters);
+        let (progress, log) = match &setup.resume {
+            None => (Progress::default(), RunLog::begin(&recipe.output)?),
+            Some(checkpoint) => {
+                let progress = checkpoint::load_states(checkpoint, &mut optimizer, recipe)?;
+                (progress, RunLog::resume(&recipe.output, progress.step)?)
+            }
+        };
+        let steps = recipe.steps(setup.train.rows_per_epoch());
+        let length = recipe.data.sequence_length;
+        let forward = setup.config.decoder.prefill_flops(0, length, length) as f64;
+        let limits = MachineLimits::measure();
+        let peak = limits.best_peak().map(|peak| match recipe.train.precision {
+            RecipePrecision::F32 => peak.f32_flops_per_sec,
+            RecipePrecision::Bf16 => peak.bf16_flops_per_sec.unwrap_or(peak.f32_flops_per_sec),
+        });
+        // Backward makes two products for each one of forward.
+        let flops_per_token = 3.0 * forward / length as f64;
+        Ok(Self { setup, optimizer, progress, steps, log, flops_per_token, peak })
+    }
+
+    /// Makes the steps that are left; `stop` ends the run behind the step in progress.
+    ///
+    /// # Errors
+    /// If data cannot be read, a file cannot be written, or the loss is no number any more: the
+    /// newest checkpoint is then whole and as it was.
+    pub fn run(
+        &mut self,
+        stop: &AtomicBool,
+        mut tell: impl FnMut(Event<'_>),
+    ) -> Result<Outcome, TrainError> {
+        tell(self.begin());
+        let (every, validate_every) = (
+            self.setup.recipe.checkpoint.every_steps,
+            self.setup.recipe.log.validate_every_steps,
+        );
+        let mut last_validation = None;
+        while self.progress.step < self.steps {
+            let metrics = self.step()?;
+            self.log.record(&Metrics::Step(metrics))?;
+            tell(Event::Step(&metrics));
+            let step = self.progress.step;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            if due(validate_every) || step == self.steps {
+                last_validation = self.validate(&mut tell)?;
+            }
+            if stop.load(Ordering::Relaxed) && step < self.steps {
+                return Ok(Outcome::Stopped(self.save(&mut tell)?));
+            }
+            if due(every) || step == self.steps {
+                self.save(&mut tell)?;
+            }
+        }
+        self.finish(last_validation)
+    }
+
+    fn begin(&self) -> Event<'static> {
+        let recipe = &self.setup.recipe;
+        let tokens = recipe.data.sequence_length as u64;
+        let micro = recipe.train.micro_batch.unwrap_or(recipe.train.batch_sequences);
+        let parameters = &self.setup.trainable.parameters;
+        let recompute = Recompute::from(recipe.train.recompute);
+        let state = self.optimizer.state_bytes();
+        let config = &self.setup.config.decoder;
+        let need = MemoryNeed::of(config, parameters, state, micro * tokens, recompute);
+        Event::Begin {
+            parameters: parameters.iter().map(|(_, p)| p.len() as u64).sum(),
+            steps: (self.steps, self.progress.step),
+            need,
+            flops_per_step: self.flops_per_token * (recipe.train.batch_sequences * tokens) as f64,
+            peak: self.peak,
+        }
+    }
+
+    /// One optimizer step.
+    fn step(&mut self) -> Result<StepMetrics, TrainError> {
+        let start = Instant::now();
+        let recipe = &self.setup.recipe;
+        let (first_row, count) = (self.progress.rows, recipe.train.batch_sequences);
+        let last_row = first_row + count - 1;
+        let rows = read(&self.setup.train, first_row, count)?;
+        let wanted = targets(&rows);
+        if wanted == 0 {
+            return Err(TrainError::NoTargets { first_row, last_row });
+        }
+        let pass = TrainingPass {
+            scale: 1.0 / wanted as f32,
+            z_loss: recipe.loss.z_loss as f32,
+            recompute: recipe.train.recompute.into(),
+            precision: recipe.train.precision.into(),
+        };
+        let micro = recipe.train.micro_batch.unwrap_or(count) as usize;
+        let mut sum = LossSum::default();
+        for rows in rows.chunks(micro) {
+            sum += self.setup.decoder.train_on(&Batch::new(rows).rows(), &pass, |_| ())?;
+        }
+        let loss = sum.loss / sum.targets as f64;
+        let grad_norm = self.optimizer.gradient_squares().sqrt();
+        let step = self.progress.step;
+        for (what, value) in [("loss", loss), ("norm of the gradient", grad_norm)] {
+            if !value.is_finite() {
+                return Err(TrainError::NotFinite { step, what, value, first_row, last_row });
+            }
+        }
+        let lr = recipe.schedule.lr(step, self.steps, recipe.optimizer.lr);
+        self.optimizer.update(lr, clip_factor(grad_norm, recipe.optimizer.clip));
+        let tokens = count * recipe.data.sequence_length as u64;
+        self.progress.step += 1;
+        self.progress.rows += count;
+        self.progress.tokens += tokens;
+        let seconds = start.elapsed().as_secs_f64();
+        let tokens_per_second = tokens as f64 / seconds;
+        let flops = self.flops_per_token * tokens_per_second;
+        Ok(StepMetrics {
+            step: self.progress.step,
+            tokens: self.progress.tokens,
+            loss,
+            lr,
+            grad_norm,
+            tokens_per_second,
+            mfu: self.peak.map(|peak| flops / peak),
+            rss_bytes: rss_bytes(),
+            seconds,
+        })
+    }
+
+    /// Scores the held-out rows.
+    fn validate(&mut self, tell: &mut impl FnMut(Event<'_>)) -> Result<Option<f64>, TrainError> {
+        let Some(held_out) = &self.setup.validation else { return Ok(None) };
+        let start = Instant::now();
+        let recipe = &self.setup.recipe;
+        let all = held_out.rows_per_epoch();
+        let limit = match recipe.log.validation_rows {
+            0 => all,
+            rows => rows.min(all),
+        };
+        let micro = recipe.train.micro_batch.unwrap_or(recipe.train.batch_sequences);
+        let mut sum = LossSum::default();
+        for first in (0..limit).step_by(micro as usize) {
+            let rows = read(held_out, first, micro.min(limit - first))?;
+            let batch = Batch::new(&rows);
+            sum += self.setup.decoder.evaluate(&batch.rows(), recipe.train.precision.into())?;
+        }
+        let metrics = ValidationMetrics {
+            step: self.progress.step,
+            tokens: self.progress.tokens,
+            validation_loss: sum.loss / sum.targets.max(1) as f64,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        self.log.record(&Metrics::Validation(metrics))?;
+        tell(Event::Validation(&metrics));
+        Ok(Some(metrics.validation_loss))
+    }
+
+    fn save(&self, tell: &mut impl FnMut(Event<'_>)) -> Result<Checkpoint, TrainError> {
+        let setup = &self.setup;
+        let saved = checkpoint::save(
+            &setup.recipe.output,
+            &Parts {
+                config: &setup.config,
+                trainable: &setup.trainable,
+                optimizer: &self.optimizer,
+                recipe: &setup.recipe,
+                progress: self.progress,
+                extra_files: setup.extra_files.clone(),
+            },
+        )?;
+        tell(Event::Saved(&saved));
+        Ok(saved)
+    }
+
+    /// Writes the final model and the curves.
+    fn finish(&self, validation_loss: Option<f64>) -> Result<Outcome, TrainError> {
+        let setup = &self.setup;
+        let model = setup.recipe.output.join("model");
+        let files = (setup.save_type(), setup.extra_files.clone());
+        export::write_trained(&model, &setup.config, &setup.trainable, files)?;
+        let name = setup.recipe.output.file_name().map(|name| name.to_string_lossy().into_owned());
+        let curves = self.log.draw(&name.unwrap_or_default())?.to_vec();
+        Ok(Outcome::Done { model, curves, validation_loss })
+    }
+}
+
+fn read(from: &Rows, first: u64, count: u64) -> Result<Vec<Row>, TrainError> {
+    (first..first + count).map(|number| from.row(number)).collect()
+}

@@ -1,0 +1,199 @@
+//! The golden training cases: loss, every gradient, ten steps of AdamW, the final weights.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use puna_io::Dtype;
+use puna_io::safetensors::SafetensorsFile;
+use puna_model::{
+    LoadOptions, LossSum, Model, Precision, Recompute, Stage, TokenRows, Trainable, TrainingPass,
+};
+use puna_testkit::GoldenCase;
+use puna_train::{Optimizer, OptimizerConfig, Schedule, ScheduleName, clip_factor};
+
+/// As the contract beside the cases has it.
+const LOSS: f64 = 1e-5;
+const GRADIENT: f32 = 1e-4;
+const TRAJECTORY: f64 = 1e-4;
+const WEIGHTS: f32 = 2e-4;
+
+struct Batch {
+    len: usize,
+    tokens: Vec<u32>,
+    targets: Vec<Option<u32>>,
+    positions: Vec<u32>,
+    visible_from: Vec<u32>,
+}
+
+impl Batch {
+    fn read(path: &Path) -> Self {
+        let file = SafetensorsFile::open(path).unwrap();
+        let integers = |name: &str| -> Vec<i64> {
+            let tensor = file.tensor(name).unwrap();
+            match tensor.info.dtype {
+                Dtype::I64 => tensor.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+                _ => tensor.bytes.as_chunks().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
+            }
+        };
+        let len = file.info("input_ids").unwrap().shape[1];
+        let tokens: Vec<u32> = integers("input_ids").iter().map(|&id| id as u32).collect();
+        // Padding is behind the text: what it sees does not matter, as nothing sees it.
+        let targets = integers("labels").chunks(len).flat_map(|row| {
+            let next = row[1..].iter().map(|&label| u32::try_from(label).ok());
+            next.chain([None]).collect::<Vec<_>>()
+        }).collect();
+        let rows = tokens.len() / len;
+        let positions = (0..rows).flat_map(|_| 0..len as u32).collect();
+        Self { len, visible_from: vec![0; tokens.len()], tokens, targets, positions }
+    }
+
+    fn rows(&self, rows: std::ops::Range<usize>) -> TokenRows<'_> {
+        let part = rows.start * self.len..rows.end * self.len;
+        TokenRows {
+            len: self.len,
+            tokens: &self.tokens[part.clone()],
+            targets: &self.targets[part.clone()],
+            positions: &self.positions[part.clone()],
+            visible_from: &self.visible_from[part],
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.tokens.len() / self.len
+    }
+
+    fn targets(&self) -> usize {
+        self.targets.iter().flatten().count()
+    }
+}
+
+fn load(case: &GoldenCase) -> (Model, Trainable) {
+    let options = LoadOptions::new(Precision::Exact);
+    let mut model = Model::load(&case.dir.join("model"), &options).unwrap();
+    let trainable = model.decoder.make_trainable(|slot| slot.to_string()).unwrap();
+    (model, trainable)
+}
+
+fn pass(batch: &Batch, recompute: Recompute) -> TrainingPass {
+    let scale = 1.0 / batch.targets() as f32;
+    TrainingPass { scale, z_loss: 0.0, recompute, precision: Precision::Exact }
+}
+
+fn step(model: &Model, batch: &Batch, cuts: &[usize], recompute: Recompute) -> f64 {
+    let mut sum = LossSum::default();
+    let mut first = 0;
+    for &end in cuts {
+        let rows = batch.rows(first..end);
+        let mut stages = Vec::new();
+        sum += model.decoder.train_on(&rows, &pass(batch, recompute), |s| stages.push(s)).unwrap();
+        assert_eq!((stages[0], stages.last()), (Stage::Head, Some(&Stage::Embedding)));
+        first = end;
+    }
+    assert_eq!(sum.targets, batch.targets());
+    sum.loss / sum.targets as f64
+}
+
+/// Reference tensors under the names of parameters; all families of these cases are Llama's.
+fn reference(path: &Path) -> HashMap<String, Vec<f32>> {
+    let file = SafetensorsFile::open(path).unwrap();
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    let read = |name: &str| {
+        let tensor = file.tensor(name).unwrap();
+        tensor.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    names.iter().map(|name| (ours(name), read(name))).collect()
+}
+
+fn ours(name: &str) -> String {
+    let name = name.trim_start_matches("model.").trim_end_matches(".weight");
+    let parts = [
+        ("embed_tokens", "embedding"),
+        ("lm_head", "head"),
+        ("input_layernorm", "attn_pre_norm"),
+        ("post_attention_layernorm", "ffn_pre_norm"),
+        ("self_attn.q_proj", "query"),
+        ("self_attn.k_proj", "key"),
+        ("self_attn.v_proj", "value"),
+        ("self_attn.o_proj", "output"),
+        ("mlp.gate_proj", "gate"),
+        ("mlp.up_proj", "up"),
+        ("mlp.down_proj", "down"),
+    ];
+    if name == "norm" {
+        return "final_norm".to_owned();
+    }
+    parts.iter().fold(name.to_owned(), |name, (theirs, ours)| name.replace(theirs, ours))
+}
+
+fn assert_gradients(trainable: &Trainable, expected: &HashMap<String, Vec<f32>>) {
+    assert_eq!(trainable.parameters.len(), expected.len());
+    for (_, parameter) in &trainable.parameters {
+        let theirs = &expected[parameter.name()];
+        let ours = parameter.with_gradient(|g| g.expect("a gradient").to_vec());
+        let largest = theirs.iter().fold(0f32, |m, v| m.max(v.abs()));
+        for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+            let limit = GRADIENT * largest;
+            assert!((a - b).abs() <= limit, "{} [{i}]: {a} for {b}", parameter.name());
+        }
+        parameter.clear_gradient();
+    }
+}
+
+#[test]
+fn ten_steps_of_adamw_are_pytorchs() {
+    let Some(case) = GoldenCase::open("train/sft-full") else { return };
+    let batch = Batch::read(&case.dir.join("batch.safetensors"));
+    let number = |key: &str| case.json["hyper"][key].as_f64().unwrap();
+    let (model, trainable) = load(&case);
+    for recompute in [Recompute::Nothing, Recompute::Blocks] {
+        let loss = step(&model, &batch, &[batch.count()], recompute);
+        assert!((loss - case.json["loss"].as_f64().unwrap()).abs() < LOSS, "{loss}");
+        assert_gradients(&trainable, &reference(&case.dir.join("grads.safetensors")));
+    }
+    let config = OptimizerConfig {
+        lr: number("lr"),
+        eps: number("eps"),
+        weight_decay: number("weight_decay"),
+        clip: number("max_grad_norm"),
+        ..OptimizerConfig::default()
+    };
+    let schedule = Schedule {
+        name: ScheduleName::Cosine,
+        warmup_steps: number("warmup_steps") as u64,
+        final_lr_fraction: 0.0,
+        decay_steps: 0,
+    };
+    let mut optimizer = Optimizer::new(config, &trainable.parameters);
+    let losses = case.json["losses"].as_array().unwrap();
+    for (i, theirs) in losses.iter().enumerate() {
+        let loss = step(&model, &batch, &[batch.count()], Recompute::Nothing);
+        let theirs = theirs.as_f64().unwrap();
+        assert!((loss - theirs).abs() < TRAJECTORY, "loss {i}: {loss} for {theirs}");
+        if i == 10 {
+            break;
+        }
+        let norm = optimizer.gradient_squares().sqrt();
+        let theirs = case.json["grad_norms"][i].as_f64().unwrap();
+        assert!((norm / theirs - 1.0).abs() < 1e-3, "norm {i}: {norm} for {theirs}");
+        optimizer.update(schedule.lr(i as u64, 10, config.lr), clip_factor(norm, config.clip));
+    }
+    let expected = reference(&case.dir.join("final.safetensors"));
+    for (_, parameter) in &trainable.parameters {
+        for (a, b) in parameter.values().iter().zip(&expected[parameter.name()]) {
+            assert!((a - b).abs() < WEIGHTS, "{}: {a} for {b}", parameter.name());
+        }
+    }
+}
+
+#[test]
+fn accumulated_gradients_are_those_of_the_whole_batch_with_tied_embeddings() {
+    let Some(case) = GoldenCase::open("train/sft-tied-accum") else { return };
+    let batch = Batch::read(&case.dir.join("batch.safetensors"));
+    let (model, trainable) = load(&case);
+    let expected = reference(&case.dir.join("grads.safetensors"));
+    for cuts in [vec![6], vec![4, 6], vec![1, 2, 3, 4, 5, 6]] {
+        let loss = step(&model, &batch, &cuts, Recompute::Nothing);
+        assert!((loss - case.json["loss_tokens"].as_f64().unwrap()).abs() < LOSS, "{loss}");
+        assert_gradients(&trainable, &expected);
+    }
+}

@@ -1,0 +1,3 @@
+//! Training against PyTorch: losses, gradients, optimizer steps.
+
+mod golden;
