@@ -44,14 +44,14 @@ fn files_become_shards_that_info_describes_and_verifies() {
         "-o",
         arg(&out),
         "--train-bpe",
-        "300",
+        "270",
         "--validation-fraction",
         "0.2",
         "--eos",
         "--json",
     ];
     let made = puna(&args).json();
-    assert_eq!(made["vocab_size"], 300);
+    assert_eq!(made["vocab_size"], 270);
     assert_eq!((&made["tokenizer"]["bos"], &made["tokenizer"]["eos"]), (&0.into(), &1.into()));
     assert_eq!(made["sources"][0]["weight"], 0.75);
     assert_eq!(made["sources"][0]["documents"]["read"], 58);

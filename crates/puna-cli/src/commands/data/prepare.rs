@@ -159,6 +159,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 /// What a user may not expect.
 fn warn(args: &Args, manifest: &Manifest) {
+    if let Some(asked) = args.tokenizer.train_bpe.filter(|asked| manifest.vocab_size < *asked) {
+        output::note(&format!(
+            "warning: the tokenizer has {} tokens, not {asked}: the text has no more pairs that \
+             occur twice",
+            manifest.vocab_size
+        ));
+    }
     if args.validation_fraction > 0.0 && manifest.validation.is_empty() {
         let documents: u64 = manifest.train.iter().map(|shard| shard.documents).sum();
         output::note(&format!(
