@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, chat, completions, convert, data, detokenize, generate, info, pull, score, template,
-    tokenize,
+    tokenize, train,
 };
 
 /// Run, measure and convert LLaMA-family models.
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Convert(convert::Args),
     /// Prepare text for training
     Data(data::Args),
+    /// Train a model from a recipe
+    Train(train::Args),
     /// Token ids of a text
     Tokenize(tokenize::Args),
     /// Text of token ids

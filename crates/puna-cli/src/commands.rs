@@ -12,6 +12,7 @@ pub(crate) mod pull;
 pub(crate) mod score;
 pub(crate) mod template;
 pub(crate) mod tokenize;
+pub(crate) mod train;
 
 use crate::cli::Command;
 use crate::report::Outcome;
@@ -25,6 +26,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Detokenize(args) => detokenize::run(&args),
         Command::Template(args) => template::run(&args),

@@ -114,6 +114,9 @@ pub enum TrainError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Text(#[from] puna_text::TextError),
     /// A file.
     #[error(transparent)]
     Io(#[from] IoError),

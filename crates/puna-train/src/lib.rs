@@ -8,6 +8,7 @@ mod memory;
 mod optimizer;
 mod quantized_state;
 mod recipe;
+mod sample;
 mod schedule;
 mod setup;
 mod trainer;

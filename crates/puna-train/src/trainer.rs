@@ -1,7 +1,6 @@
 //! The training loop.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use puna_data::Row;
@@ -11,6 +10,7 @@ use puna_model::{LossSum, Recompute, TrainingPass, export};
 use crate::batch::{Batch, targets};
 use crate::checkpoint::{self, Checkpoint, Parts, Progress};
 use crate::log::{Metrics, RunLog, StepMetrics, ValidationMetrics, rss_bytes};
+use crate::sample;
 use crate::setup::Rows;
 use crate::{MemoryNeed, Optimizer, RecipePrecision, Setup, TrainError, clip_factor};
 
@@ -34,6 +34,15 @@ pub enum Event<'a> {
     Step(&'a StepMetrics),
     /// Held-out data was scored.
     Validation(&'a ValidationMetrics),
+    /// The model as it is now wrote something.
+    Sample {
+        /// Steps done.
+        step: u64,
+        /// What it was given.
+        prompt: &'a str,
+        /// What it wrote.
+        text: &'a str,
+    },
     /// A checkpoint is on disk.
     Saved(&'a Checkpoint),
 }
@@ -93,14 +102,14 @@ impl Trainer {
         Ok(Self { setup, optimizer, progress, steps, log, flops_per_token, peak })
     }
 
-    /// Makes the steps that are left; `stop` ends the run behind the step in progress.
+    /// Makes the steps that are left; when `stop` says so, the run ends behind the step in progress.
     ///
     /// # Errors
     /// If data cannot be read, a file cannot be written, or the loss is no number any more: the
     /// newest checkpoint is then whole and as it was.
     pub fn run(
         &mut self,
-        stop: &AtomicBool,
+        stop: impl Fn() -> bool,
         mut tell: impl FnMut(Event<'_>),
     ) -> Result<Outcome, TrainError> {
         tell(self.begin());
@@ -118,7 +127,10 @@ impl Trainer {
             if due(validate_every) || step == self.steps {
                 last_validation = self.validate(&mut tell)?;
             }
-            if stop.load(Ordering::Relaxed) && step < self.steps {
+            if due(self.setup.recipe.log.sample_every_steps) {
+                self.sample(&mut tell)?;
+            }
+            if stop() && step < self.steps {
                 return Ok(Outcome::Stopped(self.save(&mut tell)?));
             }
             if due(every) || step == self.steps {
@@ -224,6 +236,19 @@ impl Trainer {
         self.log.record(&Metrics::Validation(metrics))?;
         tell(Event::Validation(&metrics));
         Ok(Some(metrics.validation_loss))
+    }
+
+    /// Lets the model continue the recipe's prompts.
+    fn sample(&self, tell: &mut impl FnMut(Event<'_>)) -> Result<(), TrainError> {
+        let recipe = &self.setup.recipe;
+        let Some(tokenizer) = &self.setup.tokenizer else { return Ok(()) };
+        for (index, prompt) in recipe.log.sample_prompts.iter().enumerate() {
+            let seed = recipe.seed ^ (self.progress.step << 8) ^ index as u64;
+            let of = (prompt.as_str(), recipe.log.sample_tokens);
+            let text = sample::continuation(&self.setup.decoder, tokenizer, of, seed)?;
+            tell(Event::Sample { step: self.progress.step, prompt, text: &text });
+        }
+        Ok(())
     }
 
     fn save(&self, tell: &mut impl FnMut(Event<'_>)) -> Result<Checkpoint, TrainError> {

@@ -175,6 +175,37 @@ impl Decoder {
         Ok(cross_entropy(&x, self.head.weight(), &of)?.0)
     }
 
+    /// Logits behind the last of some tokens, `[V]`, without a cache: for looking at a model while it
+    /// is trained.
+    ///
+    /// # Errors
+    /// If there are no tokens, or one is outside the vocabulary.
+    pub fn next_logits(&self, tokens: &[u32], precision: Precision) -> Result<Vec<f32>, ModelError> {
+        let len = tokens.len();
+        let (targets, visible_from) = (vec![None; len], vec![0; len]);
+        let positions: Vec<u32> = (0..len as u32).collect();
+        let rows = TokenRows {
+            len,
+            tokens,
+            targets: &targets,
+            positions: &positions,
+            visible_from: &visible_from,
+        };
+        let mut ctx = self.row_context(&rows, precision)?;
+        let mut x = Value::constant(self.embedding.forward(tokens)?); // [N, C]
+        for block in &self.blocks {
+            x = block.forward(&x, &mut ctx)?;
+        }
+        let last = x.tensor().narrow(0, len - 1, 1).map_err(NnError::from)?; // [1, C]
+        let normed = self.final_norm.forward(&Value::constant(last))?;
+        let logits = self.head.forward(&normed, precision)?; // [1, V]
+        let mut logits = with_f32(logits.tensor(), <[f32]>::to_vec)?;
+        if let Some(cap) = self.config.final_logit_softcap {
+            puna_kernels::soft_cap(&mut logits, cap as f32);
+        }
+        Ok(logits)
+    }
+
     /// The loss, and its gradient by the residual stream `[N, C]`.
     fn head_loss(
         &self,

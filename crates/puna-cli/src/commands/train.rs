@@ -1,0 +1,118 @@
+//! `puna train`: pretraining and instruction tuning from a recipe.
+
+mod show;
+
+use std::path::PathBuf;
+
+use puna_train::{Outcome as RunOutcome, Recipe, RunMode, Setup, TrainError, Trainer};
+use serde_json::json;
+
+use crate::report::{Hint, Outcome};
+use crate::{interrupt, output, threads};
+use show::Show;
+
+/// Trains a model as a recipe says.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    puna train recipes/pretrain-5m.toml\n  \
+    puna train recipes/pretrain-5m.toml --set train.steps=100 --set output=runs/try\n  \
+    puna train recipes/pretrain-5m.toml --resume\n\n\
+    The output folder gets metrics.jsonl, tensorboard/, checkpoints/, loss.svg, loss.png and, at \
+    the end, model/: a Hugging Face folder. Ctrl-C saves a checkpoint and stops.")]
+pub(crate) struct Args {
+    /// The recipe, a TOML file; paths in it are relative to the current folder
+    recipe: PathBuf,
+
+    /// Change a setting: section.key=value
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// Go on from the newest checkpoint in the output folder
+    #[arg(long, conflicts_with = "restart")]
+    resume: bool,
+
+    /// Begin anew although the output folder holds a run; its checkpoints are removed
+    #[arg(long)]
+    restart: bool,
+
+    /// Threads [default: physical cores]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    threads::start(args.threads);
+    let recipe = Recipe::read(&args.recipe, &args.set)?;
+    let mode = match (args.resume, args.restart) {
+        (true, _) => RunMode::Resume,
+        (_, true) => RunMode::Restart,
+        _ => RunMode::New,
+    };
+    let setup = Setup::new(recipe, mode).map_err(advise)?;
+    for note in &setup.notes {
+        output::note(&format!("note: {note}"));
+    }
+    interrupt::install()?;
+    let mut trainer = Trainer::new(setup).map_err(advise)?;
+    let mut show = Show::new();
+    let outcome = trainer.run(interrupt::asked, |event| show.event(&event));
+    show.finish();
+    report(args, &outcome.map_err(advise)?)
+}
+
+fn report(args: &Args, outcome: &RunOutcome) -> anyhow::Result<Outcome> {
+    match outcome {
+        RunOutcome::Done { model, curves, validation_loss } if args.json => output::json(&json!({
+            "model": model,
+            "curves": curves,
+            "validation_loss": validation_loss,
+        }))?,
+        RunOutcome::Done { model, curves, validation_loss } => {
+            output::line(&format!("model            {}", model.display()))?;
+            for curve in curves {
+                output::line(&format!("loss curve       {}", curve.display()))?;
+            }
+            if let Some(loss) = validation_loss {
+                output::line(&format!("validation loss  {loss:.4} nats per token"))?;
+            }
+        }
+        RunOutcome::Stopped(checkpoint) if args.json => {
+            output::json(&json!({ "stopped": checkpoint.step, "checkpoint": checkpoint.path }))?;
+        }
+        RunOutcome::Stopped(checkpoint) => {
+            let (step, path) = (checkpoint.step, checkpoint.path.display());
+            output::line(&format!("stopped after step {step}; saved {path}"))?;
+            let recipe = args.recipe.display();
+            output::line(&format!("continue with: puna train {recipe} --resume"))?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// An error with what to do about it.
+fn advise(error: TrainError) -> anyhow::Error {
+    let hint = match &error {
+        TrainError::Exists { .. } => {
+            "--resume goes on from there; --restart removes its checkpoints; or give another \
+             folder with --set output=…"
+        }
+        TrainError::NothingToResume { .. } => "leave out --resume to begin",
+        TrainError::Vocabulary { .. } => {
+            "prepare the data with the model's own tokenizer: puna data prepare … --tokenizer MODEL"
+        }
+        TrainError::NotFinite { .. } => {
+            "the newest checkpoint is from before; try a lower optimizer.lr, more \
+             schedule.warmup_steps, or loss.z_loss = 1e-4, and --resume"
+        }
+        TrainError::NoTargets { .. } => "look at those rows: are all answers empty or masked?",
+        _ => return error.into(),
+    };
+    match Err::<(), _>(error).hint(hint) {
+        Err(error) => error,
+        Ok(()) => anyhow::anyhow!("{hint}"),
+    }
+}
