@@ -15,6 +15,10 @@ use puna_text::{Builtin, ChatTemplate, Tokenizer};
 use crate::checkpoint::{Checkpoint, list_checkpoints};
 use crate::{DataSection, Recipe, SaveType, Task, TrainError};
 
+/// Addresses that are prepared for weights, states and activations; larger runs get the rest as it
+/// comes.
+const EXPECTED_BYTES: usize = 16 << 30;
+
 /// What happens to a run that the output folder holds already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunMode {
@@ -51,6 +55,7 @@ impl Setup {
     /// If either cannot be read, they do not fit together, or the output folder holds what `mode`
     /// does not expect.
     pub fn new(recipe: Recipe, mode: RunMode) -> Result<Self, TrainError> {
+        puna_kernels::prepare_heap(EXPECTED_BYTES);
         let resume = prepare_output(&recipe.output, mode)?;
         let mut notes = Vec::new();
         let start = match &resume {

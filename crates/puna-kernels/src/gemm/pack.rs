@@ -46,6 +46,9 @@ pub(crate) unsafe fn rows_to_words<S: Simd>(
     }
 }
 
+/// How many rows ahead are asked for.
+const ROWS_AHEAD: usize = 12;
+
 /// A matrix `[inner, cols]` to steps of words, `width` words apart, whose columns beyond `cols` up
 /// to the next multiple of 16 (or to `width`, if that is less) are zero.
 ///
@@ -61,6 +64,11 @@ pub(crate) unsafe fn columns_to_words<S: Simd>(
 ) {
     for step in 0..words.steps(inner) {
         for col in (0..width).step_by(LANES) {
+            // Rows of a wide matrix lie on different pages, which hardware does not look ahead to.
+            for r in 0..words.per_word() {
+                let row = step * words.per_word() + r + ROWS_AHEAD;
+                s.prefetch(from.wrapping_add(row * from_stride + col).cast());
+            }
             let some = cols.saturating_sub(col).min(LANES);
             // SAFETY: `some` columns are readable in every row below `inner`; words by contract.
             unsafe {

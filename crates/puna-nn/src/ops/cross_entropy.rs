@@ -14,7 +14,7 @@ use super::with_f32;
 use crate::{NnError, Precision, Value, Weight};
 
 /// Logits that exist at once; also how many tokens share one pass over the head's weight.
-const LOGITS: usize = 8 << 20;
+const LOGITS: usize = 7 << 20;
 
 /// What the loss is.
 #[derive(Debug, Clone)]
