@@ -13,7 +13,9 @@
 mod pack;
 mod tile;
 
-pub(crate) use pack::{columns_to_words, rows_to_words, transpose_words};
+pub(crate) use pack::{
+    columns_to_words, rounded_columns_to_words, rows_to_words, transpose_words,
+};
 pub(crate) use tile::{Block, block};
 
 use crate::kernels::{Isa, Kernels};
@@ -47,6 +49,15 @@ pub struct MatRef<'a> {
     values: &'a [f32],
     stride: usize,
     order: Order,
+    stored: Stored,
+}
+
+/// What the values of a matrix in memory are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    F32,
+    /// Words of two bfloat16 that are neighbors in a row.
+    Bf16Pairs,
 }
 
 /// Where the element of row `r` and column `c` lies.
@@ -62,7 +73,13 @@ impl<'a> MatRef<'a> {
     /// Rows behind one another, `stride` elements apart.
     #[must_use]
     pub fn rows(values: &'a [f32], stride: usize) -> Self {
-        Self { values, stride, order: Order::Rows }
+        Self { values, stride, order: Order::Rows, stored: Stored::F32 }
+    }
+
+    /// Rows that [`round_rows`] has rounded, `stride` words apart.
+    #[must_use]
+    pub fn rounded_rows(values: &'a [f32], stride: usize) -> Self {
+        Self { stored: Stored::Bf16Pairs, ..Self::rows(values, stride) }
     }
 
     /// The transpose.
@@ -81,6 +98,10 @@ impl<'a> MatRef<'a> {
         let (outer, inner) = match self.order {
             Order::Rows => (rows, cols),
             Order::Columns => (cols, rows),
+        };
+        let inner = match self.stored {
+            Stored::F32 => inner,
+            Stored::Bf16Pairs => inner.div_ceil(2),
         };
         let needed = if outer == 0 || inner == 0 { 0 } else { (outer - 1) * self.stride + inner };
         assert!(
@@ -146,6 +167,8 @@ fn gemm_with(
         return;
     }
     let words = Words::of(elements, kernels);
+    let rounded = [a, b].iter().any(|x| x.stored == Stored::Bf16Pairs);
+    assert!(!rounded || words == Words::Bf16Pairs, "rounded rows in a product of float32");
     let c = OutPtr::new(c);
     let mut panels = PANELS_OF_B.take();
     for first_col in (0..n).step_by(COLS) {
@@ -168,6 +191,30 @@ fn gemm_with(
         }
     }
     PANELS_OF_B.replace(panels);
+}
+
+/// Whether products of these elements take rows that were rounded beforehand.
+#[must_use]
+pub fn takes_rounded(elements: Elements) -> bool {
+    Words::of(elements, Kernels::get()) == Words::Bf16Pairs
+}
+
+/// Rounds rows of `cols` values to pairs of bfloat16, in place: they take the first half of their
+/// row's memory, and whatever multiplies them need not round them again.
+///
+/// # Panics
+/// If there are not whole rows.
+pub fn round_rows(values: &mut [f32], cols: usize) {
+    assert!(cols > 0 && values.len().is_multiple_of(cols), "rows of {cols}");
+    let kernels = Kernels::get();
+    crate::for_each_chunk_mut(values, cols, |_, row| {
+        let at = row.as_mut_ptr();
+        // SAFETY: words are written behind what was read; a row of words is no longer than the row.
+        unsafe {
+            let (from, out) = ((at.cast_const(), cols), (at.cast::<u32>(), cols));
+            kernels.rows_to_words(Words::Bf16Pairs, from, (1, cols), out);
+        }
+    });
 }
 
 /// How elements become words.
@@ -316,24 +363,60 @@ unsafe fn pack_panel(
     let (width, steps) = (kernels.gemm_cols, words.steps(inner.len()));
     match b.order {
         Order::Rows => {
-            let from = b.values[inner.start * b.stride + cols.start..].as_ptr();
-            let shape = (inner.len(), cols.len());
-            // SAFETY: the corner lies in the checked operand; room by contract.
-            unsafe { kernels.columns_to_words(words, (from, b.stride), shape, (out, width)) }
+            // SAFETY: room by contract.
+            unsafe { pack_columns(kernels, words, b, (inner, cols), (out, width)) }
         }
         Order::Columns => ROWS_OF_A.with_borrow_mut(|scratch| {
             let scratch = room(scratch, width * steps);
-            let from = b.values[cols.start * b.stride + inner.start..].as_ptr();
             // SAFETY: the corner lies in the checked operand, the scratch holds `width` rows of
             // words; room by contract.
             unsafe {
                 let shape = (cols.len(), inner.len());
-                kernels.rows_to_words(words, (from, b.stride), shape, (scratch, steps));
+                match b.stored {
+                    Stored::F32 => {
+                        let from = b.values[cols.start * b.stride + inner.start..].as_ptr();
+                        kernels.rows_to_words(words, (from, b.stride), shape, (scratch, steps));
+                    }
+                    Stored::Bf16Pairs => {
+                        let from = b.values[cols.start * b.stride + inner.start / 2..].as_ptr();
+                        let shape = (cols.len(), steps);
+                        kernels.rows_to_words(Words::F32, (from, b.stride), shape, (scratch, steps));
+                    }
+                }
                 let missing = (width - cols.len()) * steps;
                 std::ptr::write_bytes(scratch.add(cols.len() * steps), 0, missing);
                 kernels.transpose_words((scratch, steps), (width, steps), out);
             }
         }),
+    }
+}
+
+/// The columns of a corner of a matrix whose rows run along the inner dimension: the words of a step
+/// lie together.
+///
+/// # Safety
+/// There must be room for its words at `out`, which are `width` apart.
+unsafe fn pack_columns(
+    kernels: &Kernels,
+    words: Words,
+    of: &MatRef<'_>,
+    (inner, cols): (Range<usize>, Range<usize>),
+    out: (*mut u32, usize),
+) {
+    let shape = (inner.len(), cols.len());
+    let first = inner.start * of.stride;
+    // SAFETY: the corner lies in the checked operand; room by contract.
+    unsafe {
+        match of.stored {
+            Stored::F32 => {
+                let from = of.values[first + cols.start..].as_ptr();
+                kernels.columns_to_words(words, (from, of.stride), shape, out);
+            }
+            Stored::Bf16Pairs => {
+                let from = of.values[first..].as_ptr().cast::<u16>().wrapping_add(cols.start);
+                kernels.rounded_columns_to_words((from, 2 * of.stride), shape, out);
+            }
+        }
     }
 }
 
@@ -347,6 +430,10 @@ fn pack_rows(
 ) -> (*const u32, usize, usize) {
     let steps = words.steps(inner.len());
     match a.order {
+        Order::Rows if a.stored == Stored::Bf16Pairs => {
+            let at = a.values[rows.start * a.stride + inner.start / 2..].as_ptr();
+            (at.cast(), a.stride, 1)
+        }
         Order::Rows => {
             // Another line per row, so that rows do not all meet the same cache sets.
             let stride = steps.next_multiple_of(16) + 16;
@@ -360,10 +447,8 @@ fn pack_rows(
         Order::Columns => {
             let stride = rows.len().next_multiple_of(16);
             let at = room(out, steps * stride);
-            let from = a.values[inner.start * a.stride + rows.start..].as_ptr();
-            let shape = (inner.len(), rows.len());
             // SAFETY: as above.
-            unsafe { kernels.columns_to_words(words, (from, a.stride), shape, (at, stride)) }
+            unsafe { pack_columns(kernels, words, a, (inner, rows), (at, stride)) }
             (at.cast_const(), 1, stride)
         }
     }
@@ -416,6 +501,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rounded_rows_multiply_like_the_rows_they_were() {
+        let (m, n, k) = (13, 70, 515);
+        let (mut a, b) = (values(m * k, 1), values(k * n, 2));
+        let mut expected = vec![0.0; m * n];
+        let right = MatRef::rows(&b, n);
+        let to = Write::Set;
+        gemm((m, n, k), (MatRef::rows(&a, k), right), (&mut expected, n), to, Elements::Bf16);
+        let square = |a: MatRef<'_>| {
+            let mut c = vec![0.0; k * k];
+            gemm((k, k, m), (a.t(), a), (&mut c, k), to, Elements::Bf16);
+            c
+        };
+        let expected_square = square(MatRef::rows(&a, k));
+        if !takes_rounded(Elements::Bf16) {
+            println!("skipped: no instruction for products of bfloat16");
+            return;
+        }
+        round_rows(&mut a, k);
+        let a = MatRef::rounded_rows(&a, k);
+        let mut c = vec![0.0; m * n];
+        gemm((m, n, k), (a, right), (&mut c, n), to, Elements::Bf16);
+        assert_eq!(c, expected);
+        assert_eq!(square(a), expected_square);
+        let mut c = vec![0.0; m * m];
+        gemm((m, m, k), (a, a.t()), (&mut c, m), to, Elements::Bf16);
+        assert!(c.iter().all(|v| v.is_finite()));
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub struct Kernels {
     gradient_tile: unsafe fn(&GradientTile),
     rows_to_words: ToWords,
     columns_to_words: ToWords,
+    rounded_columns_to_words: unsafe fn((*const u16, usize), (usize, usize), (*mut u32, usize)),
     transpose_words: unsafe fn((*const u32, usize), (usize, usize), *mut u32),
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),
@@ -277,6 +278,19 @@ impl Kernels {
     ) {
         // SAFETY: as in `float_tile`.
         unsafe { (self.columns_to_words)(words, from, shape, out) }
+    }
+
+    /// # Safety
+    /// As for [`crate::gemm::rounded_columns_to_words`].
+    #[inline]
+    pub(crate) unsafe fn rounded_columns_to_words(
+        &self,
+        from: (*const u16, usize),
+        shape: (usize, usize),
+        out: (*mut u32, usize),
+    ) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.rounded_columns_to_words)(from, shape, out) }
     }
 
     /// # Safety

@@ -48,7 +48,7 @@ pub use attention::{
 pub use error::KernelError;
 pub use flash::{Flash, FlashSaved, RowMask, flash_backward, flash_forward};
 pub use format::BlockFormat;
-pub use gemm::{Elements, MatRef, Write, gemm};
+pub use gemm::{Elements, MatRef, Write, gemm, round_rows, takes_rounded};
 pub use kernels::{Isa, Kernels};
 pub use machine::{IsaPeak, MachineLimits};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul};
@@ -62,7 +62,7 @@ pub use panels::{PackedGroups, pack_groups, pack_panels};
 pub use parallel::for_each_chunk_mut;
 pub use pool::{set_threads, threads, with_threads};
 pub use quantize::{can_quantize, quantize_rows};
-pub use rope::{RopeTable, rope};
+pub use rope::{RopeTable, rope, rope_into};
 pub use router::top_k;
 pub use softmax::{log_softmax, softmax};
 pub use training::{

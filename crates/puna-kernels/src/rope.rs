@@ -24,10 +24,32 @@ pub struct RopeTable<'a> {
 /// # Panics
 /// If the lengths do not agree, or `rotary_dim` is odd or above `head_dim`.
 pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, table: &RopeTable) {
+    rotate(None, x, (heads, head_dim), table);
+}
+
+/// [`rope`] of `x` into `out`.
+///
+/// # Panics
+/// As there, or if the lengths differ.
+pub fn rope_into(x: &[f32], out: &mut [f32], heads: usize, head_dim: usize, table: &RopeTable) {
+    assert_eq!(x.len(), out.len(), "input and output");
+    rotate(Some(x), out, (heads, head_dim), table);
+}
+
+/// Rotates what is in `x`, or what is copied there first.
+fn rotate(
+    from: Option<&[f32]>,
+    x: &mut [f32],
+    (heads, head_dim): (usize, usize),
+    table: &RopeTable,
+) {
     let half = table.rotary_dim / 2;
     assert!(table.rotary_dim == 2 * half && table.rotary_dim <= head_dim, "rotary_dim");
     let row = heads * head_dim;
     if x.is_empty() || half == 0 {
+        if let Some(from) = from {
+            x.copy_from_slice(from);
+        }
         return;
     }
     let tokens = x.len() / row;
@@ -42,6 +64,9 @@ pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, table: &RopeTable) {
         }
     };
     for_each_chunk_mut(x, MIN_PARALLEL.div_ceil(row) * row, |first, x| {
+        if let Some(from) = from {
+            x.copy_from_slice(&from[first..first + x.len()]);
+        }
         let first = first / row * half;
         let angles =
             table.cos[first..].chunks_exact(half).zip(table.sin[first..].chunks_exact(half));

@@ -94,6 +94,45 @@ pub(crate) unsafe fn columns_to_words<S: Simd>(
     }
 }
 
+/// [`columns_to_words`] of rows of bfloat16.
+///
+/// # Safety
+/// As there; the elements have 2 bytes each.
+#[inline(always)]
+pub(crate) unsafe fn rounded_columns_to_words<S: Simd>(
+    s: S,
+    (from, from_stride): (*const u16, usize),
+    (inner, cols): (usize, usize),
+    (out, width): (*mut u32, usize),
+) {
+    for step in 0..inner.div_ceil(2) {
+        for col in (0..width).step_by(LANES) {
+            for r in 0..2 {
+                let row = 2 * step + r + ROWS_AHEAD;
+                s.prefetch(from.wrapping_add(row * from_stride + col).cast());
+            }
+            let some = cols.saturating_sub(col).min(LANES);
+            // SAFETY: `some` columns are readable in every row below `inner`; words by contract.
+            unsafe {
+                let row = |r: usize| {
+                    if r >= inner || some == 0 {
+                        return s.splat_i(0);
+                    }
+                    let at = from.add(r * from_stride + col);
+                    if some == LANES {
+                        return s.load_words(at.cast());
+                    }
+                    let mut padded = [0u16; LANES];
+                    std::ptr::copy_nonoverlapping(at, padded.as_mut_ptr(), some);
+                    s.load_words(padded.as_ptr().cast())
+                };
+                let word = s.or_i(row(2 * step), s.shl_i(row(2 * step + 1), 16));
+                s.store_i(out.add(step * width + col).cast(), word);
+            }
+        }
+    }
+}
+
 /// Rows of words, `stride` apart, to steps: word `i` of row `r` to `out[i * rows + r]`. Rows are a
 /// multiple of 16.
 ///

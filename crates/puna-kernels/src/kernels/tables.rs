@@ -80,6 +80,8 @@ macro_rules! table {
                     out: (*mut u32, usize)) = gemm::rows_to_words;
                 columns_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
                     out: (*mut u32, usize)) = gemm::columns_to_words;
+                rounded_columns_to_words(from: (*const u16, usize), shape: (usize, usize),
+                    out: (*mut u32, usize)) = gemm::rounded_columns_to_words;
                 transpose_words(from: (*const u32, usize), shape: (usize, usize), out: *mut u32) =
                     gemm::transpose_words;
                 }
@@ -104,6 +106,7 @@ macro_rules! table {
                 gradient_tile,
                 rows_to_words,
                 columns_to_words,
+                rounded_columns_to_words,
                 transpose_words,
                 float_tile,
                 panel_tile,

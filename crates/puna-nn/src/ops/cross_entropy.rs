@@ -6,15 +6,19 @@
 //! be computed a second time (as in Liger's fused kernel, arXiv:2410.10989). With the z-loss
 //! (arXiv:2204.02311) `dz` has the further term `2 c s log Z · softmax(z)`.
 
+use std::borrow::Cow;
+
 use candle_core::{Device, Tensor};
-use puna_kernels::{CrossEntropyRow, MatRef, Write, cross_entropy_row, gemm};
+use puna_kernels::{
+    CrossEntropyRow, MatRef, Write, cross_entropy_row, gemm, round_rows, takes_rounded,
+};
 
 use super::linear::{elements, weight_gradient};
 use super::with_f32;
 use crate::{NnError, Precision, Value, Weight};
 
 /// Logits that exist at once; also how many tokens share one pass over the head's weight.
-const LOGITS: usize = 7 << 20;
+const LOGITS: usize = 15 << 19;
 
 /// What the loss is.
 #[derive(Debug, Clone)]
@@ -107,8 +111,7 @@ fn chunks(
     let mut logits = vec![0f32; chunk.min(wanted.len()) * vocab];
     let mut sum = LossSum::default();
     for wanted in wanted.chunks(chunk) {
-        let rows: Vec<f32> =
-            wanted.iter().flat_map(|&n| &x[n * width..][..width]).copied().collect(); // [n, C]
+        let rows = gathered(x, wanted, width); // [n, C]
         let logits = &mut logits[..wanted.len() * vocab]; // [n, V]
         let operands = (MatRef::rows(&rows, width), MatRef::rows(weight, width).t());
         let shape = (wanted.len(), vocab, width);
@@ -117,18 +120,44 @@ fn chunks(
         if dx.is_empty() {
             continue;
         }
-        let mut d_rows = vec![0f32; rows.len()];
-        let operands = (MatRef::rows(logits, vocab), MatRef::rows(weight, width));
+        // Two products read them: better rounded once.
+        let d_logits = if takes_rounded(elements) {
+            round_rows(logits, vocab);
+            MatRef::rounded_rows(logits, vocab)
+        } else {
+            MatRef::rows(logits, vocab)
+        };
+        let operands = (d_logits, MatRef::rows(weight, width));
         let shape = (wanted.len(), width, vocab);
-        gemm(shape, operands, (&mut d_rows, width), Write::Set, elements);
-        for (&n, d) in wanted.iter().zip(d_rows.chunks_exact(width)) {
-            dx[n * width..][..width].copy_from_slice(d);
+        if let Some(run) = as_run(wanted) {
+            let dx = &mut dx[run.start * width..run.end * width];
+            gemm(shape, operands, (dx, width), Write::Set, elements);
+        } else {
+            let mut d_rows = vec![0f32; rows.len()];
+            gemm(shape, operands, (&mut d_rows, width), Write::Set, elements);
+            for (&n, d) in wanted.iter().zip(d_rows.chunks_exact(width)) {
+                dx[n * width..][..width].copy_from_slice(d);
+            }
         }
         if let Weight::Trained(parameter) = head {
-            weight_gradient(parameter, logits, &rows, elements);
+            weight_gradient(parameter, d_logits, &rows, elements);
         }
     }
     sum
+}
+
+/// Ascending positions as a range, if none is missing between them.
+fn as_run(wanted: &[usize]) -> Option<std::ops::Range<usize>> {
+    let (first, last) = (*wanted.first()?, *wanted.last()?);
+    (last - first + 1 == wanted.len()).then_some(first..last + 1)
+}
+
+/// The rows of some positions; a copy only where some lie between them.
+fn gathered<'a>(x: &'a [f32], wanted: &[usize], width: usize) -> Cow<'a, [f32]> {
+    match as_run(wanted) {
+        Some(run) => Cow::Borrowed(&x[run.start * width..run.end * width]),
+        None => wanted.iter().flat_map(|&n| &x[n * width..][..width]).copied().collect(),
+    }
 }
 
 /// Logits to their gradients, over the pool.

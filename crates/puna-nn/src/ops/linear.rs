@@ -76,7 +76,9 @@ fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<
     let (saved, parameter) = (x.tensor().clone(), Arc::clone(parameter));
     Ok(Value::derived(y, &[x], move |dy| {
         let dx = input_gradient(dy, &parameter.values(), (rows, cols), elements)?;
-        with_f32(&saved, |x| with_f32(dy, |dy| weight_gradient(&parameter, dy, x, elements)))??;
+        with_f32(&saved, |x| with_f32(dy, |dy| {
+            weight_gradient(&parameter, MatRef::rows(dy, rows), x, elements);
+        }))??;
         Ok(vec![Some(dx)])
     }))
 }
@@ -102,11 +104,16 @@ fn input_gradient(
 }
 
 /// `dW += dyᵀ x`.
-pub(super) fn weight_gradient(parameter: &Parameter, dy: &[f32], x: &[f32], elements: Elements) {
+pub(super) fn weight_gradient(
+    parameter: &Parameter,
+    dy: MatRef<'_>,
+    x: &[f32],
+    elements: Elements,
+) {
     let (rows, cols) = matrix_shape(parameter);
     let tokens = x.len() / cols.max(1);
     parameter.add_gradient(|dw, write| {
-        let operands = (MatRef::rows(dy, rows).t(), MatRef::rows(x, cols));
+        let operands = (dy.t(), MatRef::rows(x, cols));
         gemm((rows, cols, tokens), operands, (dw, cols), write, elements);
     });
 }
