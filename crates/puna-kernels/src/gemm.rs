@@ -146,16 +146,97 @@ pub fn gemm(
     gemm_with(Kernels::get(), (m, n, k), (a, b), (c, stride), (write, elements));
 }
 
+/// A right operand `[k, n]` packed once for several products.
+pub struct PackedMatrix {
+    shape: (usize, usize),
+    elements: Elements,
+    /// The panels of every piece, in the order in which a product meets them.
+    pieces: Vec<Vec<Line>>,
+}
+
+impl PackedMatrix {
+    /// Packs `b` `[k, n]`.
+    ///
+    /// # Panics
+    /// If it is too small for the shape.
+    #[must_use]
+    pub fn new(b: MatRef<'_>, (k, n): (usize, usize), elements: Elements) -> Self {
+        b.check(k, n);
+        let kernels = Kernels::get();
+        let words = Words::of(elements, kernels);
+        let pack = |(cols, inner): (Range<usize>, Range<usize>)| {
+            let mut panels = Vec::new();
+            pack_panels(kernels, words, &b, (inner, cols), &mut panels);
+            panels
+        };
+        Self { shape: (k, n), elements, pieces: pieces(words, (k, n)).map(pack).collect() }
+    }
+
+    /// Bytes that a packed matrix of this shape takes.
+    #[must_use]
+    pub fn bytes((k, n): (usize, usize), elements: Elements) -> usize {
+        4 * Words::of(elements, Kernels::get()).steps(k) * n
+    }
+}
+
+/// Columns and inner range of the pieces in which a product goes through its right operand.
+fn pieces(
+    words: Words,
+    (k, n): (usize, usize),
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let step = STEPS * words.per_word();
+    (0..n).step_by(COLS).flat_map(move |col| {
+        let cols = col..n.min(col + COLS);
+        (0..k).step_by(step).map(move |first| (cols.clone(), first..k.min(first + step)))
+    })
+}
+
+/// [`gemm`] with a right operand that was packed before.
+///
+/// # Panics
+/// If an operand or `c` is too small for its shape, or `b` has another one.
+pub fn gemm_packed(
+    (m, n, k): (usize, usize, usize),
+    (a, b): (MatRef<'_>, &PackedMatrix),
+    (c, stride): (&mut [f32], usize),
+    write: Write,
+) {
+    assert_eq!(b.shape, (k, n), "shape of the packed operand");
+    let kernels = Kernels::get();
+    let mut packed = b.pieces.iter();
+    let next = |_, _: &mut Vec<Line>| packed.next().map_or(std::ptr::null(), |p| p.as_ptr().cast());
+    let c = (c, stride);
+    product(kernels, (m, n, k), a, c, (write, b.elements), next);
+}
+
 /// [`gemm`] with the kernels of an instruction set.
 fn gemm_with(
     kernels: &Kernels,
     (m, n, k): (usize, usize, usize),
     (a, b): (MatRef<'_>, MatRef<'_>),
-    (c, stride): (&mut [f32], usize),
+    c: (&mut [f32], usize),
     (write, elements): (Write, Elements),
 ) {
-    a.check(m, k);
     b.check(k, n);
+    let words = Words::of(elements, kernels);
+    assert!(b.stored == Stored::F32 || words == Words::Bf16Pairs, "rounded rows, float32 product");
+    let pack = |(cols, inner): (Range<usize>, Range<usize>), panels: &mut Vec<Line>| {
+        pack_panels(kernels, words, &b, (inner, cols), panels);
+        panels.as_ptr().cast()
+    };
+    product(kernels, (m, n, k), a, c, (write, elements), pack);
+}
+
+/// A product whose panels `panels_of` gives, piece by piece.
+fn product(
+    kernels: &Kernels,
+    (m, n, k): (usize, usize, usize),
+    a: MatRef<'_>,
+    (c, stride): (&mut [f32], usize),
+    (write, elements): (Write, Elements),
+    mut panels_of: impl FnMut((Range<usize>, Range<usize>), &mut Vec<Line>) -> *const u32,
+) {
+    a.check(m, k);
     MatRef::rows(c, stride).check(m, n);
     if m == 0 || n == 0 {
         return;
@@ -167,30 +248,24 @@ fn gemm_with(
         return;
     }
     let words = Words::of(elements, kernels);
-    let rounded = [a, b].iter().any(|x| x.stored == Stored::Bf16Pairs);
-    assert!(!rounded || words == Words::Bf16Pairs, "rounded rows in a product of float32");
+    assert!(a.stored == Stored::F32 || words == Words::Bf16Pairs, "rounded rows, float32 product");
     let c = OutPtr::new(c);
-    let mut panels = PANELS_OF_B.take();
-    for first_col in (0..n).step_by(COLS) {
-        let cols = first_col..n.min(first_col + COLS);
-        for first in (0..k).step_by(STEPS * words.per_word()) {
-            let inner = first..k.min(first + STEPS * words.per_word());
-            pack_panels(kernels, words, &b, (inner.clone(), cols.clone()), &mut panels);
-            let part = Part {
-                words,
-                a: &a,
-                panels: panels.as_ptr().cast(),
-                steps: words.steps(inner.len()),
-                inner,
-                cols: cols.clone(),
-                c: c.at(first_col),
-                stride,
-                add: write == Write::Add || first > 0,
-            };
-            part.multiply(kernels, m);
-        }
+    let mut room = PANELS_OF_B.take();
+    for (cols, inner) in pieces(words, (k, n)) {
+        let part = Part {
+            words,
+            a: &a,
+            panels: panels_of((cols.clone(), inner.clone()), &mut room),
+            steps: words.steps(inner.len()),
+            c: c.at(cols.start),
+            add: write == Write::Add || inner.start > 0,
+            inner,
+            cols,
+            stride,
+        };
+        part.multiply(kernels, m);
     }
-    PANELS_OF_B.replace(panels);
+    PANELS_OF_B.replace(room);
 }
 
 /// Whether products of these elements take rows that were rounded beforehand.
@@ -500,6 +575,20 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_operand_packed_before_gives_the_same_product() {
+        let (m, n, k) = (29, 2100, 530);
+        let (a, b) = (values(m * k, 1), values(k * n, 2));
+        for elements in [Elements::F32, Elements::Bf16] {
+            let (a, b) = (MatRef::rows(&a, k), MatRef::rows(&b, k).t());
+            let (mut c, mut expected) = (vec![0.0; m * n], vec![0.0; m * n]);
+            gemm((m, n, k), (a, b), (&mut expected, n), Write::Set, elements);
+            let packed = PackedMatrix::new(b, (k, n), elements);
+            gemm_packed((m, n, k), (a, &packed), (&mut c, n), Write::Set);
+            assert!(c == expected, "{elements:?}");
         }
     }
 

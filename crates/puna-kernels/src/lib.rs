@@ -48,7 +48,9 @@ pub use attention::{
 pub use error::KernelError;
 pub use flash::{Flash, FlashSaved, RowMask, flash_backward, flash_forward};
 pub use format::BlockFormat;
-pub use gemm::{Elements, MatRef, Write, gemm, round_rows, takes_rounded};
+pub use gemm::{
+    Elements, MatRef, PackedMatrix, Write, gemm, gemm_packed, round_rows, takes_rounded,
+};
 pub use kernels::{Isa, Kernels};
 pub use machine::{IsaPeak, MachineLimits};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul};
@@ -59,7 +61,7 @@ pub use matrix::{
 pub use memory::prepare_heap;
 pub use norm::rms_norm;
 pub use panels::{PackedGroups, pack_groups, pack_panels};
-pub use parallel::for_each_chunk_mut;
+pub use parallel::{for_each_chunk_mut, zeros};
 pub use pool::{set_threads, threads, with_threads};
 pub use quantize::{can_quantize, quantize_rows};
 pub use rope::{RopeTable, rope, rope_into};

@@ -65,6 +65,20 @@ pub fn for_each_chunk_mut<T: Send>(
     });
 }
 
+/// So many zeros, written over the pool: of a large vector that is a pass over memory.
+#[must_use]
+pub fn zeros(len: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    let room = &mut values.spare_capacity_mut()[..len];
+    for_each_chunk_mut(room, ZEROS_CHUNK, |_, part| part.fill(std::mem::MaybeUninit::new(0.0)));
+    // SAFETY: every one of the first `len` values was written.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// Values per task of [`zeros`].
+const ZEROS_CHUNK: usize = 128 * 1024;
+
 /// A pointer into a buffer whose parts different tasks read or write.
 pub(crate) struct OutPtr<T = f32>(*mut T);
 

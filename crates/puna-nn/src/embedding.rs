@@ -53,7 +53,7 @@ impl Embedding {
             let rows = weight.index_select(&ids, 0)?.to_dtype(DType::F32)?; // [N, C]
             return Ok((rows * f64::from(self.scale))?);
         }
-        let mut values = vec![0f32; tokens.len() * hidden];
+        let mut values = puna_kernels::zeros(tokens.len() * hidden);
         if let Weight::Trained(parameter) = &*self.weight {
             let weight = parameter.values();
             for (&id, out) in tokens.iter().zip(values.chunks_exact_mut(hidden.max(1))) {

@@ -14,10 +14,10 @@ use puna_io::write::{ExtraFile, write_safetensors_from};
 use puna_io::{Dtype, TensorBytes, TensorInfo};
 use puna_model::{Trainable, export};
 
-use crate::{Optimizer, Recipe, State, TrainError};
+use crate::{Optimizer, Ranks, Recipe, State, TrainError};
 
 /// Beside the weights.
-const OPTIMIZER: &str = "optimizer.safetensors";
+const OPTIMIZER: &str = "optimizer";
 const RECIPE: &str = "recipe.toml";
 /// Of the folder in a run's output, and of what is being written there.
 const FOLDER: &str = "checkpoints";
@@ -52,11 +52,9 @@ pub fn list_checkpoints(output: &Path) -> Result<Vec<Checkpoint>, TrainError> {
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    let failed =
-        |source| TrainError::File { action: "list", path: folder.clone(), source };
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    for entry in std::fs::read_dir(&folder).map_err(failed("list", &folder))? {
+        let path = entry.map_err(failed("list", &folder))?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         if let Some(step) = name.and_then(|name| name.strip_prefix("step-")?.parse().ok()) {
             found.push(Checkpoint { path, step });
@@ -74,33 +72,76 @@ pub(crate) struct Parts<'a> {
     pub(crate) recipe: &'a Recipe,
     pub(crate) progress: Progress,
     pub(crate) extra_files: Vec<ExtraFile>,
+    pub(crate) ranks: &'a dyn Ranks,
 }
 
-/// Writes a checkpoint and removes all but the newest `keep_last`.
+/// Name of the file with the states of a process.
+fn states_name(ranks: &dyn Ranks) -> String {
+    match ranks.size() {
+        1 => format!("{OPTIMIZER}.safetensors"),
+        size => format!("{OPTIMIZER}-{:05}-of-{size:05}.safetensors", ranks.rank() + 1),
+    }
+}
+
+/// Writes a checkpoint and removes all but the newest `keep_last`. Each process writes its states;
+/// the first one everything else, and it renames the folder when all are done.
 pub(crate) fn save(output: &Path, parts: &Parts<'_>) -> Result<Checkpoint, TrainError> {
+    let ranks = parts.ranks;
     let step = parts.progress.step;
     let folder = output.join(FOLDER);
-    let failed = |action, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| TrainError::File { action, path, source }
-    };
-    std::fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
-    remove_partial(&folder)?;
     let path = folder.join(format!("step-{step:08}"));
     let partial = folder.join(format!("{PARTIAL}{step:08}"));
+    let written = match ranks.rank() {
+        0 => begin(&folder, &path, &partial, parts),
+        _ => Ok(()),
+    };
+    together(ranks, written)?;
+    let states = partial.join(states_name(ranks));
+    together(ranks, save_states(&states, parts))?;
+    let done = match ranks.rank() {
+        0 => finish(output, (&folder, &path, &partial), parts),
+        _ => Ok(()),
+    };
+    together(ranks, done)?;
+    Ok(Checkpoint { path, step })
+}
+
+/// This process's result, once all have theirs; an error if any has one.
+fn together(ranks: &dyn Ranks, result: Result<(), TrainError>) -> Result<(), TrainError> {
+    let failed = ranks.sum(vec![f64::from(u8::from(result.is_err()))])?[0];
+    result?;
+    if failed > 0.0 {
+        return Err(TrainError::Mpi { problem: "process failed to save its part" });
+    }
+    Ok(())
+}
+
+/// Weights and recipe into a new folder.
+fn begin(folder: &Path, path: &Path, partial: &Path, parts: &Parts<'_>) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
+    remove_partial(folder)?;
     if path.exists() {
         // Of a run that came to this step before and was continued from an earlier one.
-        std::fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
+        let doomed = folder.join(format!("{PARTIAL}old"));
+        std::fs::rename(path, &doomed).map_err(failed("rename", path))?;
+        std::fs::remove_dir_all(&doomed).map_err(failed("remove", &doomed))?;
     }
     let files = (WeightDtype::F32, parts.extra_files.clone());
-    export::write_trained(&partial, parts.config, parts.trainable, files)?;
-    save_states(&partial.join(OPTIMIZER), parts)?;
+    export::write_trained(partial, parts.config, parts.trainable, files)?;
     let recipe = partial.join(RECIPE);
     std::fs::write(&recipe, parts.recipe.to_toml()?).map_err(failed("write", &recipe))?;
-    sync(&recipe)?;
-    sync(&partial)?;
-    std::fs::rename(&partial, &path).map_err(failed("rename", &partial))?;
-    sync(&folder)?;
+    sync(&recipe)
+}
+
+/// The folder gets its name, and old ones go.
+fn finish(
+    output: &Path,
+    (folder, path, partial): (&Path, &Path, &Path),
+    parts: &Parts<'_>,
+) -> Result<(), TrainError> {
+    sync(partial)?;
+    std::fs::rename(partial, path).map_err(failed("rename", partial))?;
+    sync(folder)?;
     let keep = parts.recipe.checkpoint.keep_last.max(1);
     let all = list_checkpoints(output)?;
     for old in all.iter().take(all.len().saturating_sub(keep)) {
@@ -109,17 +150,21 @@ pub(crate) fn save(output: &Path, parts: &Parts<'_>) -> Result<Checkpoint, Train
         std::fs::rename(&old.path, &doomed).map_err(failed("rename", &old.path))?;
         std::fs::remove_dir_all(&doomed).map_err(failed("remove", &doomed))?;
     }
-    Ok(Checkpoint { path, step })
+    Ok(())
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    let path = path.to_path_buf();
+    move |source| TrainError::File { action, path, source }
 }
 
 /// Removes what an interrupted save or removal left.
 fn remove_partial(folder: &Path) -> Result<(), TrainError> {
-    let failed = |source| TrainError::File { action: "clear", path: folder.to_path_buf(), source };
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    for entry in std::fs::read_dir(folder).map_err(failed("clear", folder))? {
+        let path = entry.map_err(failed("clear", folder))?.path();
         let partial = path.file_name().and_then(|name| name.to_str());
         if partial.is_some_and(|name| name.starts_with(PARTIAL)) {
-            std::fs::remove_dir_all(&path).map_err(failed)?;
+            std::fs::remove_dir_all(&path).map_err(failed("clear", &path))?;
         }
     }
     Ok(())
@@ -198,10 +243,11 @@ pub(crate) fn load_states(
     optimizer: &mut Optimizer,
     recipe: &Recipe,
 ) -> Result<Progress, TrainError> {
-    let path = checkpoint.path.join(OPTIMIZER);
     let wrong = |problem: String| TrainError::Checkpoint { path: checkpoint.path.clone(), problem };
-    let file = SafetensorsFile::open(&path)?;
-    let found = file.metadata();
+    let files = state_files(&checkpoint.path)?;
+    let Some(found) = files.first().map(SafetensorsFile::metadata) else {
+        return Err(wrong(format!("has no {OPTIMIZER}.safetensors")));
+    };
     let number = |key: &str| -> Result<u64, TrainError> {
         let value = found.get(key).and_then(|value| value.parse().ok());
         value.ok_or_else(|| wrong(format!("{OPTIMIZER} has no number {key} in its metadata")))
@@ -215,9 +261,10 @@ pub(crate) fn load_states(
         let mut parts: HashMap<&str, TensorBytes> = HashMap::new();
         for suffix in names(state) {
             let name = format!("{}.{suffix}", parameter.name());
-            let tensor = file.tensor(&name).map_err(|_| {
+            let file = files.iter().find(|file| file.info(&name).is_some()).ok_or_else(|| {
                 wrong(format!("{OPTIMIZER} has no {name}; was optimizer.name another one?"))
             })?;
+            let tensor = file.tensor(&name)?;
             parts.insert(suffix, tensor.bytes);
         }
         let fill = |suffix: &str, out: &mut [f32]| fill(parts.get(suffix), out);
@@ -244,6 +291,19 @@ pub(crate) fn load_states(
     }
     let (step, rows) = (number("puna.step")?, number("puna.rows")?);
     Ok(Progress { step, rows, tokens: number("puna.tokens")? })
+}
+
+/// The states of all processes that wrote a checkpoint.
+fn state_files(folder: &Path) -> Result<Vec<SafetensorsFile>, TrainError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed("list", folder))? {
+        let path = entry.map_err(failed("list", folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(OPTIMIZER) && name.ends_with(".safetensors") {
+            files.push(SafetensorsFile::open(&path)?);
+        }
+    }
+    Ok(files)
 }
 
 fn fill(bytes: Option<&TensorBytes>, out: &mut [f32]) -> bool {

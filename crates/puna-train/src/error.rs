@@ -105,6 +105,18 @@ pub enum TrainError {
         /// Last row of the batch.
         last_row: u64,
     },
+    /// One of several processes of a puna that was built without MPI.
+    #[error("one of {processes} processes, but puna was built without the feature mpi")]
+    NoMpi {
+        /// Processes that were started.
+        processes: usize,
+    },
+    /// MPI does not work.
+    #[error("MPI {problem}")]
+    Mpi {
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// The data.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -5,8 +5,11 @@ mod checkpoint;
 mod error;
 pub mod log;
 mod memory;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod optimizer;
 mod quantized_state;
+mod ranks;
 mod recipe;
 mod sample;
 mod schedule;
@@ -17,6 +20,7 @@ pub use checkpoint::{Checkpoint, list_checkpoints};
 pub use error::TrainError;
 pub use memory::MemoryNeed;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerName, State, clip_factor};
+pub use ranks::{Alone, Ranks, connect};
 pub use recipe::{
     CheckpointSection, DataSection, LogSection, LossSection, ModelSection, Recipe, RecipePrecision,
     RecomputeSection, SaveType, Task, TrainSection,

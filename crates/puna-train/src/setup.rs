@@ -1,6 +1,7 @@
 //! From a recipe to everything a run needs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use puna_config::{ModelConfig, WeightDtype};
 use puna_data::sft::{Conversation, Renderer, split};
@@ -13,7 +14,7 @@ use puna_model::{Decoder, LoadOptions, Model, Precision, Trainable, chat_templat
 use puna_text::{Builtin, ChatTemplate, Tokenizer};
 
 use crate::checkpoint::{Checkpoint, list_checkpoints};
-use crate::{DataSection, Recipe, SaveType, Task, TrainError};
+use crate::{DataSection, Ranks, Recipe, SaveType, Task, TrainError};
 
 /// Addresses that are prepared for weights, states and activations; larger runs get the rest as it
 /// comes.
@@ -44,6 +45,7 @@ pub struct Setup {
     pub(crate) train: Rows,
     pub(crate) validation: Option<Rows>,
     pub(crate) resume: Option<Checkpoint>,
+    pub(crate) ranks: Arc<dyn Ranks>,
     /// Things a reader should know: what was left out of the data, files not carried over.
     pub notes: Vec<String>,
 }
@@ -54,17 +56,16 @@ impl Setup {
     /// # Errors
     /// If either cannot be read, they do not fit together, or the output folder holds what `mode`
     /// does not expect.
-    pub fn new(recipe: Recipe, mode: RunMode) -> Result<Self, TrainError> {
+    pub fn new(recipe: Recipe, mode: RunMode, ranks: Arc<dyn Ranks>) -> Result<Self, TrainError> {
         puna_kernels::prepare_heap(EXPECTED_BYTES);
-        let resume = prepare_output(&recipe.output, mode)?;
+        let rows = recipe.train.batch_sequences;
+        if !rows.is_multiple_of(ranks.size() as u64) {
+            let value = format!("{rows} for {} processes", ranks.size());
+            let expected = "a multiple of the number of processes";
+            return Err(TrainError::Setting { key: "train.batch_sequences", value, expected });
+        }
+        let (resume, start) = start(&recipe, mode, &*ranks)?;
         let mut notes = Vec::new();
-        let start = match &resume {
-            Some(checkpoint) => checkpoint.path.clone(),
-            None => match &recipe.model.from {
-                Some(path) => path.clone(),
-                None => begin(&recipe)?,
-            },
-        };
         let model = Model::load(&start, &LoadOptions::new(Precision::Exact))?;
         let tokenizer = tokenizer(&model.checkpoint)?;
         let extra_files = convert::hf_files(&model.checkpoint, &model.config, &mut notes)?;
@@ -94,7 +95,7 @@ impl Setup {
         let Model { mut decoder, config, .. } = model;
         let trainable = decoder.make_trainable(|slot| slot.to_string())?;
         let (train, validation) = rows;
-        Ok(Self { recipe, decoder, config, trainable, tokenizer, extra_files, train, validation, resume, notes })
+        Ok(Self { recipe, decoder, config, trainable, tokenizer, extra_files, train, validation, resume, ranks, notes })
     }
 
     /// Type of the final model's weights.
@@ -106,6 +107,35 @@ impl Setup {
         }
     }
 }
+
+/// The checkpoint to go on from, if that is wanted, and the model to load. The first process prepares
+/// the output while the others wait.
+fn start(
+    recipe: &Recipe,
+    mode: RunMode,
+    ranks: &dyn Ranks,
+) -> Result<(Option<Checkpoint>, PathBuf), TrainError> {
+    let prepare = |mode| -> Result<(Option<Checkpoint>, PathBuf), TrainError> {
+        let resume = prepare_output(&recipe.output, mode)?;
+        let start = match (&resume, &recipe.model.from) {
+            (Some(checkpoint), _) => checkpoint.path.clone(),
+            (None, Some(path)) => path.clone(),
+            (None, None) if ranks.rank() == 0 => begin(recipe)?,
+            (None, None) => recipe.output.join(INITIAL),
+        };
+        Ok((resume, start))
+    };
+    if ranks.rank() == 0 {
+        let prepared = prepare(mode)?;
+        ranks.sum(vec![])?;
+        return Ok(prepared);
+    }
+    ranks.sum(vec![])?;
+    prepare(if mode == RunMode::Restart { RunMode::New } else { mode })
+}
+
+/// The random model that a run begins with, in its output.
+const INITIAL: &str = "initial";
 
 /// The checkpoint to go on from, if that is wanted.
 fn prepare_output(output: &Path, mode: RunMode) -> Result<Option<Checkpoint>, TrainError> {
@@ -151,7 +181,7 @@ fn begin(recipe: &Recipe) -> Result<PathBuf, TrainError> {
         std: recipe.model.init_std.unwrap_or(0.02),
         scale_residual: recipe.model.scale_residual,
     };
-    let initial = recipe.output.join("initial");
+    let initial = recipe.output.join(INITIAL);
     write_random(&initial, &config, &init, tokenizer_files(&tokenizer)?)?;
     Ok(initial)
 }

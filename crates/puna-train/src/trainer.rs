@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use puna_data::Row;
 use puna_kernels::MachineLimits;
-use puna_model::{LossSum, Recompute, TrainingPass, export};
+use puna_model::{LossSum, Recompute, Slot, Stage, TrainingPass, export};
 
 use crate::batch::{Batch, targets};
 use crate::checkpoint::{self, Checkpoint, Parts, Progress};
 use crate::log::{Metrics, RunLog, StepMetrics, ValidationMetrics, rss_bytes};
+use crate::ranks::owners;
 use crate::sample;
 use crate::setup::Rows;
 use crate::{MemoryNeed, Optimizer, RecipePrecision, Setup, TrainError, clip_factor};
@@ -69,7 +70,10 @@ pub struct Trainer {
     optimizer: Optimizer,
     progress: Progress,
     steps: u64,
-    log: RunLog,
+    /// Of the first process.
+    log: Option<RunLog>,
+    /// Owner of each parameter.
+    owners: Vec<usize>,
     flops_per_token: f64,
     peak: Option<f64>,
 }
@@ -81,13 +85,20 @@ impl Trainer {
     /// If the checkpoint does not fit the recipe, or records cannot be written.
     pub fn new(setup: Setup) -> Result<Self, TrainError> {
         let recipe = &setup.recipe;
-        let mut optimizer = Optimizer::new(recipe.optimizer, &setup.trainable.parameters);
-        let (progress, log) = match &setup.resume {
-            None => (Progress::default(), RunLog::begin(&recipe.output)?),
-            Some(checkpoint) => {
-                let progress = checkpoint::load_states(checkpoint, &mut optimizer, recipe)?;
-                (progress, RunLog::resume(&recipe.output, progress.step)?)
-            }
+        let (parameters, ranks) = (&setup.trainable.parameters, &setup.ranks);
+        let sizes: Vec<usize> = parameters.iter().map(|(_, p)| p.len()).collect();
+        let owners = owners(&sizes, ranks.size());
+        let own = parameters.iter().zip(&owners).filter(|(_, owner)| **owner == ranks.rank());
+        let own: Vec<_> = own.map(|(parameter, _)| parameter.clone()).collect();
+        let mut optimizer = Optimizer::new(recipe.optimizer, &own);
+        let progress = match &setup.resume {
+            None => Progress::default(),
+            Some(checkpoint) => checkpoint::load_states(checkpoint, &mut optimizer, recipe)?,
+        };
+        let log = match (ranks.rank(), &setup.resume) {
+            (0, None) => Some(RunLog::begin(&recipe.output)?),
+            (0, Some(_)) => Some(RunLog::resume(&recipe.output, progress.step)?),
+            _ => None,
         };
         let steps = recipe.steps(setup.train.rows_per_epoch());
         let length = recipe.data.sequence_length;
@@ -99,7 +110,7 @@ impl Trainer {
         });
         // Backward makes two products for each one of forward.
         let flops_per_token = 3.0 * forward / length as f64;
-        Ok(Self { setup, optimizer, progress, steps, log, flops_per_token, peak })
+        Ok(Self { setup, optimizer, progress, steps, log, owners, flops_per_token, peak })
     }
 
     /// Makes the steps that are left; when `stop` says so, the run ends behind the step in progress.
@@ -120,7 +131,7 @@ impl Trainer {
         let mut last_validation = None;
         while self.progress.step < self.steps {
             let metrics = self.step()?;
-            self.log.record(&Metrics::Step(metrics))?;
+            self.record(&Metrics::Step(metrics))?;
             tell(Event::Step(&metrics));
             let step = self.progress.step;
             let due = |every: u64| every > 0 && step.is_multiple_of(every);
@@ -130,7 +141,8 @@ impl Trainer {
             if due(self.setup.recipe.log.sample_every_steps) {
                 self.sample(&mut tell)?;
             }
-            if stop() && step < self.steps {
+            let asked = self.setup.ranks.sum(vec![f64::from(u8::from(stop()))])?[0] > 0.0;
+            if asked && step < self.steps {
                 return Ok(Outcome::Stopped(self.save(&mut tell)?));
             }
             if due(every) || step == self.steps {
@@ -140,10 +152,17 @@ impl Trainer {
         self.finish(last_validation)
     }
 
+    fn record(&mut self, metrics: &Metrics) -> Result<(), TrainError> {
+        match &mut self.log {
+            Some(log) => Ok(log.record(metrics)?),
+            None => Ok(()),
+        }
+    }
+
     fn begin(&self) -> Event<'static> {
         let recipe = &self.setup.recipe;
         let tokens = recipe.data.sequence_length as u64;
-        let micro = recipe.train.micro_batch.unwrap_or(recipe.train.batch_sequences);
+        let micro = self.micro_batch();
         let parameters = &self.setup.trainable.parameters;
         let recompute = Recompute::from(recipe.train.recompute);
         let state = self.optimizer.state_bytes();
@@ -164,9 +183,11 @@ impl Trainer {
         let recipe = &self.setup.recipe;
         let (first_row, count) = (self.progress.rows, recipe.train.batch_sequences);
         let last_row = first_row + count - 1;
-        let rows = read(&self.setup.train, first_row, count)?;
-        let wanted = targets(&rows);
-        if wanted == 0 {
+        let ranks = &*self.setup.ranks;
+        let here = count / ranks.size() as u64;
+        let rows = read(&self.setup.train, first_row + here * ranks.rank() as u64, here)?;
+        let wanted = ranks.sum(vec![targets(&rows) as f64])?[0];
+        if wanted == 0.0 {
             return Err(TrainError::NoTargets { first_row, last_row });
         }
         let pass = TrainingPass {
@@ -175,13 +196,18 @@ impl Trainer {
             recompute: recipe.train.recompute.into(),
             precision: recipe.train.precision.into(),
         };
-        let micro = recipe.train.micro_batch.unwrap_or(count) as usize;
-        let mut sum = LossSum::default();
-        for rows in rows.chunks(micro) {
-            sum += self.setup.decoder.train_on(&Batch::new(rows).rows(), &pass, |_| ())?;
+        let micro = self.micro_batch() as usize;
+        let (mut sum, last) = (LossSum::default(), rows.len().div_ceil(micro) - 1);
+        for (index, rows) in rows.chunks(micro).enumerate() {
+            sum += self.setup.decoder.train_on(&Batch::new(rows).rows(), &pass, |stage| {
+                if index == last {
+                    self.reduce(stage);
+                }
+            })?;
         }
-        let loss = sum.loss / sum.targets as f64;
-        let grad_norm = self.optimizer.gradient_squares().sqrt();
+        ranks.finish()?;
+        let loss = ranks.sum(vec![sum.loss])?[0] / wanted;
+        let grad_norm = ranks.sum(vec![self.optimizer.gradient_squares()])?[0].sqrt();
         let step = self.progress.step;
         for (what, value) in [("loss", loss), ("norm of the gradient", grad_norm)] {
             if !value.is_finite() {
@@ -190,6 +216,12 @@ impl Trainer {
         }
         let lr = recipe.schedule.lr(step, self.steps, recipe.optimizer.lr);
         self.optimizer.update(lr, clip_factor(grad_norm, recipe.optimizer.clip));
+        if ranks.size() > 1 {
+            for ((_, parameter), &owner) in self.setup.trainable.parameters.iter().zip(&self.owners) {
+                ranks.broadcast(parameter, owner)?;
+                parameter.clear_gradient();
+            }
+        }
         let tokens = count * recipe.data.sequence_length as u64;
         self.progress.step += 1;
         self.progress.rows += count;
@@ -210,6 +242,28 @@ impl Trainer {
         })
     }
 
+    /// Rows at a time, in this process.
+    fn micro_batch(&self) -> u64 {
+        let train = &self.setup.recipe.train;
+        let here = train.batch_sequences / self.setup.ranks.size() as u64;
+        train.micro_batch.unwrap_or(here).min(here)
+    }
+
+    /// Begins to sum the gradients of a stage over the processes.
+    fn reduce(&self, complete: Stage) {
+        let parameters = self.setup.trainable.parameters.iter().zip(&self.owners);
+        for ((slot, parameter), &owner) in parameters {
+            let stage = match slot {
+                Slot::Embedding => Stage::Embedding,
+                Slot::FinalNorm | Slot::Head => Stage::Head,
+                Slot::Layer(layer, _) => Stage::Block(*layer),
+            };
+            if stage == complete {
+                self.setup.ranks.reduce_gradient(parameter, owner);
+            }
+        }
+    }
+
     /// Scores the held-out rows.
     fn validate(&mut self, tell: &mut impl FnMut(Event<'_>)) -> Result<Option<f64>, TrainError> {
         let Some(held_out) = &self.setup.validation else { return Ok(None) };
@@ -220,20 +274,22 @@ impl Trainer {
             0 => all,
             rows => rows.min(all),
         };
-        let micro = recipe.train.micro_batch.unwrap_or(recipe.train.batch_sequences);
+        let (micro, ranks) = (self.micro_batch(), &*self.setup.ranks);
         let mut sum = LossSum::default();
-        for first in (0..limit).step_by(micro as usize) {
+        let parts = (0..limit).step_by(micro as usize);
+        for first in parts.skip(ranks.rank()).step_by(ranks.size()) {
             let rows = read(held_out, first, micro.min(limit - first))?;
             let batch = Batch::new(&rows);
             sum += self.setup.decoder.evaluate(&batch.rows(), recipe.train.precision.into())?;
         }
+        let total = ranks.sum(vec![sum.loss, sum.targets as f64])?;
         let metrics = ValidationMetrics {
             step: self.progress.step,
             tokens: self.progress.tokens,
-            validation_loss: sum.loss / sum.targets.max(1) as f64,
+            validation_loss: total[0] / total[1].max(1.0),
             seconds: start.elapsed().as_secs_f64(),
         };
-        self.log.record(&Metrics::Validation(metrics))?;
+        self.record(&Metrics::Validation(metrics))?;
         tell(Event::Validation(&metrics));
         Ok(Some(metrics.validation_loss))
     }
@@ -242,6 +298,9 @@ impl Trainer {
     fn sample(&self, tell: &mut impl FnMut(Event<'_>)) -> Result<(), TrainError> {
         let recipe = &self.setup.recipe;
         let Some(tokenizer) = &self.setup.tokenizer else { return Ok(()) };
+        if self.setup.ranks.rank() > 0 {
+            return Ok(());
+        }
         for (index, prompt) in recipe.log.sample_prompts.iter().enumerate() {
             let seed = recipe.seed ^ (self.progress.step << 8) ^ index as u64;
             let of = (prompt.as_str(), recipe.log.sample_tokens);
@@ -262,6 +321,7 @@ impl Trainer {
                 recipe: &setup.recipe,
                 progress: self.progress,
                 extra_files: setup.extra_files.clone(),
+                ranks: &*setup.ranks,
             },
         )?;
         tell(Event::Saved(&saved));
@@ -272,10 +332,13 @@ impl Trainer {
     fn finish(&self, validation_loss: Option<f64>) -> Result<Outcome, TrainError> {
         let setup = &self.setup;
         let model = setup.recipe.output.join("model");
+        let Some(log) = &self.log else {
+            return Ok(Outcome::Done { model, curves: Vec::new(), validation_loss });
+        };
         let files = (setup.save_type(), setup.extra_files.clone());
         export::write_trained(&model, &setup.config, &setup.trainable, files)?;
         let name = setup.recipe.output.file_name().map(|name| name.to_string_lossy().into_owned());
-        let curves = self.log.draw(&name.unwrap_or_default())?.to_vec();
+        let curves = log.draw(&name.unwrap_or_default())?.to_vec();
         Ok(Outcome::Done { model, curves, validation_loss })
     }
 }

@@ -20,7 +20,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("puna-data", &["puna-io", "puna-text"]),
     (
         "puna-train",
-        &["puna-config", "puna-data", "puna-io", "puna-kernels", "puna-nn", "puna-model"],
+        &[
+            "puna-config",
+            "puna-data",
+            "puna-io",
+            "puna-text",
+            "puna-kernels",
+            "puna-nn",
+            "puna-model",
+        ],
     ),
     (
         "puna-cli",

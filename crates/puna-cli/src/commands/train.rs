@@ -3,8 +3,9 @@
 mod show;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use puna_train::{Outcome as RunOutcome, Recipe, RunMode, Setup, TrainError, Trainer};
+use puna_train::{Outcome as RunOutcome, Ranks, Recipe, RunMode, Setup, TrainError, Trainer};
 use serde_json::json;
 
 use crate::report::{Hint, Outcome};
@@ -52,16 +53,37 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         (_, true) => RunMode::Restart,
         _ => RunMode::New,
     };
-    let setup = Setup::new(recipe, mode).map_err(advise)?;
-    for note in &setup.notes {
-        output::note(&format!("note: {note}"));
-    }
     interrupt::install()?;
-    let mut trainer = Trainer::new(setup).map_err(advise)?;
+    let ranks = puna_train::connect().map_err(advise)?;
+    let result = train(recipe, mode, &ranks);
+    match result {
+        Ok(outcome) if ranks.rank() == 0 => report(args, &outcome),
+        Ok(_) => Ok(Outcome::Done),
+        Err(error) if ranks.size() > 1 => {
+            // The others wait for this process for ever.
+            output::note(&format!("process {}: {:#}", ranks.rank(), anyhow::Error::from(error)));
+            ranks.abort();
+            Ok(Outcome::No)
+        }
+        Err(error) => Err(advise(error)),
+    }
+}
+
+fn train(recipe: Recipe, mode: RunMode, ranks: &Arc<dyn Ranks>) -> Result<RunOutcome, TrainError> {
+    let setup = Setup::new(recipe, mode, Arc::clone(ranks))?;
+    let shown = ranks.rank() == 0;
+    if shown {
+        setup.notes.iter().for_each(|note| output::note(&format!("note: {note}")));
+    }
+    let mut trainer = Trainer::new(setup)?;
     let mut show = Show::new();
-    let outcome = trainer.run(interrupt::asked, |event| show.event(&event));
+    let outcome = trainer.run(interrupt::asked, |event| {
+        if shown {
+            show.event(&event);
+        }
+    });
     show.finish();
-    report(args, &outcome.map_err(advise)?)
+    outcome
 }
 
 fn report(args: &Args, outcome: &RunOutcome) -> anyhow::Result<Outcome> {
@@ -108,6 +130,7 @@ fn advise(error: TrainError) -> anyhow::Error {
             "the newest checkpoint is from before; try a lower optimizer.lr, more \
              schedule.warmup_steps, or loss.z_loss = 1e-4, and --resume"
         }
+        TrainError::NoMpi { .. } => "build with --features mpi (Debian: libopenmpi-dev libclang-dev)",
         TrainError::NoTargets { .. } => "look at those rows: are all answers empty or masked?",
         _ => return error.into(),
     };

@@ -9,3 +9,4 @@ mod hostile;
 mod hub;
 mod run;
 mod shapes;
+mod train;

@@ -66,8 +66,8 @@ pub fn batch_attention(
 ) -> Result<Value, NnError> {
     attention.check(q.tensor(), k.tensor(), v.tensor())?;
     let (shape, tokens) = (q.tensor().shape().clone(), attention.rows.visible_from.len());
-    let mut out = vec![0f32; shape.elem_count()];
-    let mut logs = vec![0f32; tokens * attention.shape.heads];
+    let mut out = puna_kernels::zeros(shape.elem_count());
+    let mut logs = puna_kernels::zeros(tokens * attention.shape.heads);
     let saved = [q, k, v].map(|x| x.tensor().clone());
     with_three(&saved, |q, k, v| {
         flash_forward((q, k, v), &attention.flash(), &mut out, &mut logs);
@@ -75,7 +75,7 @@ pub fn batch_attention(
     let out = Tensor::from_vec(out, shape, &Device::Cpu)?;
     let kept = out.clone();
     Ok(Value::derived(out, &[q, k, v], move |d_out| {
-        let mut gradients = saved.each_ref().map(|x| vec![0f32; x.elem_count()]);
+        let mut gradients = saved.each_ref().map(|x| puna_kernels::zeros(x.elem_count()));
         let [dq, dk, dv] = &mut gradients;
         with_f32(&kept, |out| {
             with_f32(d_out, |d_out| {

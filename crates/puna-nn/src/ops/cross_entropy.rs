@@ -10,7 +10,8 @@ use std::borrow::Cow;
 
 use candle_core::{Device, Tensor};
 use puna_kernels::{
-    CrossEntropyRow, MatRef, Write, cross_entropy_row, gemm, round_rows, takes_rounded,
+    CrossEntropyRow, Elements, MatRef, PackedMatrix, Write, cross_entropy_row, gemm, gemm_packed,
+    round_rows, takes_rounded,
 };
 
 use super::linear::{elements, weight_gradient};
@@ -92,7 +93,7 @@ pub fn cross_entropy(
             &dense
         }
     };
-    let mut dx = vec![0f32; if x.is_tracked() { tokens * width } else { 0 }];
+    let mut dx = puna_kernels::zeros(if x.is_tracked() { tokens * width } else { 0 });
     let sum = with_f32(x.tensor(), |x| chunks(x, (head, weight), of, &mut dx))?;
     let dx = if dx.is_empty() { None } else { Some(Tensor::from_vec(dx, (tokens, width), &Device::Cpu)?) };
     Ok((sum, dx))
@@ -108,14 +109,23 @@ fn chunks(
     // Positions without a target cost nothing.
     let wanted: Vec<usize> = (0..of.targets.len()).filter(|&n| of.targets[n].is_some()).collect();
     let chunk = (LOGITS / vocab.max(1)).clamp(64, 1024);
-    let mut logits = vec![0f32; chunk.min(wanted.len()) * vocab];
+    let mut logits = puna_kernels::zeros(chunk.min(wanted.len()) * vocab);
     let mut sum = LossSum::default();
+    let packed = Packed::new(weight, (vocab, width), elements, !dx.is_empty());
     for wanted in wanted.chunks(chunk) {
         let rows = gathered(x, wanted, width); // [n, C]
         let logits = &mut logits[..wanted.len() * vocab]; // [n, V]
-        let operands = (MatRef::rows(&rows, width), MatRef::rows(weight, width).t());
         let shape = (wanted.len(), vocab, width);
-        gemm(shape, operands, (logits, vocab), Write::Set, elements);
+        match &packed.forward {
+            Some(head) => {
+                let operands = (MatRef::rows(&rows, width), head);
+                gemm_packed(shape, operands, (logits, vocab), Write::Set);
+            }
+            None => {
+                let operands = (MatRef::rows(&rows, width), MatRef::rows(weight, width).t());
+                gemm(shape, operands, (logits, vocab), Write::Set, elements);
+            }
+        }
         sum += row_losses(logits, (wanted, vocab), of);
         if dx.is_empty() {
             continue;
@@ -127,14 +137,19 @@ fn chunks(
         } else {
             MatRef::rows(logits, vocab)
         };
-        let operands = (d_logits, MatRef::rows(weight, width));
         let shape = (wanted.len(), width, vocab);
+        let multiply = |to: &mut [f32]| match &packed.backward {
+            Some(head) => gemm_packed(shape, (d_logits, head), (to, width), Write::Set),
+            None => {
+                let operands = (d_logits, MatRef::rows(weight, width));
+                gemm(shape, operands, (to, width), Write::Set, elements);
+            }
+        };
         if let Some(run) = as_run(wanted) {
-            let dx = &mut dx[run.start * width..run.end * width];
-            gemm(shape, operands, (dx, width), Write::Set, elements);
+            multiply(&mut dx[run.start * width..run.end * width]);
         } else {
-            let mut d_rows = vec![0f32; rows.len()];
-            gemm(shape, operands, (&mut d_rows, width), Write::Set, elements);
+            let mut d_rows = puna_kernels::zeros(rows.len());
+            multiply(&mut d_rows);
             for (&n, d) in wanted.iter().zip(d_rows.chunks_exact(width)) {
                 dx[n * width..][..width].copy_from_slice(d);
             }
@@ -144,6 +159,32 @@ fn chunks(
         }
     }
     sum
+}
+
+/// The head's weight as both products want it, for all chunks; not where that would take much memory.
+struct Packed {
+    forward: Option<PackedMatrix>,
+    backward: Option<PackedMatrix>,
+}
+
+/// Bytes of a packed head up to which it is kept.
+const PACKED_BYTES: usize = 64 << 20;
+
+impl Packed {
+    fn new(
+        weight: &[f32],
+        (vocab, width): (usize, usize),
+        elements: Elements,
+        gradients: bool,
+    ) -> Self {
+        let pack = |b: MatRef<'_>, shape| PackedMatrix::new(b, shape, elements);
+        let rows = MatRef::rows(weight, width);
+        let small = PackedMatrix::bytes((width, vocab), elements) <= PACKED_BYTES;
+        Self {
+            forward: small.then(|| pack(rows.t(), (width, vocab))),
+            backward: (small && gradients).then(|| pack(rows, (vocab, width))),
+        }
+    }
 }
 
 /// Ascending positions as a range, if none is missing between them.

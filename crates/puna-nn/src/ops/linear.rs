@@ -47,7 +47,7 @@ pub(super) fn elements(precision: Precision) -> Elements {
 
 fn frozen(x: &Value, weight: &Arc<Weight>, precision: Precision) -> Result<Value, NnError> {
     let tokens = x.tensor().dims2()?.0;
-    let mut y = vec![0f32; tokens * weight.rows()];
+    let mut y = puna_kernels::zeros(tokens * weight.rows());
     if let Some(matrix) = weight.matrix() {
         with_f32(x.tensor(), |x| puna_kernels::matmul(&matrix, x, &mut y, precision))?;
     }
@@ -64,7 +64,7 @@ fn frozen(x: &Value, weight: &Arc<Weight>, precision: Precision) -> Result<Value
 fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<Value, NnError> {
     let (rows, cols) = matrix_shape(parameter);
     let tokens = x.tensor().dims2()?.0;
-    let mut y = vec![0f32; tokens * rows];
+    let mut y = puna_kernels::zeros(tokens * rows);
     {
         let w = parameter.values();
         with_f32(x.tensor(), |x| {
@@ -95,7 +95,7 @@ fn input_gradient(
     elements: Elements,
 ) -> Result<Tensor, NnError> {
     let tokens = dy.dims2()?.0;
-    let mut dx = vec![0f32; tokens * cols];
+    let mut dx = puna_kernels::zeros(tokens * cols);
     with_f32(dy, |dy| {
         let operands = (MatRef::rows(dy, rows), MatRef::rows(w, cols));
         gemm((tokens, cols, rows), operands, (&mut dx, cols), Write::Set, elements);

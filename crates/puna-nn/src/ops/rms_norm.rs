@@ -24,13 +24,13 @@ pub fn rms_norm(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, N
         let w = w.clone();
         return Value::by_candle(&[x], move |x| composed(&x[0], &w, eps));
     }
-    let mut y = vec![0f32; x.tensor().elem_count()];
+    let mut y = puna_kernels::zeros(x.tensor().elem_count());
     w.with(|w| with_f32(x.tensor(), |x| puna_kernels::rms_norm(x, w, eps, &mut y)))??;
     let shape = x.tensor().shape().clone();
     let y = Tensor::from_vec(y, shape.clone(), &Device::Cpu)?;
     let (saved, w) = (x.tensor().clone(), w.clone());
     Ok(Value::derived(y, &[x], move |dy| {
-        let mut dx = vec![0f32; dy.elem_count()];
+        let mut dx = puna_kernels::zeros(dy.elem_count());
         let mut dw = vec![0f32; if w.is_trained() { width } else { 0 }];
         with_f32(&saved, |x| {
             with_f32(dy, |dy| {
