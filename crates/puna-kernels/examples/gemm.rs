@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p puna-kernels --example gemm [-- M N K]`
 
+#![expect(clippy::print_stdout, reason = "a program that reports to a person")]
+
 use puna_kernels::{Elements, MachineLimits, MatRef, Write, gemm};
 use std::time::Instant;
 
@@ -36,7 +38,10 @@ fn main() {
                     Elements::Bf16 => peak.and_then(|p| p.bf16_flops_per_sec),
                 };
                 let share = limit.map_or(0.0, |limit| 100.0 * flops / limit);
-                println!("{m:6} {n:6} {k:6} {elements:?} {name:5} {:7.1} GFLOP/s {share:4.0} %", flops / 1e9);
+                println!(
+                    "{m:6} {n:6} {k:6} {elements:?} {name:5} {:7.1} GFLOP/s {share:4.0} %",
+                    flops / 1e9
+                );
             }
         }
     }

@@ -45,7 +45,8 @@ impl RowMask<'_> {
     /// Keys that token `query` of row `row` sees.
     fn keys(&self, row: usize, query: usize) -> Range<usize> {
         let first = self.visible_from[row * self.len + query] as usize;
-        let first = self.window.map_or(first, |window| first.max((query + 1).saturating_sub(window)));
+        let first =
+            self.window.map_or(first, |window| first.max((query + 1).saturating_sub(window)));
         first..query + 1
     }
 }

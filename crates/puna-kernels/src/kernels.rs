@@ -75,6 +75,15 @@ type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 /// Elements and their stride, their shape, words and their stride.
 type ToWords = unsafe fn(Words, (*const f32, usize), (usize, usize), (*mut u32, usize));
 
+/// [`ToWords`] of elements that are rounded already.
+type RoundedToWords = unsafe fn((*const u16, usize), (usize, usize), (*mut u32, usize));
+
+/// A row with weight and epsilon, its output's gradient, the gradients of row and weight.
+type NormGradient = unsafe fn((&[f32], &[f32], f32), &[f32], &mut [f32], &mut [f32]);
+
+/// Weights, gradient, moments.
+type AdamWPart = unsafe fn(&mut [f32], &[f32], (&mut [f32], &mut [f32]), &AdamWStep);
+
 /// The kernels of one instruction set.
 pub struct Kernels {
     isa: Isa,
@@ -84,14 +93,14 @@ pub struct Kernels {
     pub(crate) gemm_cols: usize,
     gemm_block: unsafe fn(&Block),
     gate_gradient: unsafe fn(GateActivation, &[f32], &mut [f32], &mut [f32]),
-    norm_gradient: unsafe fn((&[f32], &[f32], f32), &[f32], &mut [f32], &mut [f32]),
+    norm_gradient: NormGradient,
     cross_entropy: unsafe fn(&mut [f32], &CrossEntropyRow, &mut (f32, f32)),
-    adamw_part: unsafe fn(&mut [f32], &[f32], (&mut [f32], &mut [f32]), &AdamWStep),
+    adamw_part: AdamWPart,
     softmax_tile: unsafe fn(&SoftmaxTile),
     gradient_tile: unsafe fn(&GradientTile),
     rows_to_words: ToWords,
     columns_to_words: ToWords,
-    rounded_columns_to_words: unsafe fn((*const u16, usize), (usize, usize), (*mut u32, usize)),
+    rounded_columns_to_words: RoundedToWords,
     transpose_words: unsafe fn((*const u32, usize), (usize, usize), *mut u32),
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),

@@ -291,8 +291,7 @@ pub fn adamw(
     let len = weights.len();
     assert_eq!((gradient.len(), first.len(), second.len()), (len, len, len), "moments");
     let kernels = Kernels::get();
-    let (weights, first, second) =
-        (OutPtr::new(weights), OutPtr::new(first), OutPtr::new(second));
+    let (weights, first, second) = (OutPtr::new(weights), OutPtr::new(first), OutPtr::new(second));
     pool::run(len.div_ceil(CHUNK), |i| {
         let part = i * CHUNK..len.min((i + 1) * CHUNK);
         // SAFETY: chunks are disjoint.

@@ -19,8 +19,8 @@ use puna_io::{Checkpoint, Dtype, GgufValue, TensorBytes, TensorInfo};
 
 use crate::loader::Loader;
 use crate::{ModelError, WeightLayout, read_config};
-pub(crate) use plan::hf_dialect;
 use plan::Plan;
+pub(crate) use plan::hf_dialect;
 
 /// What to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use candle_core::Device;
 use puna_config::{DecoderConfig, RopeScaling};
 use puna_kernels::{KvLayout, KvType, Output};
 use puna_nn::{
-    Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary, Tokens,
-    Workspace,
+    Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary,
+    Tokens, Workspace,
 };
 
 use crate::ModelError;
@@ -290,8 +290,12 @@ impl Decoder {
             .iter_mut()
             .map(|s| puna_nn::Segment { len: s.tokens.len(), cache: &mut *s.cache })
             .collect();
-        let mut ctx =
-            Context { precision: self.precision, global_rope, local_rope, tokens: Tokens::Segments(&mut parts) };
+        let mut ctx = Context {
+            precision: self.precision,
+            global_rope,
+            local_rope,
+            tokens: Tokens::Segments(&mut parts),
+        };
         let result = run(&mut ctx)?;
         for segment in segments {
             segment.cache.advance(segment.tokens);

@@ -19,9 +19,7 @@ mod slot;
 mod vocabulary;
 
 pub use candle_core::Device;
-pub use decoder::{
-    Decoder, Logits, Recompute, Segment, Stage, TokenRows, Trainable, TrainingPass,
-};
+pub use decoder::{Decoder, Logits, Recompute, Segment, Stage, TokenRows, Trainable, TrainingPass};
 pub use device::cuda_device;
 pub use dialect::{Dialect, Location, Part, RowOrder};
 pub use error::ModelError;

@@ -7,9 +7,7 @@ use puna_config::{AttentionConfig, LayerKind};
 use puna_kernels::{AttentionMask, AttentionShape, Output, ScoreTransform};
 
 use crate::workspace::{apply, sized};
-use crate::{
-    Context, Linear, NnError, Precision, RmsNorm, Segment, Tokens, Value, Workspace, ops,
-};
+use crate::{Context, Linear, NnError, Precision, RmsNorm, Segment, Tokens, Value, Workspace, ops};
 
 /// The layers of an attention part.
 #[derive(Clone, Debug)]

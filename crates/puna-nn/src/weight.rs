@@ -456,7 +456,9 @@ impl Weight {
             Weight::Dense(t) => Weight::Dense(t.narrow(0, rows.start, rows.len())?),
             Weight::Block(w) if w.order == BlockOrder::Rows => Weight::Block(w.slice(rows)),
             Weight::Group(w) => Weight::Group(w.slice(rows)),
-            Weight::Trained(_) => self.dequantize()?.narrow(0, rows.start, rows.len()).map(Weight::Dense)?,
+            Weight::Trained(_) => {
+                self.dequantize()?.narrow(0, rows.start, rows.len()).map(Weight::Dense)?
+            }
             Weight::Block(_) | Weight::GroupPanels(_) | Weight::Codebook(_) | Weight::Fp8(_) => {
                 let (cols, mut values) = (self.cols(), Vec::new());
                 let mut row = vec![0f32; cols];

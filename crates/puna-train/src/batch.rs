@@ -16,7 +16,8 @@ pub(crate) struct Batch {
 impl Batch {
     /// Rows of one length.
     pub(crate) fn new(rows: &[Row]) -> Self {
-        let mut batch = Batch { len: rows.first().map_or(0, |row| row.tokens.len()), ..Self::default() };
+        let mut batch =
+            Batch { len: rows.first().map_or(0, |row| row.tokens.len()), ..Self::default() };
         for row in rows {
             batch.tokens.extend(&row.tokens);
             let target = |&target: &u32| (target != NO_TARGET).then_some(target);

@@ -32,7 +32,8 @@ impl MpiRanks {
                 todo.iter().for_each(|job| job(&world));
             }
         });
-        let (rank, size) = told.recv().map_err(|_| TrainError::Mpi { problem: "cannot be started" })?;
+        let (rank, size) =
+            told.recv().map_err(|_| TrainError::Mpi { problem: "cannot be started" })?;
         let count = |n: i32| usize::try_from(n).unwrap_or(0);
         let jobs = Mutex::new(Some(jobs));
         Ok(Self { rank: count(rank), size: count(size), jobs, thread: Some(thread) })

@@ -106,7 +106,8 @@ impl Optimizer {
                 OptimizerName::Muon if matrix && in_block(*slot) => State::Muon(vec![0.0; len]),
                 OptimizerName::AdamW8bit if len >= SMALL => {
                     let blocks = len.div_ceil(BLOCK);
-                    let zero = |signs| crate::quantized_state::map(signs).partition_point(|&v| v < 0.0);
+                    let zero =
+                        |signs| crate::quantized_state::map(signs).partition_point(|&v| v < 0.0);
                     let codes = |signs| vec![zero(signs) as u8; len];
                     let scales = || vec![0.0; blocks];
                     State::Adam8([codes(Signs::Both), codes(Signs::Positive)], [scales(), scales()])
@@ -171,13 +172,21 @@ impl Optimizer {
                 let Some(gradient) = gradient else { return };
                 let mut values = parameter.values_mut();
                 match state {
-                    State::Adam(first, second) => adamw(&mut values, gradient, (first, second), &step),
+                    State::Adam(first, second) => {
+                        adamw(&mut values, gradient, (first, second), &step)
+                    }
                     State::Adam8(codes, scales) => {
                         adam8(&mut values, gradient, (codes, scales), &step);
                     }
                     State::Muon(momentum) => {
                         let shape = (parameter.shape()[0], values.len() / parameter.shape()[0]);
-                        muon::update(&mut values, gradient, (momentum, shape), &step, self.config.momentum);
+                        muon::update(
+                            &mut values,
+                            gradient,
+                            (momentum, shape),
+                            &step,
+                            self.config.momentum,
+                        );
                     }
                 }
             });
@@ -271,7 +280,8 @@ mod tests {
 
     #[test]
     fn moments_in_eight_bits_stay_near_those_in_thirty_two() {
-        let (exact, coarse) = (after(OptimizerName::AdamW, 30), after(OptimizerName::AdamW8bit, 30));
+        let (exact, coarse) =
+            (after(OptimizerName::AdamW, 30), after(OptimizerName::AdamW8bit, 30));
         let mean = exact.iter().zip(&coarse).map(|(a, b)| (a - b).abs()).sum::<f32>() / 8192.0;
         assert!(mean > 0.0 && mean < 0.01, "mean difference {mean}");
     }
@@ -279,9 +289,8 @@ mod tests {
     #[test]
     fn eight_bit_states_take_a_quarter_of_the_memory() {
         let (config, parameters) = (OptimizerConfig::default(), parameter(8192));
-        let bytes = |name| {
-            Optimizer::new(OptimizerConfig { name, ..config }, &parameters).state_bytes()
-        };
+        let bytes =
+            |name| Optimizer::new(OptimizerConfig { name, ..config }, &parameters).state_bytes();
         assert_eq!(bytes(OptimizerName::AdamW), 8 * 8192);
         assert_eq!(bytes(OptimizerName::AdamW8bit), 2 * 8192 + 2 * 4 * 32);
     }

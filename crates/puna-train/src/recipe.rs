@@ -279,7 +279,8 @@ impl Recipe {
             let mut table: toml::Table =
                 toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
             for setting in set {
-                apply(&mut table, setting).map_err(|problem| wrong(format!("--set {setting}: {problem}")))?;
+                apply(&mut table, setting)
+                    .map_err(|problem| wrong(format!("--set {setting}: {problem}")))?;
             }
             table.try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?
         };
@@ -299,7 +300,8 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<(), TrainError> {
-        let setting = |key, value: String, expected| Err(TrainError::Setting { key, value, expected });
+        let setting =
+            |key, value: String, expected| Err(TrainError::Setting { key, value, expected });
         let train = &self.train;
         if train.batch_sequences == 0 {
             return setting("train.batch_sequences", "0".into(), "at least 1 row per step");
@@ -337,7 +339,9 @@ impl Recipe {
                 return setting(key, value.to_string(), "a number that is not negative");
             }
         }
-        for (key, beta) in [("optimizer.betas", self.optimizer.betas)].iter().flat_map(|(k, b)| b.map(|b| (*k, b))) {
+        for (key, beta) in
+            [("optimizer.betas", self.optimizer.betas)].iter().flat_map(|(k, b)| b.map(|b| (*k, b)))
+        {
             if !(0.0..1.0).contains(&beta) {
                 return setting(key, beta.to_string(), "from 0 to below 1");
             }

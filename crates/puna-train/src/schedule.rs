@@ -51,7 +51,8 @@ impl Schedule {
                 floor + (1.0 - floor) * wave
             }
             ScheduleName::Wsd => {
-                let decay = if self.decay_steps == 0 { steps.div_ceil(10) } else { self.decay_steps };
+                let decay =
+                    if self.decay_steps == 0 { steps.div_ceil(10) } else { self.decay_steps };
                 let left = steps.saturating_sub(step) as f64 / decay.max(1) as f64;
                 floor + (1.0 - floor) * left.min(1.0)
             }

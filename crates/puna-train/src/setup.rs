@@ -10,7 +10,9 @@ use puna_data::{
 };
 use puna_io::write::ExtraFile;
 use puna_model::export::{RandomInit, write_random};
-use puna_model::{Decoder, LoadOptions, Model, Precision, Trainable, chat_template, convert, tokenizer};
+use puna_model::{
+    Decoder, LoadOptions, Model, Precision, Trainable, chat_template, convert, tokenizer,
+};
 use puna_text::{Builtin, ChatTemplate, Tokenizer};
 
 use crate::checkpoint::{Checkpoint, list_checkpoints};
@@ -95,7 +97,19 @@ impl Setup {
         let Model { mut decoder, config, .. } = model;
         let trainable = decoder.make_trainable(|slot| slot.to_string())?;
         let (train, validation) = rows;
-        Ok(Self { recipe, decoder, config, trainable, tokenizer, extra_files, train, validation, resume, ranks, notes })
+        Ok(Self {
+            recipe,
+            decoder,
+            config,
+            trainable,
+            tokenizer,
+            extra_files,
+            train,
+            validation,
+            resume,
+            ranks,
+            notes,
+        })
     }
 
     /// Type of the final model's weights.
@@ -168,8 +182,9 @@ fn begin(recipe: &Recipe) -> Result<PathBuf, TrainError> {
     let config_path = recipe.model.config.clone().unwrap_or_default();
     let text = std::fs::read_to_string(&config_path)
         .map_err(|source| TrainError::Read { path: config_path.clone(), source })?;
-    let config = ModelConfig::from_hf_json(&text).map_err(|source| {
-        TrainError::Recipe { path: config_path.clone(), problem: source.to_string() }
+    let config = ModelConfig::from_hf_json(&text).map_err(|source| TrainError::Recipe {
+        path: config_path.clone(),
+        problem: source.to_string(),
     })?;
     let tokenizer = match (&recipe.model.tokenizer, recipe.data.train.all()) {
         (Some(path), _) => path.clone(),
@@ -189,8 +204,13 @@ fn begin(recipe: &Recipe) -> Result<PathBuf, TrainError> {
 /// A tokenizer's files in a folder, or beside a file.
 fn tokenizer_files(path: &Path) -> Result<Vec<ExtraFile>, TrainError> {
     let folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
-    let names = ["tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-        "special_tokens_map.json", "chat_template.jinja"];
+    let names = [
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    ];
     let mut files = Vec::new();
     for name in names {
         let path = folder.join(name);
@@ -212,7 +232,8 @@ fn pretrain_vocabulary(recipe: &Recipe) -> Result<(PathBuf, usize), TrainError> 
 type TrainAndValidation = (Rows, Option<Rows>);
 
 fn pretrain_rows(recipe: &Recipe) -> Result<TrainAndValidation, TrainError> {
-    let DataSection { train, validation, sequence_length, shuffle, document_mask, .. } = &recipe.data;
+    let DataSection { train, validation, sequence_length, shuffle, document_mask, .. } =
+        &recipe.data;
     let [path] = train.all() else {
         let value = format!("{} folders", train.all().len());
         let expected = "one folder of `puna data prepare`, which mixes sources itself";
@@ -249,7 +270,8 @@ fn sft_rows(
     notes: &mut Vec<String>,
 ) -> Result<TrainAndValidation, TrainError> {
     let data = &recipe.data;
-    let missing = |key, value: &str, expected| TrainError::Setting { key, value: value.into(), expected };
+    let missing =
+        |key, value: &str, expected| TrainError::Setting { key, value: value.into(), expected };
     let tokenizer = tokenizer.ok_or_else(|| {
         missing("model.from", "no tokenizer", "a model with one, for conversations")
     })?;

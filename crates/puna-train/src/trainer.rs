@@ -124,10 +124,8 @@ impl Trainer {
         mut tell: impl FnMut(Event<'_>),
     ) -> Result<Outcome, TrainError> {
         tell(self.begin());
-        let (every, validate_every) = (
-            self.setup.recipe.checkpoint.every_steps,
-            self.setup.recipe.log.validate_every_steps,
-        );
+        let (every, validate_every) =
+            (self.setup.recipe.checkpoint.every_steps, self.setup.recipe.log.validate_every_steps);
         let mut last_validation = None;
         while self.progress.step < self.steps {
             let metrics = self.step()?;
@@ -217,7 +215,8 @@ impl Trainer {
         let lr = recipe.schedule.lr(step, self.steps, recipe.optimizer.lr);
         self.optimizer.update(lr, clip_factor(grad_norm, recipe.optimizer.clip));
         if ranks.size() > 1 {
-            for ((_, parameter), &owner) in self.setup.trainable.parameters.iter().zip(&self.owners) {
+            for ((_, parameter), &owner) in self.setup.trainable.parameters.iter().zip(&self.owners)
+            {
                 ranks.broadcast(parameter, owner)?;
                 parameter.clear_gradient();
             }

@@ -27,21 +27,32 @@ struct Batch {
 
 impl Batch {
     fn read(path: &Path) -> Self {
-        let file = SafetensorsFile::open(path).unwrap();
+        let file = SafetensorsFile::open(path).expect("a golden file");
         let integers = |name: &str| -> Vec<i64> {
-            let tensor = file.tensor(name).unwrap();
+            let tensor = file.tensor(name).expect("a golden tensor");
             match tensor.info.dtype {
-                Dtype::I64 => tensor.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
-                _ => tensor.bytes.as_chunks().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
+                Dtype::I64 => {
+                    tensor.bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()
+                }
+                _ => tensor
+                    .bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|b| i64::from(i32::from_le_bytes(*b)))
+                    .collect(),
             }
         };
-        let len = file.info("input_ids").unwrap().shape[1];
+        let len = file.info("input_ids").expect("token ids").shape[1];
         let tokens: Vec<u32> = integers("input_ids").iter().map(|&id| id as u32).collect();
         // Padding is behind the text: what it sees does not matter, as nothing sees it.
-        let targets = integers("labels").chunks(len).flat_map(|row| {
-            let next = row[1..].iter().map(|&label| u32::try_from(label).ok());
-            next.chain([None]).collect::<Vec<_>>()
-        }).collect();
+        let targets = integers("labels")
+            .chunks(len)
+            .flat_map(|row| {
+                let next = row[1..].iter().map(|&label| u32::try_from(label).ok());
+                next.chain([None]).collect::<Vec<_>>()
+            })
+            .collect();
         let rows = tokens.len() / len;
         let positions = (0..rows).flat_map(|_| 0..len as u32).collect();
         Self { len, visible_from: vec![0; tokens.len()], tokens, targets, positions }
@@ -69,8 +80,8 @@ impl Batch {
 
 fn load(case: &GoldenCase) -> (Model, Trainable) {
     let options = LoadOptions::new(Precision::Exact);
-    let mut model = Model::load(&case.dir.join("model"), &options).unwrap();
-    let trainable = model.decoder.make_trainable(|slot| slot.to_string()).unwrap();
+    let mut model = Model::load(&case.dir.join("model"), &options).expect("a golden model");
+    let trainable = model.decoder.make_trainable(|slot| slot.to_string()).expect("on the CPU");
     (model, trainable)
 }
 
@@ -85,7 +96,10 @@ fn step(model: &Model, batch: &Batch, cuts: &[usize], recompute: Recompute) -> f
     for &end in cuts {
         let rows = batch.rows(first..end);
         let mut stages = Vec::new();
-        sum += model.decoder.train_on(&rows, &pass(batch, recompute), |s| stages.push(s)).unwrap();
+        sum += model
+            .decoder
+            .train_on(&rows, &pass(batch, recompute), |s| stages.push(s))
+            .expect("trained");
         assert_eq!((stages[0], stages.last()), (Stage::Head, Some(&Stage::Embedding)));
         first = end;
     }
@@ -95,10 +109,10 @@ fn step(model: &Model, batch: &Batch, cuts: &[usize], recompute: Recompute) -> f
 
 /// Reference tensors under the names of parameters; all families of these cases are Llama's.
 fn reference(path: &Path) -> HashMap<String, Vec<f32>> {
-    let file = SafetensorsFile::open(path).unwrap();
+    let file = SafetensorsFile::open(path).expect("a golden file");
     let names: Vec<String> = file.names().map(str::to_owned).collect();
     let read = |name: &str| {
-        let tensor = file.tensor(name).unwrap();
+        let tensor = file.tensor(name).expect("a golden tensor");
         tensor.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     };
     names.iter().map(|name| (ours(name), read(name))).collect()

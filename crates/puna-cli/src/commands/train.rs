@@ -130,7 +130,9 @@ fn advise(error: TrainError) -> anyhow::Error {
             "the newest checkpoint is from before; try a lower optimizer.lr, more \
              schedule.warmup_steps, or loss.z_loss = 1e-4, and --resume"
         }
-        TrainError::NoMpi { .. } => "build with --features mpi (Debian: libopenmpi-dev libclang-dev)",
+        TrainError::NoMpi { .. } => {
+            "build with --features mpi (Debian: libopenmpi-dev libclang-dev)"
+        }
         TrainError::NoTargets { .. } => "look at those rows: are all answers empty or masked?",
         _ => return error.into(),
     };

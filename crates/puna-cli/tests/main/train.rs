@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::run::{arg, command, puna};
+use crate::run::{Ran, arg, command, puna};
 
 /// Prepared text, the config of a tiny model, and a recipe, in a folder of their own.
 struct Run {
@@ -22,11 +22,21 @@ impl Run {
         let story = |n: usize| -> String {
             (0..300).map(|i| format!("{} ", words[(i * n + i / 5) % 6])).collect()
         };
-        let lines: String = (1..80).map(|n| json!({ "text": story(n) }).to_string() + "\n").collect();
+        let lines: String =
+            (1..80).map(|n| json!({ "text": story(n) }).to_string() + "\n").collect();
         fs::write(run.path("text.jsonl"), lines).expect("written");
         let (text, tokens) = (run.path("text.jsonl"), run.path("tokens"));
-        let made = puna(&["data", "prepare", arg(&text), "-o", arg(&tokens), "--train-bpe", "280",
-            "--validation-fraction", "0.1"]);
+        let made = puna(&[
+            "data",
+            "prepare",
+            arg(&text),
+            "-o",
+            arg(&tokens),
+            "--train-bpe",
+            "280",
+            "--validation-fraction",
+            "0.1",
+        ]);
         assert_eq!(made.code, 0, "{}", made.stderr);
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 280,
@@ -63,9 +73,10 @@ impl Run {
         args
     }
 
-    fn train(&self, output: &str, set: &[&str], flags: &[&str]) -> crate::run::Run {
+    fn train(&self, output: &str, set: &[&str], flags: &[&str]) -> Ran {
         let args = self.args(output, set);
-        let args: Vec<&str> = args.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        let args: Vec<&str> =
+            args.iter().map(String::as_str).chain(flags.iter().copied()).collect();
         puna(&args)
     }
 
@@ -87,13 +98,15 @@ fn losses(output: &Path) -> BTreeMap<u64, f64> {
 #[test]
 fn a_model_learns_and_the_other_commands_take_it() {
     let run = Run::new();
-    let done = run.train("run", &["train.steps=60", "checkpoint.every_steps=0"], &["--json"]).json();
+    let done =
+        run.train("run", &["train.steps=60", "checkpoint.every_steps=0"], &["--json"]).json();
     let output = run.path("run");
     let losses = losses(&output);
     assert_eq!(losses.len(), 60);
     assert!(losses[&1] > 5.0 && losses[&60] < 4.0, "{} to {}", losses[&1], losses[&60]);
     assert!(done["validation_loss"].as_f64().expect("a loss") < 4.0);
-    for name in ["loss.svg", "loss.png", "tensorboard", "model/config.json", "initial/config.json"] {
+    for name in ["loss.svg", "loss.png", "tensorboard", "model/config.json", "initial/config.json"]
+    {
         assert!(output.join(name).exists(), "{name}");
     }
     let model = output.join("model");
@@ -109,9 +122,9 @@ fn a_killed_run_continues_bit_for_bit() {
     let mut flags: &[&str] = &[];
     for (kill, pause) in [30, 90, 160, 250].into_iter().enumerate() {
         let args = run.args("killed", &[]);
-        let mut child = command()
-            .args(&args)
-            .args(flags)
+        let args: Vec<&str> =
+            args.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        let mut child = command(&args)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -165,8 +178,15 @@ fn conversations_are_trained_on_with_the_chat_template() {
     let data = format!("data.train={}", arg(&run.path("talks.json")));
     assert_eq!(run.train("base", &["train.steps=1"], &[]).code, 0);
     let tokens = format!("model.tokenizer={}", arg(&run.path("tokens")));
-    let set: &[&str] = &["task=sft", &data, &tokens, "data.template=alpaca",
-        "data.sequence_length=120", "data.validation_fraction=0.2", "train.steps=40"];
+    let set: &[&str] = &[
+        "task=sft",
+        &data,
+        &tokens,
+        "data.template=alpaca",
+        "data.sequence_length=120",
+        "data.validation_fraction=0.2",
+        "train.steps=40",
+    ];
     let done = run.train("talks", set, &["--json"]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     let losses = losses(&run.path("talks"));
@@ -190,7 +210,8 @@ fn what_is_wrong_is_named_with_what_to_do() {
         assert_eq!(failed.code, 2, "{set}");
         assert!(failed.stderr.contains(named), "{set}: {}", failed.stderr);
     }
-    let nan = run.train("nan", &["optimizer.lr=1e30", "optimizer.clip=0", "train.precision=f32"], &[]);
+    let nan =
+        run.train("nan", &["optimizer.lr=1e30", "optimizer.clip=0", "train.precision=f32"], &[]);
     assert_eq!(nan.code, 2);
     assert!(nan.stderr.contains("nothing was updated"), "{}", nan.stderr);
     assert!(nan.stderr.contains("hint: the newest checkpoint"), "{}", nan.stderr);

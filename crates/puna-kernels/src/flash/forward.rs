@@ -31,7 +31,8 @@ pub(super) fn run(
             attend(&tiles, flash, (task, queries), &q[at..], &mut scratch, (&mut max, &mut sum));
             // SAFETY: this task alone writes the outputs of this head and row.
             unsafe {
-                let acc = std::slice::from_raw_parts(scratch.acc.as_ptr().cast::<f32>(), rows * dim);
+                let acc =
+                    std::slice::from_raw_parts(scratch.acc.as_ptr().cast::<f32>(), rows * dim);
                 for (r, acc) in acc.chunks_exact(dim).enumerate() {
                     let to = at + r * q_stride;
                     let inverse = 1.0 / sum[r];

@@ -106,9 +106,8 @@ pub(crate) struct GradientTile<'a> {
 pub(crate) unsafe fn gradient_tile<S: Simd>(s: S, tile: &GradientTile<'_>) {
     for (r, &visible) in tile.visible.iter().enumerate() {
         // SAFETY: rows of the tile.
-        let (p, d) = unsafe {
-            (tile.scores.add(r * tile.width), tile.d_scores.add(r * tile.width))
-        };
+        let (p, d) =
+            unsafe { (tile.scores.add(r * tile.width), tile.d_scores.add(r * tile.width)) };
         let (log, delta) = (s.splat(tile.logs[r]), s.splat(tile.deltas[r]));
         for at in (0..tile.width).step_by(LANES) {
             // SAFETY: whole vectors of the rows.

@@ -12,11 +12,7 @@ impl Block {
     ///
     /// # Shapes
     /// `x` `[N, C]` → `[N, C]`
-    pub(super) fn forward(
-        &self,
-        x: &Value,
-        ctx: &mut Context<'_, '_>,
-    ) -> Result<Value, NnError> {
+    pub(super) fn forward(&self, x: &Value, ctx: &mut Context<'_, '_>) -> Result<Value, NnError> {
         let mut branch = self.attention.forward(&self.attn_pre_norm.forward(x)?, ctx)?;
         if let Some(norm) = &self.attn_post_norm {
             branch = norm.forward(&branch)?;

@@ -82,7 +82,10 @@ impl Decoder {
     ///
     /// # Errors
     /// If a weight is not on the CPU.
-    pub fn make_trainable(&mut self, name: impl Fn(Slot) -> String) -> Result<Trainable, ModelError> {
+    pub fn make_trainable(
+        &mut self,
+        name: impl Fn(Slot) -> String,
+    ) -> Result<Trainable, ModelError> {
         let tied = Arc::ptr_eq(self.embedding.weight(), self.head.weight());
         let mut parameters = Vec::new();
         let mut add = |slot: Slot, shape: &[usize], values: Vec<f32>| {
@@ -95,7 +98,9 @@ impl Decoder {
         let weight = Arc::new(Weight::Trained(add(Slot::Embedding, &shape, dense)));
         *self.embedding.weight_mut() = Arc::clone(&weight);
         for (layer, block) in self.blocks.iter_mut().enumerate() {
-            block.make_trainable(&mut |slot, shape, values| add(Slot::Layer(layer, slot), shape, values))?;
+            block.make_trainable(&mut |slot, shape, values| {
+                add(Slot::Layer(layer, slot), shape, values)
+            })?;
         }
         train_norm(&mut self.final_norm, &mut |shape, values| add(Slot::FinalNorm, shape, values))?;
         if tied {
@@ -180,7 +185,11 @@ impl Decoder {
     ///
     /// # Errors
     /// If there are no tokens, or one is outside the vocabulary.
-    pub fn next_logits(&self, tokens: &[u32], precision: Precision) -> Result<Vec<f32>, ModelError> {
+    pub fn next_logits(
+        &self,
+        tokens: &[u32],
+        precision: Precision,
+    ) -> Result<Vec<f32>, ModelError> {
         let len = tokens.len();
         let (targets, visible_from) = (vec![None; len], vec![0; len]);
         let positions: Vec<u32> = (0..len as u32).collect();
@@ -266,6 +275,9 @@ fn gradient_of(gradients: &puna_nn::Gradients, leaf: &Value) -> Result<Tensor, M
 /// Makes a parameter of a shape and values.
 type Add<'a> = &'a mut dyn FnMut(&[usize], Vec<f32>) -> Arc<Parameter>;
 
+/// [`Add`] for a place in a block.
+type AddSlot<'a> = &'a mut dyn FnMut(LayerSlot, &[usize], Vec<f32>) -> Arc<Parameter>;
+
 fn train_linear(linear: &mut Linear, add: Add<'_>) -> Result<(), ModelError> {
     let weight = linear.weight();
     let shape = [weight.rows(), weight.cols()];
@@ -285,10 +297,7 @@ fn train_norm(norm: &mut RmsNorm, add: Add<'_>) -> Result<(), ModelError> {
 }
 
 impl Block {
-    fn make_trainable(
-        &mut self,
-        add: &mut dyn FnMut(LayerSlot, &[usize], Vec<f32>) -> Arc<Parameter>,
-    ) -> Result<(), ModelError> {
+    fn make_trainable(&mut self, add: AddSlot<'_>) -> Result<(), ModelError> {
         use LayerSlot as L;
         let parts = self.attention.parts_mut();
         let norms = [

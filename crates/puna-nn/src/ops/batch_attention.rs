@@ -5,7 +5,6 @@
 //! Backward, with `P` recomputed: `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O))`, and through the
 //! transform `dQ = dS K`, `dK = dSᵀ Q`.
 
-
 use candle_core::{Device, Tensor};
 use puna_kernels::{
     AttentionShape, Flash, FlashSaved, RowMask, ScoreTransform, flash_backward, flash_forward,
@@ -103,8 +102,8 @@ mod tests {
     use super::*;
     use crate::value::tests::gradcheck;
     use puna_kernels::AttentionMask;
-    use std::sync::Arc;
     use puna_testkit::{GradTolerance, random_tensor};
+    use std::sync::Arc;
 
     fn flat(x: &Tensor) -> Vec<f32> {
         x.flatten_all().unwrap().to_vec1().unwrap()

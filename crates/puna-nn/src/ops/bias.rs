@@ -58,9 +58,14 @@ mod tests {
     fn add_bias_passes_gradients_on_and_sums_them_for_the_bias() {
         let parameter = Arc::new(Parameter::new("b", &[3], vec![1.0, 2.0, 3.0]));
         let bias = Vector::Trained(Arc::clone(&parameter));
-        gradcheck(|x| add_bias(&x[0], &bias), &[random_tensor(1, &[2, 3])], GradTolerance::default());
+        gradcheck(
+            |x| add_bias(&x[0], &bias),
+            &[random_tensor(1, &[2, 3])],
+            GradTolerance::default(),
+        );
         parameter.clear_gradient();
-        let x = Value::leaf(Tensor::new(&[[0f32, 0.0, 1.0], [1.0, 0.0, 0.0]], &Device::Cpu).unwrap());
+        let x =
+            Value::leaf(Tensor::new(&[[0f32, 0.0, 1.0], [1.0, 0.0, 0.0]], &Device::Cpu).unwrap());
         let y = add_bias(&x, &bias).unwrap();
         let expected = [[1f32, 2.0, 4.0], [2.0, 2.0, 3.0]];
         assert_eq!(y.tensor().to_vec2::<f32>().unwrap(), expected);

@@ -72,7 +72,11 @@ pub fn cross_entropy(
     let (tokens, width) = x.tensor().dims2()?;
     let vocab = head.rows();
     if width != head.cols() {
-        return Err(NnError::Shape { what: "width of the head", expected: head.cols(), got: width });
+        return Err(NnError::Shape {
+            what: "width of the head",
+            expected: head.cols(),
+            got: width,
+        });
     }
     if of.targets.len() != tokens {
         let got = of.targets.len();
@@ -95,7 +99,11 @@ pub fn cross_entropy(
     };
     let mut dx = puna_kernels::zeros(if x.is_tracked() { tokens * width } else { 0 });
     let sum = with_f32(x.tensor(), |x| chunks(x, (head, weight), of, &mut dx))?;
-    let dx = if dx.is_empty() { None } else { Some(Tensor::from_vec(dx, (tokens, width), &Device::Cpu)?) };
+    let dx = if dx.is_empty() {
+        None
+    } else {
+        Some(Tensor::from_vec(dx, (tokens, width), &Device::Cpu)?)
+    };
     Ok((sum, dx))
 }
 
@@ -207,7 +215,8 @@ fn row_losses(
     (wanted, vocab): (&[usize], usize),
     of: &CrossEntropy<'_>,
 ) -> LossSum {
-    let losses: Vec<std::sync::Mutex<(f32, f32)>> = wanted.iter().map(|_| Default::default()).collect();
+    let losses: Vec<std::sync::Mutex<(f32, f32)>> =
+        wanted.iter().map(|_| Default::default()).collect();
     puna_kernels::for_each_chunk_mut(logits, vocab, |first, logits| {
         let i = first / vocab;
         let target = of.targets[wanted[i]].unwrap_or_default() as usize;
@@ -242,9 +251,11 @@ mod tests {
 
     #[test]
     fn the_loss_of_a_zero_head_is_the_logarithm_of_the_vocabulary() {
-        let (_, head) = trained(&Tensor::zeros((7, 3), candle_core::DType::F32, &Device::Cpu).unwrap());
+        let (_, head) =
+            trained(&Tensor::zeros((7, 3), candle_core::DType::F32, &Device::Cpu).unwrap());
         let (targets, precision) = ([Some(2), None, Some(6)], Precision::Exact);
-        let of = CrossEntropy { targets: &targets, scale: 1.0, z_loss: 0.0, softcap: None, precision };
+        let of =
+            CrossEntropy { targets: &targets, scale: 1.0, z_loss: 0.0, softcap: None, precision };
         let x = Value::constant(random_tensor(1, &[3, 3]));
         let (sum, dx) = cross_entropy(&x, &head, &of).unwrap();
         assert_eq!(sum.targets, 2);

@@ -40,7 +40,8 @@ pub fn gated(
     let y = Tensor::from_vec(y, g.shape(), &Device::Cpu)?;
     let (g, u) = (g.clone(), u.clone());
     Ok(Value::derived(y, &[gate, up], move |dy| {
-        let (mut dg, mut du) = (puna_kernels::zeros(g.elem_count()), puna_kernels::zeros(g.elem_count()));
+        let (mut dg, mut du) =
+            (puna_kernels::zeros(g.elem_count()), puna_kernels::zeros(g.elem_count()));
         with_f32(&g, |g| {
             with_f32(&u, |u| {
                 with_f32(dy, |dy| {
@@ -61,9 +62,7 @@ fn composed(activation: GateActivation, gate: &Tensor, up: &Tensor) -> Result<Te
             let inner = ((x * ((x.sqr()? * GELU_CUBIC)? + 1.0)?)? * SQRT_2_OVER_PI)?;
             (x * ((inner.tanh()? + 1.0)? * 0.5)?)?
         }
-        GateActivation::GeluErf => {
-            (x * (((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)? * 0.5)?)?
-        }
+        GateActivation::GeluErf => (x * (((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)? * 0.5)?)?,
     };
     act * up
 }

@@ -76,9 +76,11 @@ fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<
     let (saved, parameter) = (x.tensor().clone(), Arc::clone(parameter));
     Ok(Value::derived(y, &[x], move |dy| {
         let dx = input_gradient(dy, &parameter.values(), (rows, cols), elements)?;
-        with_f32(&saved, |x| with_f32(dy, |dy| {
-            weight_gradient(&parameter, MatRef::rows(dy, rows), x, elements);
-        }))??;
+        with_f32(&saved, |x| {
+            with_f32(dy, |dy| {
+                weight_gradient(&parameter, MatRef::rows(dy, rows), x, elements);
+            })
+        })??;
         Ok(vec![Some(dx)])
     }))
 }

@@ -118,7 +118,11 @@ impl Show {
             let over = if peak > self.need + self.need / 4 { ", more than expected" } else { "" };
             format!(", memory {}{over}", bytes(peak))
         });
-        self.note(&format!("first step: {:.2} s, so {} to go{memory}", metrics.seconds, time(left)));
+        self.note(&format!(
+            "first step: {:.2} s, so {} to go{memory}",
+            metrics.seconds,
+            time(left)
+        ));
     }
 
     fn note(&self, text: &str) {
