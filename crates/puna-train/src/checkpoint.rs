@@ -64,6 +64,15 @@ pub fn list_checkpoints(output: &Path) -> Result<Vec<Checkpoint>, TrainError> {
     Ok(found)
 }
 
+/// Removes all checkpoints of a run.
+pub(crate) fn remove_checkpoints(output: &Path) -> Result<(), TrainError> {
+    let folder = output.join(FOLDER);
+    if !folder.exists() {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(&folder).map_err(failed("remove", &folder))
+}
+
 /// What a checkpoint is made of.
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a ModelConfig,

@@ -15,7 +15,7 @@ use puna_model::{
 };
 use puna_text::{Builtin, ChatTemplate, Tokenizer};
 
-use crate::checkpoint::{Checkpoint, list_checkpoints};
+use crate::checkpoint::{Checkpoint, list_checkpoints, remove_checkpoints};
 use crate::{DataSection, Ranks, Recipe, SaveType, Task, TrainError};
 
 /// Addresses that are prepared for weights, states and activations; larger runs get the rest as it
@@ -97,6 +97,10 @@ impl Setup {
         let Model { mut decoder, config, .. } = model;
         let trainable = decoder.make_trainable(|slot| slot.to_string())?;
         let (train, validation) = rows;
+        if mode == RunMode::Restart && ranks.rank() == 0 {
+            // Not before everything else is known to be right.
+            remove_checkpoints(&recipe.output)?;
+        }
         Ok(Self {
             recipe,
             decoder,
@@ -145,7 +149,7 @@ fn start(
         return Ok(prepared);
     }
     ranks.sum(vec![])?;
-    prepare(if mode == RunMode::Restart { RunMode::New } else { mode })
+    prepare(mode)
 }
 
 /// The random model that a run begins with, in its output.
@@ -153,25 +157,16 @@ const INITIAL: &str = "initial";
 
 /// The checkpoint to go on from, if that is wanted.
 fn prepare_output(output: &Path, mode: RunMode) -> Result<Option<Checkpoint>, TrainError> {
+    let create = std::fs::create_dir_all(output);
     let path = output.to_path_buf();
-    let failed = |action| {
-        let path = path.clone();
-        move |source| TrainError::File { action, path, source }
-    };
-    std::fs::create_dir_all(output).map_err(failed("create"))?;
+    create.map_err(|source| TrainError::File { action: "create", path, source })?;
     let newest = list_checkpoints(output)?.pop();
     match (mode, newest) {
         (RunMode::New, Some(Checkpoint { step, .. })) => {
             Err(TrainError::Exists { path: output.to_path_buf(), step })
         }
         (RunMode::New, None) => Ok(None),
-        (RunMode::Restart, _) => {
-            let checkpoints = output.join("checkpoints");
-            if checkpoints.exists() {
-                std::fs::remove_dir_all(checkpoints).map_err(failed("clear"))?;
-            }
-            Ok(None)
-        }
+        (RunMode::Restart, _) => Ok(None),
         (RunMode::Resume, Some(checkpoint)) => Ok(Some(checkpoint)),
         (RunMode::Resume, None) => Err(TrainError::NothingToResume { path: output.to_path_buf() }),
     }

@@ -20,7 +20,8 @@ impl Run {
         let run = Self { folder: tempfile::tempdir().expect("a temporary folder") };
         let words = ["llama", "puna", "high", "walks", "grass", "wind"];
         let story = |n: usize| -> String {
-            (0..300).map(|i| format!("{} ", words[(i * n + i / 5) % 6])).collect()
+            (0..300).map(|i| format!("{} ", words[(i * n + i / 5) % 6])).collect::<String>()
+                + &n.to_string()
         };
         let lines: String =
             (1..80).map(|n| json!({ "text": story(n) }).to_string() + "\n").collect();
@@ -35,14 +36,14 @@ impl Run {
             "--train-bpe",
             "280",
             "--validation-fraction",
-            "0.1",
+            "0.2",
         ]);
         assert_eq!(made.code, 0, "{}", made.stderr);
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 280,
             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu",
-            "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
             "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1,
         });
         fs::write(run.path("config.json"), config.to_string()).expect("written");
@@ -183,7 +184,7 @@ fn conversations_are_trained_on_with_the_chat_template() {
         &data,
         &tokens,
         "data.template=alpaca",
-        "data.sequence_length=120",
+        "data.sequence_length=400",
         "data.validation_fraction=0.2",
         "train.steps=40",
     ];
@@ -200,7 +201,7 @@ fn what_is_wrong_is_named_with_what_to_do() {
     for (set, flags, named) in [
         ("train.steps=2", [""; 0].as_slice(), "hint: --resume goes on"),
         ("train.stepz=2", &[], "stepz"),
-        ("data.sequence_length=400", &["--restart"], "at most the model's context"),
+        ("data.sequence_length=600", &["--restart"], "at most the model's context"),
         ("model.config=nowhere.json", &["--restart"], "nowhere.json"),
         ("data.train=nowhere", &["--restart"], "nowhere"),
         ("seed=8", &["--resume"], "seed 7"),

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Files, folders and patterns; NAME=PATH puts one into the source NAME [default source: data]
     #[arg(required_unless_present = "sources", value_name = "INPUT")]
     inputs: Vec<String>,
-    /// TOML file of sources: [[source]] tables with name, inputs, weight and text_key
+    /// TOML file of sources: `[[source]]` tables with name, inputs, weight and text_key
     #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "weights"])]
     sources: Option<PathBuf>,
     /// A source's share of the training rows, for all sources or none
