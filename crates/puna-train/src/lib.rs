@@ -5,8 +5,6 @@ mod checkpoint;
 mod error;
 pub mod log;
 mod memory;
-#[cfg(feature = "mpi")]
-mod mpi;
 mod optimizer;
 mod quantized_state;
 mod ranks;

@@ -1,6 +1,9 @@
 //! The processes of a run, each of which sees a part of every batch and keeps the optimizer's states
 //! of some parameters (ZeRO stage 1, arXiv:1910.02054).
 
+#[cfg(feature = "mpi")]
+mod mpi;
+
 use std::sync::Arc;
 
 use puna_model::Parameter;
@@ -90,7 +93,7 @@ pub fn connect() -> Result<Arc<dyn Ranks>, TrainError> {
 
 #[cfg(feature = "mpi")]
 fn over_mpi(_: usize) -> Result<Arc<dyn Ranks>, TrainError> {
-    Ok(Arc::new(crate::mpi::MpiRanks::start()?))
+    Ok(Arc::new(mpi::MpiRanks::start()?))
 }
 
 #[cfg(not(feature = "mpi"))]

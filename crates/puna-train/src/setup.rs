@@ -145,10 +145,10 @@ fn start(
     };
     if ranks.rank() == 0 {
         let prepared = prepare(mode)?;
-        ranks.sum(vec![])?;
+        ranks.sum(vec![0.0])?;
         return Ok(prepared);
     }
-    ranks.sum(vec![])?;
+    ranks.sum(vec![0.0])?;
     prepare(mode)
 }
 

@@ -4,9 +4,9 @@
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mpi::collective::SystemOperation;
-use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator, CommunicatorCollectives, Root};
+use ::mpi::collective::SystemOperation;
+use ::mpi::topology::SimpleCommunicator;
+use ::mpi::traits::{Communicator, CommunicatorCollectives, Root};
 use puna_model::Parameter;
 
 use crate::{Ranks, TrainError};
@@ -14,7 +14,7 @@ use crate::{Ranks, TrainError};
 type Job = Box<dyn FnOnce(&SimpleCommunicator) + Send>;
 
 /// The processes of `mpirun`.
-pub(crate) struct MpiRanks {
+pub(super) struct MpiRanks {
     rank: usize,
     size: usize,
     jobs: Mutex<Option<Sender<Job>>>,
@@ -22,11 +22,11 @@ pub(crate) struct MpiRanks {
 }
 
 impl MpiRanks {
-    pub(crate) fn start() -> Result<Self, TrainError> {
+    pub(super) fn start() -> Result<Self, TrainError> {
         let (jobs, todo) = channel::<Job>();
         let (tell, told) = channel();
         let thread = std::thread::spawn(move || {
-            let Some(universe) = mpi::initialize() else { return };
+            let Some(universe) = ::mpi::initialize() else { return };
             let world = universe.world();
             if tell.send((world.rank(), world.size())).is_ok() {
                 todo.iter().for_each(|job| job(&world));
