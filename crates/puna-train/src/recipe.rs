@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use puna_data::sft::{Packing, SftFormat, TooLong, TrainOn};
+use puna_data::sft::{Packing, SftFormat, TooLong, ToolStyle, TrainOn, Unusable};
 use puna_model::{Precision, Recompute};
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +94,10 @@ pub struct DataSection {
     pub too_long: TooLong,
     /// SFT: whether conversations share rows.
     pub packing: Packing,
+    /// SFT: what happens to records that cannot be used.
+    pub unusable: Unusable,
+    /// SFT: how functions and calls are written, for templates that have no place for them.
+    pub tools: ToolStyle,
     /// SFT: name of a built-in chat template or a file, for models that have none.
     pub template: Option<String>,
 }

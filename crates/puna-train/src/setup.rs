@@ -277,8 +277,9 @@ fn sft_rows(
     let template = template.ok_or_else(|| {
         missing("data.template", "none", "a template, as the model has none (alpaca, chatml, …)")
     })?;
-    let renderer = Renderer::new(&template, tokenizer);
-    let reader = SftReader { format: data.format, ..SftReader::default() };
+    let renderer = Renderer { tools: data.tools, ..Renderer::new(&template, tokenizer) };
+    let unusable = data.unusable;
+    let reader = SftReader { format: data.format, unusable, ..SftReader::default() };
     let read = |paths: &[PathBuf]| -> Result<Vec<Conversation>, TrainError> {
         let mut all = Vec::new();
         for path in paths {
@@ -296,6 +297,7 @@ fn sft_rows(
         train_on: data.train_on,
         too_long: data.too_long,
         packing: data.packing,
+        unusable,
         seed: recipe.seed,
         ..SftOptions::new(data.sequence_length)
     };

@@ -127,6 +127,10 @@ impl Trainer {
         let (every, validate_every) =
             (self.setup.recipe.checkpoint.every_steps, self.setup.recipe.log.validate_every_steps);
         let mut last_validation = None;
+        if validate_every > 0 && self.progress.step == 0 {
+            // What there was before, to compare with.
+            self.validate(&mut tell)?;
+        }
         while self.progress.step < self.steps {
             let metrics = self.step()?;
             self.record(&Metrics::Step(metrics))?;

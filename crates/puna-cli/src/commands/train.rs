@@ -133,6 +133,10 @@ fn advise(error: TrainError) -> anyhow::Error {
         TrainError::NoMpi { .. } => {
             "build with --features mpi (Debian: libopenmpi-dev libclang-dev)"
         }
+        TrainError::Sft(_) => {
+            "data.unusable = \"skip\" leaves such records out and counts them; data.tools = \"text\" \
+             writes calls of tools as text where a template has no place for them"
+        }
         TrainError::NoTargets { .. } => "look at those rows: are all answers empty or masked?",
         _ => return error.into(),
     };

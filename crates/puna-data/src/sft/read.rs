@@ -15,7 +15,8 @@ use super::layout::{Columns, SftFormat};
 use super::turns;
 
 /// What happens to a record that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Unusable {
     /// It ends the work with its error.
     #[default]
