@@ -1,8 +1,8 @@
 //! Differentiable ops and layers over candle-core.
 //!
-//! Every formula of the decoder is written here once. Ops are candle `CustomOp`s backed by
-//! puna-kernels on the CPU; candle-nn's fused ops are not used because they drop gradients
-//! silently. Activations are `[N, C]` with the tokens of all sequences behind one another
+//! Every formula of the decoder is written here once. Ops take and give [`Value`]s, tensors that know
+//! the way back, and are kernels of puna-kernels on the CPU; candle-nn's fused ops are not used
+//! because they drop gradients silently. Activations are `[N, C]` with the tokens of all sequences behind one another
 //! (ragged batches); what a sequence remembers is in its [`KvCache`], passed in.
 //!
 //! Axes in shape comments: `N` tokens of all segments, `T` new tokens of one, `S` keys seen,

@@ -1,5 +1,5 @@
-//! Every custom op has a backward and a gradcheck beside it. candle's default `bwd` is an error at
-//! best, and an op applied without backward drops gradients in silence.
+//! Every differentiable op says how its backward goes and has a gradcheck beside it; a custom op of
+//! candle has a `bwd`, as one applied without it drops gradients in silence.
 
 use anyhow::Result;
 
@@ -11,8 +11,26 @@ pub(super) fn check(repo: &Repo) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     for name in repo.ending(&[".rs"]).filter(|name| name.starts_with("crates/")) {
         problems.extend(incomplete_op(name, &repo.read(name)?));
+        if name.starts_with(OPS) {
+            problems.extend(unchecked(name, &repo.read(name)?));
+        }
     }
     Ok(problems)
+}
+
+/// Where an op is a file.
+const OPS: &str = "crates/puna-nn/src/ops/";
+
+fn unchecked(name: &str, text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
+    if !head.to_lowercase().contains("backward") {
+        problems.push(format!("{name}: an op whose first comment does not give its backward"));
+    }
+    if !text.contains("gradcheck(") && !text.contains("gradcheck_by(") {
+        problems.push(format!("{name}: an op without a gradcheck beside it"));
+    }
+    problems
 }
 
 fn incomplete_op(name: &str, text: &str) -> Vec<String> {
@@ -42,6 +60,13 @@ mod tests {
         assert_eq!(incomplete_op("a.rs", "impl candle_core::CustomOp2 for A {}").len(), 2);
         let half = "impl CustomOp1 for A { fn bwd(&self) {} }\nimpl CustomOp3 for B {}\ngradcheck(";
         assert_eq!(incomplete_op("a.rs", half), ["a.rs: 2 custom ops, 1 with `fn bwd`"]);
+    }
+
+    #[test]
+    fn a_file_of_an_op_gives_its_backward_and_checks_it() {
+        let whole = "//! `y = 2 x`\n//!\n//! Backward: `dx = 2 dy`\nfn t() { gradcheck(f) }";
+        assert!(unchecked("a.rs", whole).is_empty());
+        assert_eq!(unchecked("a.rs", "//! `y = 2 x`\n// backward").len(), 2);
     }
 
     #[test]
