@@ -44,7 +44,8 @@ impl Moe {
             let rows = Value::by_candle(&[x], move |x| x[0].index_select(&at, 0))?; // [n, C]
             let y = mlp.forward(&rows, precision)?; // [n, C]
             out = Value::by_candle(&[&out, &y, &weights], move |x| {
-                let weights = x[2].narrow(1, expert, 1)?.index_select(&tokens, 0)?; // [n, 1]
+                let weights = x[2].narrow(1, expert, 1)?.contiguous()?; // [N, 1]
+                let weights = weights.index_select(&tokens, 0)?; // [n, 1]
                 x[0].index_add(&tokens, &x[1].broadcast_mul(&weights)?, 0)
             })?;
         }
@@ -121,5 +122,45 @@ impl Moe {
             }
         }
         uses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::tests::gradcheck;
+    use crate::{Parameter, Weight};
+    use puna_config::Activation;
+    use puna_testkit::{GradTolerance, random_tensor};
+    use std::sync::Arc;
+
+    fn linear(seed: u64, rows: usize, cols: usize) -> Linear {
+        let values = random_tensor(seed, &[rows, cols]).flatten_all().unwrap().to_vec1().unwrap();
+        let parameter = Parameter::new("w", &[rows, cols], values);
+        Linear::new(Arc::new(Weight::Trained(Arc::new(parameter))), None)
+    }
+
+    /// The step of the check changes no token's experts here.
+    #[test]
+    fn gradients_through_experts_and_router_match_central_differences() {
+        for routing in [Routing::SoftmaxOverChosen, Routing::SoftmaxOverAll] {
+            let expert = |i: u64| Mlp {
+                gate: linear(10 + i, 4, 3),
+                up: linear(20 + i, 4, 3),
+                down: linear(30 + i, 3, 4),
+                activation: Activation::Silu,
+            };
+            let moe = Moe {
+                router: linear(40, 3, 3),
+                experts: (0..3).map(expert).collect(),
+                experts_per_token: 2,
+                routing,
+            };
+            gradcheck(
+                |x| moe.forward(&x[0], Precision::Exact),
+                &[random_tensor(51, &[4, 3])],
+                GradTolerance::default(),
+            );
+        }
     }
 }
