@@ -421,6 +421,18 @@ mod tests {
     }
 
     #[test]
+    fn every_recipe_of_the_repository_is_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let recipes: Vec<PathBuf> =
+            entries.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+        assert!(recipes.len() >= 3, "{recipes:?}");
+        for path in recipes {
+            Recipe::read(&path, &[]).unwrap();
+        }
+    }
+
+    #[test]
     fn a_written_recipe_reads_as_itself() {
         let recipe = parse(TEXT, &[]).unwrap();
         assert_eq!(parse(&recipe.to_toml().unwrap(), &[]).unwrap(), recipe);
