@@ -4,7 +4,7 @@
     DIR/venv/bin/python train.py --puna PATH --work DIR --text FILE... [--rounds 5] [--record NAME]
 
 Shapes of 3, 15 and 110 million parameters; sequences of 256 tokens, 16 to an optimizer step (4 with
-110M). Both sides start from the same folder, read the same token file in its order, and use AdamW, a
+110M, of which puna passes 2 at a time through the model and PyTorch, which is slower then, all). Both sides start from the same folder, read the same token file in its order, and use AdamW, a
 cosine schedule and clipping. PyTorch runs transformers' LlamaForCausalLM with fused AdamW; a first
 pass finds whether eager or compiled is faster for float32 and for bf16 autocast. Then every round
 runs puna and PyTorch in turn in both precisions. A round that others on the machine disturbed is
@@ -52,7 +52,8 @@ def make_case(args, name):
     # Shapes of one vocabulary have one tokenizer, and so the same tokens.
     prepared = args.work / "data" / str(SHAPES[name]["vocab"])
     train_puna.prepare(args.puna, train_puna.texts(args), prepared, model)
-    return dict(name=name, model=model, data=prepared, batch=args.batch or SHAPES[name]["batch"])
+    return dict(name=name, model=model, data=prepared, batch=args.batch or SHAPES[name]["batch"],
+                micro_batch=args.micro_batch or SHAPES[name].get("micro_batch"))
 
 
 def settings_of(args, case, precision):
@@ -73,6 +74,7 @@ def peer_train(args, case, precision, mode, steps=None):
 
 def puna_train(args, case, precision):
     settings = settings_of(args, case, precision)
+    settings.micro_batch = case["micro_batch"]
     output = args.work / "runs" / f"{case['name']}-{precision}-{args.next_run}"
     args.next_run += 1
     sections = train_puna.recipe(case["model"], case["data"], output, settings, recompute=args.recompute)

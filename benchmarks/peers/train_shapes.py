@@ -13,11 +13,12 @@ import pathlib
 
 from make_model import tokenizer
 
-# 15M and 110M are stories15M and stories110M of llama2.c.
+# 15M and 110M are stories15M and stories110M of llama2.c. `micro_batch`: rows that puna passes through the
+# model at a time; PyTorch, which is faster with more, takes all.
 SHAPES = {
     "3M": dict(vocab=4096, hidden=192, layers=5, heads=6, ffn=512, batch=16),
     "15M": dict(vocab=32000, hidden=288, layers=6, heads=6, ffn=768, batch=16),
-    "110M": dict(vocab=32000, hidden=768, layers=12, heads=12, ffn=2048, batch=4),
+    "110M": dict(vocab=32000, hidden=768, layers=12, heads=12, ffn=2048, batch=4, micro_batch=2),
 }
 
 

@@ -147,6 +147,27 @@ pub fn gemm(
     gemm_with(Kernels::get(), (m, n, k), (a, b), (c, stride), (write, elements));
 }
 
+/// `A B` as a new matrix `[m, n]`, whose memory nothing writes to before.
+///
+/// # Panics
+/// If an operand is too small for its shape.
+#[must_use]
+pub fn gemm_new(
+    (m, n, k): (usize, usize, usize),
+    (a, b): (MatRef<'_>, MatRef<'_>),
+    elements: Elements,
+) -> Vec<f32> {
+    if k == 0 {
+        return crate::zeros(m * n);
+    }
+    let mut c = Vec::with_capacity(m * n);
+    let to = Place { at: OutPtr::from(c.as_mut_ptr()), stride: n, write: Write::Set };
+    multiply(Kernels::get(), (m, n, k), (a, b), to, elements);
+    // SAFETY: the product has set all of its elements.
+    unsafe { c.set_len(m * n) };
+    c
+}
+
 /// A right operand `[k, n]` packed once for several products.
 pub struct PackedMatrix {
     shape: (usize, usize),
@@ -206,17 +227,56 @@ pub fn gemm_packed(
     let kernels = Kernels::get();
     let mut packed = b.pieces.iter();
     let next = |_, _: &mut Vec<Line>| packed.next().map_or(std::ptr::null(), |p| p.as_ptr().cast());
-    let c = (c, stride);
-    product(kernels, (m, n, k), a, c, (write, b.elements), next);
+    if let Some(to) = place((m, n, k), c, stride, write) {
+        product(kernels, (m, n, k), a, to, b.elements, next);
+    }
 }
 
 /// [`gemm`] with the kernels of an instruction set.
 fn gemm_with(
     kernels: &Kernels,
     (m, n, k): (usize, usize, usize),
-    (a, b): (MatRef<'_>, MatRef<'_>),
-    c: (&mut [f32], usize),
+    operands: (MatRef<'_>, MatRef<'_>),
+    (c, stride): (&mut [f32], usize),
     (write, elements): (Write, Elements),
+) {
+    if let Some(to) = place((m, n, k), c, stride, write) {
+        multiply(kernels, (m, n, k), operands, to, elements);
+    }
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+struct Place {
+    at: OutPtr,
+    stride: usize,
+    write: Write,
+}
+
+/// `c`, if there is something to multiply.
+///
+/// # Panics
+/// If it is too small.
+fn place(
+    (m, n, k): (usize, usize, usize),
+    c: &mut [f32],
+    stride: usize,
+    write: Write,
+) -> Option<Place> {
+    MatRef::rows(c, stride).check(m, n);
+    if k == 0 && write == Write::Set && n > 0 {
+        c.chunks_mut(stride.max(1)).take(m).for_each(|row| row[..n].fill(0.0));
+    }
+    (m > 0 && n > 0 && k > 0).then(|| Place { at: OutPtr::new(c), stride, write })
+}
+
+/// A product of operands that are not packed.
+fn multiply(
+    kernels: &Kernels,
+    (m, n, k): (usize, usize, usize),
+    (a, b): (MatRef<'_>, MatRef<'_>),
+    to: Place,
+    elements: Elements,
 ) {
     b.check(k, n);
     let words = Words::of(elements, kernels);
@@ -225,7 +285,7 @@ fn gemm_with(
         pack_panels(kernels, words, &b, (inner, cols), panels);
         panels.as_ptr().cast()
     };
-    product(kernels, (m, n, k), a, c, (write, elements), pack);
+    product(kernels, (m, n, k), a, to, elements, pack);
 }
 
 /// A product whose panels `panels_of` gives, piece by piece.
@@ -233,24 +293,13 @@ fn product(
     kernels: &Kernels,
     (m, n, k): (usize, usize, usize),
     a: MatRef<'_>,
-    (c, stride): (&mut [f32], usize),
-    (write, elements): (Write, Elements),
+    to: Place,
+    elements: Elements,
     mut panels_of: impl FnMut((Range<usize>, Range<usize>), &mut Vec<Line>) -> *const u32,
 ) {
     a.check(m, k);
-    MatRef::rows(c, stride).check(m, n);
-    if m == 0 || n == 0 {
-        return;
-    }
-    if k == 0 {
-        if write == Write::Set {
-            c.chunks_mut(stride.max(1)).take(m).for_each(|row| row[..n].fill(0.0));
-        }
-        return;
-    }
     let words = Words::of(elements, kernels);
     assert!(a.stored == Stored::F32 || words == Words::Bf16Pairs, "rounded rows, float32 product");
-    let c = OutPtr::new(c);
     let mut room = PANELS_OF_B.take();
     for (cols, inner) in pieces(words, (k, n)) {
         let part = Part {
@@ -258,11 +307,11 @@ fn product(
             a: &a,
             panels: panels_of((cols.clone(), inner.clone()), &mut room),
             steps: words.steps(inner.len()),
-            c: c.at(cols.start),
-            add: write == Write::Add || inner.start > 0,
+            c: to.at.at(cols.start),
+            add: to.write == Write::Add || inner.start > 0,
             inner,
             cols,
-            stride,
+            stride: to.stride,
         };
         part.multiply(kernels, m);
     }
@@ -291,6 +340,66 @@ pub fn round_rows(values: &mut [f32], cols: usize) {
             kernels.rows_to_words(Words::Bf16Pairs, from, (1, cols), out);
         }
     });
+}
+
+/// Rows that a task rounds.
+const ROUNDED_ROWS: usize = 64;
+
+/// Rows that are rounded to bfloat16 for several products.
+#[derive(Debug)]
+pub struct RoundedRows {
+    /// Two neighbors to a word, rows `stride` words apart.
+    words: Vec<f32>,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl RoundedRows {
+    /// Rounds rows of `cols` values, over the pool.
+    ///
+    /// # Panics
+    /// If there are not whole rows, or the machine has no such products ([`takes_rounded`]).
+    #[must_use]
+    pub fn new(values: &[f32], cols: usize) -> Self {
+        assert!(cols > 0 && values.len().is_multiple_of(cols), "rows of {cols}");
+        assert!(takes_rounded(Elements::Bf16), "no products of bfloat16");
+        // An odd number of lines per row, so that rows do not all meet the same cache sets.
+        let (rows, lines) = (values.len() / cols, cols.div_ceil(2).div_ceil(16));
+        let stride = 16 * (lines + 1 - lines % 2);
+        let mut words: Vec<f32> = Vec::with_capacity(rows * stride);
+        let (kernels, out, used) =
+            (Kernels::get(), OutPtr::from(words.as_mut_ptr()), cols.div_ceil(2));
+        pool::run(rows.div_ceil(ROUNDED_ROWS), |task| {
+            let first = task * ROUNDED_ROWS;
+            let shape = (ROUNDED_ROWS.min(rows - first), cols);
+            // SAFETY: `shape.0` rows of values lie behind row `first`, and of words as well; tasks
+            // write different ones.
+            unsafe {
+                let (from, out) = (values[first * cols..].as_ptr(), out.at(first * stride));
+                let to = (out.cast(), stride);
+                kernels.rows_to_words(Words::Bf16Pairs, (from, cols), shape, to);
+                for row in 0..shape.0 {
+                    out.add(row * stride + used).write_bytes(0, stride - used);
+                }
+            }
+        });
+        // SAFETY: the words of every row and those behind them are written.
+        unsafe { words.set_len(rows * stride) };
+        Self { words, rows, cols, stride }
+    }
+
+    /// The rows.
+    #[must_use]
+    pub fn as_mat(&self) -> MatRef<'_> {
+        MatRef::rounded_rows(&self.words, self.stride)
+    }
+
+    /// Rows and columns.
+    #[must_use]
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
 }
 
 /// How elements become words.
@@ -472,12 +581,17 @@ mod tests {
             println!("skipped: no instruction for products of bfloat16");
             return;
         }
+        let apart = RoundedRows::new(&a, k);
         round_rows(&mut a, k);
         let a = MatRef::rounded_rows(&a, k);
         let mut c = vec![0.0; m * n];
         gemm((m, n, k), (a, right), (&mut c, n), to, Elements::Bf16);
         assert_eq!(c, expected);
+        let mut c = vec![0.0; m * n];
+        gemm((m, n, k), (apart.as_mat(), right), (&mut c, n), to, Elements::Bf16);
+        assert_eq!(c, expected);
         assert_eq!(square(a), expected_square);
+        assert_eq!(square(apart.as_mat()), expected_square);
         let mut c = vec![0.0; m * m];
         gemm((m, m, k), (a, a.t()), (&mut c, m), to, Elements::Bf16);
         assert!(c.iter().all(|v| v.is_finite()));

@@ -295,6 +295,7 @@ impl Decoder {
             global_rope,
             local_rope,
             tokens: Tokens::Segments(&mut parts),
+            balance: None,
         };
         let result = run(&mut ctx)?;
         for segment in segments {

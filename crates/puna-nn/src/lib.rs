@@ -37,7 +37,7 @@ pub use norm::RmsNorm;
 pub use parameter::Parameter;
 pub use puna_kernels::Precision;
 pub use rope::{RopeTables, Rotary};
-pub use segment::{Context, RowsOfTokens, Segment, Tokens};
+pub use segment::{Balance, Context, RowsOfTokens, Segment, Tokens};
 pub use value::{Gradients, Value};
 pub use vector::Vector;
 pub use weight::{

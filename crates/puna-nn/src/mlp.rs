@@ -4,7 +4,7 @@ use puna_config::Activation;
 use puna_kernels::{GateActivation, InputBuffers, Output};
 
 use crate::workspace::{FfnWorkspace, apply, sized};
-use crate::{Linear, Moe, NnError, Precision, Value, Workspace, ops};
+use crate::{Context, Linear, Moe, NnError, Precision, Value, Workspace, ops};
 
 /// `down(act(gate(x)) · up(x))` (arXiv:2002.05202).
 #[derive(Clone, Debug)]
@@ -78,10 +78,10 @@ impl FeedForward {
     ///
     /// # Errors
     /// If widths do not agree.
-    pub fn forward(&self, x: &Value, precision: Precision) -> Result<Value, NnError> {
+    pub fn forward(&self, x: &Value, ctx: &mut Context<'_, '_>) -> Result<Value, NnError> {
         match self {
-            FeedForward::Dense(mlp) => mlp.forward(x, precision),
-            FeedForward::Moe(moe) => moe.forward(x, precision),
+            FeedForward::Dense(mlp) => mlp.forward(x, ctx.precision),
+            FeedForward::Moe(moe) => moe.forward(x, ctx.precision, ctx.balance.as_mut()),
         }
     }
 

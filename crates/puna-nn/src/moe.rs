@@ -9,7 +9,7 @@ use puna_config::Routing;
 use puna_kernels::Output;
 
 use crate::workspace::{apply, sized};
-use crate::{Linear, Mlp, NnError, Precision, Value, Workspace};
+use crate::{Balance, Linear, Mlp, NnError, Precision, Value, Workspace, ops};
 
 /// A mixture of experts.
 #[derive(Clone, Debug)]
@@ -29,9 +29,22 @@ impl Moe {
     ///
     /// # Shapes
     /// `x` `[N, C]` → `[N, C]`
-    pub(crate) fn forward(&self, x: &Value, precision: Precision) -> Result<Value, NnError> {
-        let logits = self.router.forward(x, Precision::Exact)?; // [N, E]
+    pub(crate) fn forward(
+        &self,
+        x: &Value,
+        precision: Precision,
+        balance: Option<&mut Balance>,
+    ) -> Result<Value, NnError> {
+        let mut logits = self.router.forward(x, Precision::Exact)?; // [N, E]
         let chosen = self.route(&logits.tensor().flatten_all()?.to_vec1::<f32>()?);
+        // A block that only runs to be run again is not counted.
+        if let Some(balance) = balance.filter(|_| logits.is_tracked()) {
+            let uses: Vec<usize> = chosen.iter().map(Vec::len).collect();
+            let (loss, with_gradient) = ops::load_balance(&logits, &uses, balance.weight)?;
+            logits = with_gradient;
+            balance.sum += loss;
+            balance.mixtures += 1;
+        }
         let weights = self.weights(&logits, &chosen)?; // [N, E], zero where not chosen
         let mut out = Value::constant(x.tensor().zeros_like()?);
         for (expert, (mlp, uses)) in self.experts.iter().zip(chosen).enumerate() {
@@ -157,7 +170,7 @@ mod tests {
                 routing,
             };
             gradcheck(
-                |x| moe.forward(&x[0], Precision::Exact),
+                |x| moe.forward(&x[0], Precision::Exact, None),
                 &[random_tensor(51, &[4, 3])],
                 GradTolerance::default(),
             );

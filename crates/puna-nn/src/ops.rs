@@ -10,6 +10,7 @@ mod cross_entropy;
 mod embedding;
 mod gated;
 mod linear;
+mod load_balance;
 mod rms_norm;
 mod rope;
 
@@ -20,6 +21,7 @@ pub use cross_entropy::{CrossEntropy, LossSum, cross_entropy};
 pub use embedding::embedding_backward;
 pub use gated::gated;
 pub use linear::linear;
+pub use load_balance::load_balance;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 

@@ -43,4 +43,17 @@ pub struct Context<'a, 's> {
     pub local_rope: Arc<RopeTables>,
     /// The tokens.
     pub tokens: Tokens<'a, 's>,
+    /// The experts' load, where it is part of the loss.
+    pub balance: Option<Balance>,
+}
+
+/// The load of a decoder's experts in a training pass.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Balance {
+    /// Factor of each mixture's load-balancing loss in the gradients.
+    pub weight: f32,
+    /// Sum of the losses of the mixtures that ran with gradients.
+    pub sum: f64,
+    /// Their number.
+    pub mixtures: usize,
 }

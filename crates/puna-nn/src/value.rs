@@ -3,21 +3,86 @@
 //! candle's own `backward()` fills a tensor of zeros for every argument of every op and adds to it
 //! on one thread, and it returns the gradient of every weight as a tensor of its own; for a small
 //! model on a CPU that costs as much as the products. Here the first gradient of a value is taken as
-//! it is, sums run on the pool, trained weights keep their gradients themselves
+//! it is, sums run on the pool in the memory of one of their terms where nothing else sees that,
+//! products add to what is there, trained weights keep their gradients themselves
 //! ([`Parameter`](crate::Parameter)), and what an op saved is dropped as soon as its backward has
 //! run. What has no backward of ours takes candle's ([`Value::by_candle`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
+
+use puna_kernels::RoundedRows;
 
 use crate::NnError;
 use crate::ops::with_f32;
 
-/// From the gradient of a result to those of its arguments; `None` for arguments without one.
-type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, NnError> + Send>;
+/// From the gradient of a result, and what its first argument has already, to the gradients of its
+/// arguments, the first one with what it had; `None` for arguments without one.
+type Backward = Box<dyn FnOnce(&Tensor, Option<Sum>) -> Result<Vec<Option<Sum>>, NnError> + Send>;
+
+/// The gradient of a value, as far as it is known.
+pub(crate) struct Sum {
+    tensor: Tensor,
+    /// Nothing else sees its memory.
+    own: bool,
+}
+
+impl Sum {
+    /// A tensor that was made for this.
+    pub(crate) fn own(tensor: Tensor) -> Self {
+        Self { tensor, own: true }
+    }
+
+    /// A tensor that others may see.
+    fn shared(tensor: Tensor) -> Self {
+        Self { tensor, own: false }
+    }
+
+    /// Whether it may be written to.
+    pub(crate) fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Lends the values to be written to.
+    ///
+    /// # Errors
+    /// If they are not contiguous float32 values on the CPU.
+    pub(crate) fn write(self, f: impl Fn(&mut [f32])) -> Result<Self, NnError> {
+        self.tensor.inplace_op1(&Writing(f))?;
+        Ok(self)
+    }
+
+    /// `self + other`.
+    pub(crate) fn plus(self, other: Sum) -> Result<Self, NnError> {
+        let (a, b) = if self.own { (self, other) } else { (other, self) };
+        let on_cpu = a.tensor.device().is_cpu() && a.tensor.is_contiguous();
+        if !(a.own && on_cpu && a.tensor.dims() == b.tensor.dims()) {
+            return Ok(Self::own(add(&a.tensor, &b.tensor)?));
+        }
+        with_f32(&b.tensor, |b| a.write(|a| puna_kernels::add_in_place(a, b)))?
+    }
+}
+
+/// Lends a tensor's values to be written to.
+struct Writing<F>(F);
+
+impl<F: Fn(&mut [f32])> InplaceOp1 for Writing<F> {
+    fn name(&self) -> &'static str {
+        "writing"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("only contiguous float32 values can be written to")
+        };
+        (self.0)(&mut values[start..end]);
+        Ok(())
+    }
+}
 
 /// Ascending with creation: an argument's is below its results'.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -34,6 +99,8 @@ struct Node {
 pub struct Value {
     tensor: Tensor,
     node: Option<Arc<Node>>,
+    /// Its rows as products with bfloat16 take them, once one has asked for them.
+    rounded: Arc<OnceLock<Arc<RoundedRows>>>,
 }
 
 impl std::fmt::Debug for Value {
@@ -50,30 +117,74 @@ impl From<Tensor> for Value {
 }
 
 impl Value {
+    fn new(tensor: Tensor, node: Option<Arc<Node>>) -> Self {
+        Self { tensor, node, rounded: Arc::default() }
+    }
+
     /// A tensor that no gradient is wanted of.
     #[must_use]
     pub fn constant(tensor: Tensor) -> Self {
-        Self { tensor: tensor.detach(), node: None }
+        Self::new(tensor.detach(), None)
     }
 
     /// A tensor whose gradient is wanted. Trained weights get theirs only from values that come
     /// from a leaf.
     #[must_use]
     pub fn leaf(tensor: Tensor) -> Self {
-        Self { tensor: tensor.detach(), node: Some(Node::new(Vec::new(), None)) }
+        Self::new(tensor.detach(), Some(Node::new(Vec::new(), None)))
     }
 
-    /// The result of an op on `arguments`, whose `backward` is kept if one of them is tracked.
+    /// The result of an op on `arguments`, whose `backward` is kept if one of them is tracked. The
+    /// gradients that it gives are tensors that it made.
     pub(crate) fn derived(
         tensor: Tensor,
         arguments: &[&Value],
         backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, NnError> + Send + 'static,
     ) -> Self {
+        Self::with_backward(tensor, arguments, backward, Sum::own)
+    }
+
+    /// [`Self::derived`] whose gradients others may see.
+    pub(crate) fn derived_sharing(
+        tensor: Tensor,
+        arguments: &[&Value],
+        backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, NnError> + Send + 'static,
+    ) -> Self {
+        Self::with_backward(tensor, arguments, backward, Sum::shared)
+    }
+
+    fn with_backward(
+        tensor: Tensor,
+        arguments: &[&Value],
+        backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, NnError> + Send + 'static,
+        sum: fn(Tensor) -> Sum,
+    ) -> Self {
+        Self::derived_adding(tensor, arguments, move |dy, before| {
+            let gradients = backward(dy)?.into_iter();
+            let mut sums: Vec<Option<Sum>> = gradients.map(|gradient| gradient.map(sum)).collect();
+            if let (Some(before), Some(first)) = (before, sums.first_mut()) {
+                *first = Some(match first.take() {
+                    None => before,
+                    Some(gradient) => gradient.plus(before)?,
+                });
+            }
+            Ok(sums)
+        })
+    }
+
+    /// [`Self::derived`] whose backward adds to what its first argument has already.
+    pub(crate) fn derived_adding(
+        tensor: Tensor,
+        arguments: &[&Value],
+        backward: impl FnOnce(&Tensor, Option<Sum>) -> Result<Vec<Option<Sum>>, NnError>
+        + Send
+        + 'static,
+    ) -> Self {
         if arguments.iter().all(|argument| argument.node.is_none()) {
-            return Self { tensor, node: None };
+            return Self::new(tensor, None);
         }
         let arguments = arguments.iter().map(|argument| argument.node.clone()).collect();
-        Self { tensor, node: Some(Node::new(arguments, Some(Box::new(backward)))) }
+        Self::new(tensor, Some(Node::new(arguments, Some(Box::new(backward)))))
     }
 
     /// The result of candle operations; backward runs them anew and takes candle's gradients.
@@ -86,7 +197,7 @@ impl Value {
     ) -> Result<Self, NnError> {
         let tensors: Vec<Tensor> = arguments.iter().map(|a| a.tensor.clone()).collect();
         let y = f(&tensors)?;
-        Ok(Self::derived(y, arguments, move |dy| {
+        Ok(Self::derived_sharing(y, arguments, move |dy| {
             let vars: Vec<Var> = tensors.iter().map(Var::from_tensor).collect::<Result<_, _>>()?;
             let tracked: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
             let gradients = (f(&tracked)? * dy)?.sum_all()?.backward()?;
@@ -106,13 +217,24 @@ impl Value {
         self.node.is_some()
     }
 
+    /// The rows `[N, C]` rounded to bfloat16: the same for all products that take them.
+    pub(crate) fn rounded(&self) -> Result<Arc<RoundedRows>, NnError> {
+        if let Some(rounded) = self.rounded.get() {
+            return Ok(Arc::clone(rounded));
+        }
+        let (_, cols) = self.tensor.dims2()?;
+        let rounded = with_f32(&self.tensor, |x| Arc::new(RoundedRows::new(x, cols)))?;
+        Ok(Arc::clone(self.rounded.get_or_init(|| rounded)))
+    }
+
     /// `self + other`.
     ///
     /// # Errors
     /// If the shapes differ.
     pub fn add(&self, other: &Value) -> Result<Self, NnError> {
         let sum = add(&self.tensor, &other.tensor)?;
-        Ok(Self::derived(sum, &[self, other], |dy| Ok(vec![Some(dy.clone()), Some(dy.clone())])))
+        let both = |dy: &Tensor| Ok(vec![Some(dy.clone()), Some(dy.clone())]);
+        Ok(Self::derived_sharing(sum, &[self, other], both))
     }
 
     /// Walks back from this value, whose own gradient is `seed`; what was saved on the way is gone
@@ -125,9 +247,9 @@ impl Value {
         let mut pending = BTreeMap::new();
         let mut leaves = HashMap::new();
         if let Some(node) = &self.node {
-            pending.insert(node.id, (Arc::clone(node), seed));
+            pending.insert(node.id, (Arc::clone(node), Sum::shared(seed)));
         }
-        while let Some((id, (node, gradient))) = pending.pop_last() {
+        while let Some((id, (node, Sum { tensor: gradient, .. }))) = pending.pop_last() {
             let backward = node.backward.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(backward) = backward else {
                 if !node.arguments.is_empty() {
@@ -136,12 +258,13 @@ impl Value {
                 leaves.insert(id, gradient);
                 continue;
             };
-            let gradients = backward(&gradient)?;
-            for (argument, gradient) in node.arguments.iter().zip(gradients) {
+            let first = node.arguments.first().and_then(Option::as_ref);
+            let before = first.and_then(|first| pending.remove(&first.id)).map(|(_, sum)| sum);
+            for (argument, gradient) in node.arguments.iter().zip(backward(&gradient, before)?) {
                 let (Some(argument), Some(gradient)) = (argument, gradient) else { continue };
                 let sum = match pending.remove(&argument.id) {
                     None => gradient,
-                    Some((_, other)) => add(&other, &gradient)?,
+                    Some((_, other)) => gradient.plus(other)?,
                 };
                 pending.insert(argument.id, (Arc::clone(argument), sum));
             }

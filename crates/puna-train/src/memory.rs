@@ -1,7 +1,7 @@
 //! What a run needs in memory, before it begins.
 
 use puna_config::{DecoderConfig, FfnConfig};
-use puna_model::{Parameter, Recompute, Slot};
+use puna_model::{Parameter, Precision, Recompute, Slot};
 use std::sync::Arc;
 
 /// Bytes that a run needs.
@@ -28,6 +28,7 @@ impl MemoryNeed {
         optimizer: u64,
         tokens: u64,
         recompute: Recompute,
+        precision: Precision,
     ) -> Self {
         let weights: u64 = parameters.iter().map(|(_, p)| 4 * p.len() as u64).sum();
         let a = &config.attention;
@@ -37,8 +38,15 @@ impl MemoryNeed {
             FfnConfig::Moe { ffn_size, experts_per_token, .. } => ffn_size * experts_per_token,
         };
         let hidden = config.hidden_size;
-        // Residual stream and norm twice; queries and outputs; keys and values; gate, up, product.
-        let block = (4 * hidden + 2 * q + 2 * kv + 3 * ffn + a.num_heads) as u64;
+        // Residual stream twice, queries and outputs, keys and values, gate and up; and what products
+        // take: norms, outputs of attention, gated values. Float32 operands are kept as they are,
+        // rounded ones beside them.
+        let passed = (2 * hidden + 2 * q + 2 * kv + 2 * ffn + a.num_heads) as u64;
+        let operands = match precision {
+            Precision::Fast => (2 * hidden + q + ffn) as u64 / 2,
+            Precision::Exact => (2 * hidden + ffn) as u64,
+        };
+        let block = passed + operands;
         // Gradients of the widest part of a block while its backward runs.
         let backward = (3 * ffn + 2 * hidden) as u64;
         let layers = config.num_layers as u64;
@@ -46,7 +54,7 @@ impl MemoryNeed {
             Recompute::Nothing => layers * block + backward,
             Recompute::Blocks => layers * hidden as u64 + block + backward,
         };
-        let logits = 32 << 20;
+        let logits = 4 * (tokens * config.vocab_size as u64).min(1 << 24);
         Self {
             weights,
             gradients: weights,

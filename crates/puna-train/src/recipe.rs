@@ -192,11 +192,19 @@ pub struct TrainSection {
 }
 
 /// The loss.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossSection {
     /// Factor of the squared logarithm of the softmax's sum (PaLM has 1e-4).
     pub z_loss: f64,
+    /// Factor of the load-balancing loss of mixtures of experts (Switch Transformers has 0.01).
+    pub load_balance: f64,
+}
+
+impl Default for LossSection {
+    fn default() -> Self {
+        Self { z_loss: 0.0, load_balance: 0.01 }
+    }
 }
 
 /// Type of the final model's weights.
@@ -337,6 +345,7 @@ impl Recipe {
             ("optimizer.weight_decay", self.optimizer.weight_decay),
             ("optimizer.clip", self.optimizer.clip),
             ("loss.z_loss", self.loss.z_loss),
+            ("loss.load_balance", self.loss.load_balance),
         ];
         for (key, value) in numbers {
             if !(value.is_finite() && value >= 0.0) {

@@ -169,7 +169,10 @@ impl Trainer {
         let recompute = Recompute::from(recipe.train.recompute);
         let state = self.optimizer.state_bytes();
         let config = &self.setup.config.decoder;
-        let need = MemoryNeed::of(config, parameters, state, micro * tokens, recompute);
+        let need = {
+            let precision = recipe.train.precision.into();
+            MemoryNeed::of(config, parameters, state, micro * tokens, recompute, precision)
+        };
         Event::Begin {
             parameters: parameters.iter().map(|(_, p)| p.len() as u64).sum(),
             steps: (self.steps, self.progress.step),
@@ -195,6 +198,7 @@ impl Trainer {
         let pass = TrainingPass {
             scale: 1.0 / wanted as f32,
             z_loss: recipe.loss.z_loss as f32,
+            load_balance: recipe.loss.load_balance as f32,
             recompute: recipe.train.recompute.into(),
             precision: recipe.train.precision.into(),
         };
@@ -208,7 +212,8 @@ impl Trainer {
             })?;
         }
         ranks.finish()?;
-        let loss = ranks.sum(vec![sum.loss])?[0] / wanted;
+        let sums = ranks.sum(vec![sum.loss, sum.balance])?;
+        let (loss, balance) = (sums[0] / wanted, sums[1] / wanted);
         let grad_norm = ranks.sum(vec![self.optimizer.gradient_squares()])?[0].sqrt();
         let step = self.progress.step;
         for (what, value) in [("loss", loss), ("norm of the gradient", grad_norm)] {
@@ -238,6 +243,7 @@ impl Trainer {
             loss,
             lr,
             grad_norm,
+            load_balance: (balance > 0.0).then_some(balance),
             tokens_per_second,
             mfu: self.peak.map(|peak| flops / peak),
             rss_bytes: rss_bytes(),

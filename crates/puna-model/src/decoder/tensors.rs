@@ -18,7 +18,7 @@ impl Block {
             branch = norm.forward(&branch)?;
         }
         let x = x.add(&branch)?;
-        let mut branch = self.ffn.forward(&self.ffn_pre_norm.forward(&x)?, ctx.precision)?;
+        let mut branch = self.ffn.forward(&self.ffn_pre_norm.forward(&x)?, ctx)?;
         if let Some(norm) = &self.ffn_post_norm {
             branch = norm.forward(&branch)?;
         }

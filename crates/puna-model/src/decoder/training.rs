@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use puna_nn::ops::{CrossEntropy, LossSum, cross_entropy, embedding_backward, with_f32};
-use puna_nn::{Context, FeedForward, Linear, NnError, Parameter, Precision, RmsNorm, RowsOfTokens};
-use puna_nn::{Tokens, Value, Vector, Weight};
+use puna_nn::{Balance, Context, FeedForward, Linear, NnError, Parameter, Precision, RmsNorm};
+use puna_nn::{RowsOfTokens, Tokens, Value, Vector, Weight};
 
 use super::{Block, Decoder};
 use crate::{Expert, LayerSlot, ModelError, Slot};
@@ -46,6 +46,8 @@ pub struct TrainingPass {
     pub scale: f32,
     /// Factor of the z-loss.
     pub z_loss: f32,
+    /// Factor of the load-balancing loss, a mean over the mixtures of experts.
+    pub load_balance: f32,
     /// What is computed twice.
     pub recompute: Recompute,
     /// Arithmetic of the products.
@@ -123,6 +125,7 @@ impl Decoder {
         mut ready: impl FnMut(Stage),
     ) -> Result<LossSum, ModelError> {
         let mut ctx = self.row_context(rows, pass.precision)?;
+        ctx.balance = self.balance(rows, pass);
         let mut x = self.embedding.forward(rows.tokens)?; // [N, C]
         let mut saved = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
@@ -137,7 +140,7 @@ impl Decoder {
                 Some(input) => Saved::Input(input),
             });
         }
-        let (sum, mut dx) = self.head_loss(Value::leaf(x), rows, pass)?;
+        let (mut sum, mut dx) = self.head_loss(Value::leaf(x), rows, pass)?;
         ready(Stage::Head);
         for (layer, block) in self.blocks.iter().enumerate().rev() {
             let (leaf, out) = match saved.pop() {
@@ -158,7 +161,20 @@ impl Decoder {
             with_f32(&dx, |dx| embedding_backward(weight, rows.tokens, dx, scale))?;
         }
         ready(Stage::Embedding);
+        if let Some(balance) = &ctx.balance {
+            sum.balance = balance.sum / balance.mixtures.max(1) as f64 * sum.targets as f64;
+        }
         Ok(sum)
+    }
+
+    /// What the mixtures of experts need to balance their loads. A batch counts by its targets, so
+    /// that the loss of a step is a mean, like the cross-entropy.
+    fn balance(&self, rows: &TokenRows<'_>, pass: &TrainingPass) -> Option<Balance> {
+        let is_mixture = |block: &&Block| matches!(block.ffn, FeedForward::Moe(_));
+        let mixtures = self.blocks.iter().filter(is_mixture).count();
+        let targets = rows.targets.iter().flatten().count() as f32;
+        let weight = pass.load_balance * pass.scale * targets / mixtures as f32;
+        (mixtures > 0).then(|| Balance { weight, ..Balance::default() })
     }
 
     /// The sums of a batch's losses, without gradients.
@@ -263,7 +279,7 @@ impl Decoder {
         };
         let visible_from = Arc::new(rows.visible_from.to_vec());
         let tokens = Tokens::Rows(RowsOfTokens { len: rows.len, visible_from });
-        Ok(Context { precision, global_rope, local_rope, tokens })
+        Ok(Context { precision, global_rope, local_rope, tokens, balance: None })
     }
 }
 

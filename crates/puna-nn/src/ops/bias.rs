@@ -32,7 +32,7 @@ pub fn add_bias(x: &Value, bias: &Vector) -> Result<Value, NnError> {
         }
     };
     let bias = bias.clone();
-    Ok(Value::derived(y, &[x], move |dy| {
+    Ok(Value::derived_sharing(y, &[x], move |dy| {
         if bias.is_trained() {
             let mut sum = vec![0f32; width];
             with_f32(dy, |dy| {

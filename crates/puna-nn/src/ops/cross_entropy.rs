@@ -19,7 +19,7 @@ use super::with_f32;
 use crate::{NnError, Precision, Value, Weight};
 
 /// Logits that exist at once; also how many tokens share one pass over the head's weight.
-const LOGITS: usize = 15 << 19;
+const LOGITS: usize = 1 << 24;
 
 /// What the loss is.
 #[derive(Debug, Clone)]
@@ -46,6 +46,9 @@ pub struct LossSum {
     pub z_squared: f64,
     /// Number of targets.
     pub targets: usize,
+    /// Sum over the targets of their batch's load-balancing loss, a mean over its mixtures of
+    /// experts; 0 without any.
+    pub balance: f64,
 }
 
 impl std::ops::AddAssign for LossSum {
@@ -53,6 +56,7 @@ impl std::ops::AddAssign for LossSum {
         self.loss += other.loss;
         self.z_squared += other.z_squared;
         self.targets += other.targets;
+        self.balance += other.balance;
     }
 }
 
@@ -119,7 +123,11 @@ fn chunks(
     let chunk = (LOGITS / vocab.max(1)).clamp(64, 1024);
     let mut logits = puna_kernels::zeros(chunk.min(wanted.len()) * vocab);
     let mut sum = LossSum::default();
-    let packed = Packed::new(weight, (vocab, width), elements, !dx.is_empty());
+    let packed = if wanted.len() > chunk {
+        Packed::new(weight, (vocab, width), elements, !dx.is_empty())
+    } else {
+        Packed::default()
+    };
     for wanted in wanted.chunks(chunk) {
         let rows = gathered(x, wanted, width); // [n, C]
         let logits = &mut logits[..wanted.len() * vocab]; // [n, V]
@@ -163,13 +171,15 @@ fn chunks(
             }
         }
         if let Weight::Trained(parameter) = head {
-            weight_gradient(parameter, d_logits, &rows, elements);
+            let rows = (MatRef::rows(&rows, width), wanted.len());
+            weight_gradient(parameter, d_logits, rows, elements);
         }
     }
     sum
 }
 
 /// The head's weight as both products want it, for all chunks; not where that would take much memory.
+#[derive(Default)]
 struct Packed {
     forward: Option<PackedMatrix>,
     backward: Option<PackedMatrix>,

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use puna_kernels::{Elements, MatRef, Write, gemm};
+use puna_kernels::{Elements, MatRef, RoundedRows, Write, gemm, gemm_new, takes_rounded};
 
 use super::with_f32;
+use crate::value::Sum;
 use crate::{NnError, Parameter, Precision, Value, Weight};
 
 /// Multiplies by a weight in any stored form.
@@ -53,70 +54,109 @@ fn frozen(x: &Value, weight: &Arc<Weight>, precision: Precision) -> Result<Value
     }
     let y = Tensor::from_vec(y, (tokens, weight.rows()), &Device::Cpu)?;
     let weight = Arc::clone(weight);
-    Ok(Value::derived(y, &[x], move |dy| {
+    Ok(Value::derived_adding(y, &[x], move |dy, before| {
         let shape = (weight.rows(), weight.cols());
         let dense = weight.dequantize()?; // [out, in]
-        let dx = with_f32(&dense, |w| input_gradient(dy, w, shape, elements(precision)))??;
+        let elements = elements(precision);
+        let dy = Rows::of(&Value::constant(dy.clone()), elements)?;
+        let dx = with_f32(&dense, |w| input_gradient(&dy, before, w, shape, elements))??;
         Ok(vec![Some(dx)]) // [N, in]
     }))
 }
 
 fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<Value, NnError> {
     let (rows, cols) = matrix_shape(parameter);
-    let tokens = x.tensor().dims2()?.0;
-    let mut y = puna_kernels::zeros(tokens * rows);
-    {
+    let x_rows = Rows::of(x, elements)?;
+    let tokens = x_rows.count()?;
+    let y = {
         let w = parameter.values();
-        with_f32(x.tensor(), |x| {
-            let operands = (MatRef::rows(x, cols), MatRef::rows(&w, cols).t());
-            gemm((tokens, rows, cols), operands, (&mut y, rows), Write::Set, elements);
-        })?;
-    }
+        let w = MatRef::rows(&w, cols).t();
+        x_rows.with(|x| gemm_new((tokens, rows, cols), (x, w), elements))?
+    };
     let y = Tensor::from_vec(y, (tokens, rows), &Device::Cpu)?;
-    let (saved, parameter) = (x.tensor().clone(), Arc::clone(parameter));
-    Ok(Value::derived(y, &[x], move |dy| {
-        let dx = input_gradient(dy, &parameter.values(), (rows, cols), elements)?;
-        with_f32(&saved, |x| {
-            with_f32(dy, |dy| {
-                weight_gradient(&parameter, MatRef::rows(dy, rows), x, elements);
-            })
-        })??;
+    let parameter = Arc::clone(parameter);
+    Ok(Value::derived_adding(y, &[x], move |dy, before| {
+        let dy = Rows::of(&Value::constant(dy.clone()), elements)?;
+        let dx = input_gradient(&dy, before, &parameter.values(), (rows, cols), elements)?;
+        x_rows.with(|x| dy.with(|dy| weight_gradient(&parameter, dy, (x, tokens), elements)))??;
         Ok(vec![Some(dx)])
     }))
+}
+
+/// Rows as products take them, kept for the way back.
+enum Rows {
+    Float(Tensor),
+    /// Half the memory, and rounded once for all products.
+    Rounded(Arc<RoundedRows>),
+}
+
+impl Rows {
+    fn of(x: &Value, elements: Elements) -> Result<Self, NnError> {
+        if takes_rounded(elements) && x.tensor().elem_count() > 0 {
+            return Ok(Rows::Rounded(x.rounded()?));
+        }
+        Ok(Rows::Float(x.tensor().clone()))
+    }
+
+    fn count(&self) -> Result<usize, NnError> {
+        match self {
+            Rows::Float(x) => Ok(x.dims2()?.0),
+            Rows::Rounded(x) => Ok(x.shape().0),
+        }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(MatRef<'_>) -> T) -> Result<T, NnError> {
+        match self {
+            Rows::Float(x) => {
+                let cols = x.dims2()?.1;
+                with_f32(x, |x| f(MatRef::rows(x, cols)))
+            }
+            Rows::Rounded(x) => Ok(f(x.as_mat())),
+        }
+    }
 }
 
 fn matrix_shape(parameter: &Parameter) -> (usize, usize) {
     (parameter.shape()[0], parameter.shape()[1..].iter().product())
 }
 
-/// `dx = dy W` for `W` `[rows, cols]`.
+/// `dx = dy W` for `W` `[rows, cols]`, with what `x` had before.
 fn input_gradient(
-    dy: &Tensor,
+    dy: &Rows,
+    before: Option<Sum>,
     w: &[f32],
     (rows, cols): (usize, usize),
     elements: Elements,
-) -> Result<Tensor, NnError> {
-    let tokens = dy.dims2()?.0;
-    let mut dx = puna_kernels::zeros(tokens * cols);
-    with_f32(dy, |dy| {
-        let operands = (MatRef::rows(dy, rows), MatRef::rows(w, cols));
-        gemm((tokens, cols, rows), operands, (&mut dx, cols), Write::Set, elements);
-    })?;
-    Ok(Tensor::from_vec(dx, (tokens, cols), &Device::Cpu)?)
+) -> Result<Sum, NnError> {
+    let tokens = dy.count()?;
+    dy.with(|dy| {
+        let operands = (dy, MatRef::rows(w, cols));
+        let shape = (tokens, cols, rows);
+        let before = match before {
+            Some(own) if own.is_own() => {
+                return own.write(|dx| gemm(shape, operands, (dx, cols), Write::Add, elements));
+            }
+            other => other,
+        };
+        let dx = gemm_new(shape, operands, elements);
+        let dx = Sum::own(Tensor::from_vec(dx, (tokens, cols), &Device::Cpu)?);
+        match before {
+            None => Ok(dx),
+            Some(before) => dx.plus(before),
+        }
+    })?
 }
 
-/// `dW += dyᵀ x`.
+/// `dW += dyᵀ x` for `tokens` rows.
 pub(super) fn weight_gradient(
     parameter: &Parameter,
     dy: MatRef<'_>,
-    x: &[f32],
+    (x, tokens): (MatRef<'_>, usize),
     elements: Elements,
 ) {
     let (rows, cols) = matrix_shape(parameter);
-    let tokens = x.len() / cols.max(1);
     parameter.add_gradient(|dw, write| {
-        let operands = (dy.t(), MatRef::rows(x, cols));
-        gemm((rows, cols, tokens), operands, (dw, cols), write, elements);
+        gemm((rows, cols, tokens), (dy.t(), x), (dw, cols), write, elements);
     });
 }
 

@@ -38,6 +38,9 @@ pub struct StepMetrics {
     /// Norm of the whole gradient before clipping.
     #[serde(deserialize_with = "number")]
     pub grad_norm: f64,
+    /// Load-balancing loss of mixtures of experts, 1 where all experts are used alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balance: Option<f64>,
     /// Tokens per second of this step.
     pub tokens_per_second: f64,
     /// Model FLOP utilization: share of the measured peak, 0 to 1, where that is known.
@@ -211,6 +214,7 @@ mod tests {
             loss: 2.5,
             lr: 0.001,
             grad_norm: 0.75,
+            load_balance: None,
             tokens_per_second: 1024.0,
             mfu: Some(0.5),
             rss_bytes: Some(1 << 20),

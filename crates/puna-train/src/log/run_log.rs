@@ -49,15 +49,16 @@ impl RunLog {
     pub fn record(&mut self, metrics: &Metrics) -> Result<(), LogError> {
         self.metrics.append(metrics)?;
         match metrics {
-            Metrics::Step(m) => self.events.scalars(
-                m.step,
-                &[
+            Metrics::Step(m) => {
+                let mut scalars = vec![
                     ("train/loss", m.loss),
                     ("train/learning_rate", m.lr),
                     ("train/grad_norm", m.grad_norm),
                     ("train/tokens_per_second", m.tokens_per_second),
-                ],
-            ),
+                ];
+                scalars.extend(m.load_balance.map(|loss| ("train/load_balance", loss)));
+                self.events.scalars(m.step, &scalars)
+            }
             Metrics::Validation(m) => {
                 self.events.scalars(m.step, &[("validation/loss", m.validation_loss)])
             }
