@@ -3,7 +3,10 @@
 //! A checkpoint is written into a folder with a temporary name and renamed when all of it is on
 //! disk: whatever stops the program, a folder with a checkpoint's name is whole. Rows are functions
 //! of their number and samples of seed and step, so step, rows and seed are all that a data cursor
-//! and a random state have to hold.
+//! and a random state have to hold, as long as rows are made as they were when the run began
+//! ([`BegunRecipe`]).
+
+mod begun;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -15,6 +18,8 @@ use puna_io::{Dtype, TensorBytes, TensorInfo};
 use puna_model::{Trainable, export};
 
 use crate::{Optimizer, Ranks, Recipe, State, TrainError};
+
+pub(crate) use begun::BegunRecipe;
 
 /// Beside the weights.
 const OPTIMIZER: &str = "optimizer";
@@ -78,7 +83,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) config: &'a ModelConfig,
     pub(crate) trainable: &'a Trainable,
     pub(crate) optimizer: &'a Optimizer,
-    pub(crate) recipe: &'a Recipe,
+    pub(crate) recipe: &'a BegunRecipe,
     pub(crate) progress: Progress,
     pub(crate) extra_files: Vec<ExtraFile>,
     pub(crate) ranks: &'a dyn Ranks,
@@ -95,20 +100,33 @@ fn states_name(ranks: &dyn Ranks) -> String {
 /// Writes a checkpoint and removes all but the newest `keep_last`. Each process writes its states;
 /// the first one everything else, and it renames the folder when all are done.
 pub(crate) fn save(output: &Path, parts: &Parts<'_>) -> Result<Checkpoint, TrainError> {
-    let ranks = parts.ranks;
     let step = parts.progress.step;
     let folder = output.join(FOLDER);
     let path = folder.join(format!("step-{step:08}"));
     let partial = folder.join(format!("{PARTIAL}{step:08}"));
+    let saved = save_together(output, (folder, path, &partial), parts);
+    if saved.is_err() && parts.ranks.rank() == 0 {
+        // Half a checkpoint is of no use, and the disk may be full. The save's error counts.
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    saved
+}
+
+fn save_together(
+    output: &Path,
+    (folder, path, partial): (PathBuf, PathBuf, &Path),
+    parts: &Parts<'_>,
+) -> Result<Checkpoint, TrainError> {
+    let (ranks, step) = (parts.ranks, parts.progress.step);
     let written = match ranks.rank() {
-        0 => begin(&folder, &path, &partial, parts),
+        0 => begin(&folder, &path, partial, parts),
         _ => Ok(()),
     };
     together(ranks, written)?;
     let states = partial.join(states_name(ranks));
     together(ranks, save_states(&states, parts))?;
     let done = match ranks.rank() {
-        0 => finish(output, (&folder, &path, &partial), parts),
+        0 => finish(output, (&folder, &path, partial), parts),
         _ => Ok(()),
     };
     together(ranks, done)?;
@@ -193,7 +211,15 @@ fn metadata(parts: &Parts<'_>) -> BTreeMap<String, String> {
         ("puna.seed", parts.recipe.seed),
         ("puna.updates", parts.optimizer.step_count()),
     ];
-    numbers.map(|(key, value)| (key.to_owned(), value.to_string())).into()
+    let numbers = numbers.map(|(key, value)| (key.to_owned(), value.to_string()));
+    numbers.into_iter().chain(settled(parts.recipe)).collect()
+}
+
+/// What was settled when the run began.
+fn settled(recipe: &BegunRecipe) -> impl Iterator<Item = (String, String)> {
+    let now = recipe.unix_seconds.map(|seconds| (begun::NOW.to_owned(), seconds.to_string()));
+    let data = recipe.data.clone().map(|digest| (begun::DATA.to_owned(), digest));
+    now.into_iter().chain(data)
 }
 
 /// Suffixes of a state's tensors.

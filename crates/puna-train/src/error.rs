@@ -12,8 +12,8 @@ use crate::log::LogError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A recipe cannot be read.
-    #[error("cannot read the recipe {}", path.display())]
+    /// A recipe, a model's config or a template cannot be read.
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -62,7 +62,30 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
-    /// A checkpoint does not belong to the recipe, or is not whole.
+    /// A checkpoint is not whole.
+    #[error("checkpoint {} is damaged", path.display())]
+    Damaged {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong with which file.
+        source: IoError,
+    },
+    /// A run cannot go on with a recipe, or with data, that gives its rows another content.
+    #[error(
+        "checkpoint {}: its run was begun with {key} = {was}, not {is}; its rows would be others",
+        path.display()
+    )]
+    Changed {
+        /// Its folder.
+        path: PathBuf,
+        /// The setting.
+        key: &'static str,
+        /// Its value, or what it named, when the run began.
+        was: String,
+        /// What it is now.
+        is: String,
+    },
+    /// A checkpoint does not belong to the recipe.
     #[error("checkpoint {}: {problem}", path.display())]
     Checkpoint {
         /// Its folder.

@@ -15,7 +15,7 @@ use puna_model::{
 };
 use puna_text::{Builtin, ChatTemplate, Tokenizer};
 
-use crate::checkpoint::{Checkpoint, list_checkpoints, remove_checkpoints};
+use crate::checkpoint::{BegunRecipe, Checkpoint, list_checkpoints, remove_checkpoints};
 use crate::{DataSection, Ranks, Recipe, SaveType, Task, TrainError};
 
 /// Addresses that are prepared for weights, states and activations; larger runs get the rest as it
@@ -38,7 +38,7 @@ pub(crate) type Rows = Box<dyn RowSource<Error = TrainError>>;
 
 /// A model and data, ready to train.
 pub struct Setup {
-    pub(crate) recipe: Recipe,
+    pub(crate) recipe: BegunRecipe,
     pub(crate) decoder: Decoder,
     pub(crate) config: ModelConfig,
     pub(crate) trainable: Trainable,
@@ -67,6 +67,7 @@ impl Setup {
             return Err(TrainError::Setting { key: "train.batch_sequences", value, expected });
         }
         let (resume, start) = start(&recipe, mode, &*ranks)?;
+        let recipe = BegunRecipe::new(recipe, resume.as_ref(), &*ranks)?;
         let mut notes = Vec::new();
         let model = Model::load(&start, &LoadOptions::new(Precision::Exact))?;
         let tokenizer = tokenizer(&model.checkpoint)?;
@@ -260,7 +261,7 @@ fn pretrain_rows(recipe: &Recipe) -> Result<TrainAndValidation, TrainError> {
 }
 
 fn sft_rows(
-    recipe: &Recipe,
+    recipe: &BegunRecipe,
     (tokenizer, template): (Option<&Tokenizer>, Option<ChatTemplate>),
     notes: &mut Vec<String>,
 ) -> Result<TrainAndValidation, TrainError> {
@@ -277,7 +278,8 @@ fn sft_rows(
     let template = template.ok_or_else(|| {
         missing("data.template", "none", "a template, as the model has none (alpaca, chatml, …)")
     })?;
-    let renderer = Renderer { tools: data.tools, ..Renderer::new(&template, tokenizer) };
+    let renderer =
+        Renderer { tools: data.tools, now: recipe.now(), ..Renderer::new(&template, tokenizer) };
     let unusable = data.unusable;
     let reader = SftReader { format: data.format, unusable, ..SftReader::default() };
     let read = |paths: &[PathBuf]| -> Result<Vec<Conversation>, TrainError> {

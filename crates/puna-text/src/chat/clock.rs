@@ -41,6 +41,11 @@ impl CivilTime {
         }
     }
 
+    /// Seconds since 1970-01-01 00:00.
+    pub fn unix_seconds(self) -> i64 {
+        self.days * SECONDS_PER_DAY + self.seconds
+    }
+
     /// The system's clock, in UTC.
     pub fn now_utc() -> Self {
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
