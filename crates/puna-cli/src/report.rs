@@ -4,14 +4,14 @@
 //! attached where the error is made ([`Hint::hint`]) or follows from the kind of the library's error
 //! ([`known_hint`]).
 
+mod advice;
+
 use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-use puna_infer::InferError;
-use puna_io::IoError;
-
 use crate::output;
+use advice::known_hint;
 
 /// Exit code of an error; clap uses the same for wrong arguments.
 const ERROR: u8 = 2;
@@ -123,29 +123,6 @@ fn hints(error: &anyhow::Error) -> Vec<String> {
     }
     hints.dedup();
     hints
-}
-
-/// Advice that follows from the kind of an error.
-fn known_hint(cause: &(dyn Error + 'static)) -> Option<&'static str> {
-    if let Some(error) = cause.downcast_ref::<InferError>() {
-        return match error {
-            InferError::ContextOverflow { .. } => {
-                Some("shorten the prompt, ask for fewer tokens with -n, or use --context-shift")
-            }
-            InferError::ConflictingOptions { .. } => {
-                Some("a model's generation_config.json may set one of them; 0 or 1 turns it off")
-            }
-            _ => None,
-        };
-    }
-    match cause.downcast_ref::<IoError>()? {
-        IoError::NotACheckpoint { .. } => Some(
-            "a checkpoint is a folder of .safetensors, .bin or consolidated.*.pth files with its \
-             config, or a .gguf file",
-        ),
-        IoError::Ambiguous { .. } => Some("give the file itself as MODEL"),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -40,7 +40,10 @@ pub enum DataError {
         input: String,
     },
     /// A folder or pattern without a single file of a known format.
-    #[error("{input}: none of its {files} files has a known ending ({known})", known = crate::FORMATS)]
+    #[error("{input}: {}", match files {
+        0 => "there is no file in it".to_owned(),
+        _ => format!("none of its {files} files has a known ending ({})", crate::FORMATS),
+    })]
     NothingToRead {
         /// As given.
         input: String,

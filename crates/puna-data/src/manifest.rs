@@ -230,10 +230,14 @@ impl Manifest {
             let got = format!("{} {}", manifest.format, manifest.version);
             return Err(DataError::damaged(&path, "format", format!("{FORMAT} {VERSION}"), got));
         }
+        let is_name = |file: &str| Path::new(file).file_name().is_some_and(|name| name == file);
+        if !is_name(&manifest.tokenizer.file) {
+            let got = &manifest.tokenizer.file;
+            return Err(DataError::damaged(&path, "tokenizer", "a file name", got));
+        }
         let sources = manifest.sources.len();
         for shard in manifest.train.iter().chain(&manifest.validation) {
-            let file_name = Path::new(&shard.file).file_name();
-            if file_name.is_none_or(|name| name != shard.file.as_str()) {
+            if !is_name(&shard.file) {
                 return Err(DataError::damaged(&path, "shard", "a file name", &shard.file));
             }
             if shard.source >= sources {

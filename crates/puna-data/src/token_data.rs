@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use puna_io::safetensors::SafetensorsFile;
-use puna_io::{Dtype, Sha256, TensorBytes, hex};
+use puna_io::{Dtype, IoError, Sha256, TensorBytes, hex};
 
 use crate::DataError;
-use crate::manifest::{Manifest, ShardEntry, Split, TokenType};
+use crate::manifest::{MANIFEST, Manifest, ShardEntry, Split, TokenType};
 
 /// The tensor of token ids, one axis.
 pub(crate) const TOKENS: &str = "tokens";
@@ -30,10 +30,12 @@ impl TokenData {
     /// Opens the folder that `puna data prepare` wrote.
     ///
     /// # Errors
-    /// There is no manifest, or a shard is missing, of another size than the manifest says, or
-    /// malformed.
+    /// There is no manifest, the tokenizer or a shard is missing, or a shard is of another size than
+    /// the manifest says or malformed.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
         let manifest = Manifest::read(dir)?;
+        // Tokens without it can be trained on, but no one could ever read what the model writes.
+        size_of(dir, &manifest.tokenizer.file)?;
         let open = |split: Split| -> Result<Vec<Arc<Shard>>, DataError> {
             let shards = manifest.shards(split).iter();
             shards.map(|entry| Shard::open(dir, entry, &manifest).map(Arc::new)).collect()
@@ -94,6 +96,18 @@ impl TokenData {
     }
 }
 
+/// The size of a file that the manifest names.
+fn size_of(dir: &Path, name: &str) -> Result<u64, IoError> {
+    let path = dir.join(name);
+    match std::fs::metadata(&path) {
+        Ok(found) => Ok(found.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(IoError::MissingFile { path, named_by: dir.join(MANIFEST) })
+        }
+        Err(error) => Err(IoError::os(&path, "read the size")(error)),
+    }
+}
+
 fn check_hash(path: &Path, expected: &str) -> Result<(), DataError> {
     let got = hex(&Sha256::of_file(path)?);
     if got == expected {
@@ -119,7 +133,7 @@ pub(crate) struct Shard {
 impl Shard {
     fn open(dir: &Path, entry: &ShardEntry, manifest: &Manifest) -> Result<Self, DataError> {
         let path = dir.join(&entry.file);
-        let bytes = std::fs::metadata(&path).map_err(puna_io::IoError::os(&path, "open"))?.len();
+        let bytes = size_of(dir, &entry.file)?;
         if bytes != entry.bytes {
             let expected = format!("{} bytes, as the manifest says", entry.bytes);
             return Err(DataError::damaged(&path, "size", expected, format!("{bytes} bytes")));

@@ -1,6 +1,5 @@
 //! `puna data`: text files to token shards, and what a folder of shards holds.
 
-mod advice;
 mod info;
 mod prepare;
 mod report;

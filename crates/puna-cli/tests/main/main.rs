@@ -1,8 +1,10 @@
 //! End-to-end tests: the binary, as a user calls it.
 
+mod bad_input;
 mod chat;
 mod convert;
 mod data;
+mod full_disk;
 mod golden;
 mod help;
 mod hostile;

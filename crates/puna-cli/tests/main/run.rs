@@ -15,7 +15,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    fn new(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         Self {
             code: output.status.code().expect("not killed by a signal"),
             stdout: String::from_utf8(output.stdout).expect("UTF-8 on stdout"),
@@ -41,7 +41,7 @@ pub(crate) fn command(args: &[&str]) -> Command {
 
 /// Runs `puna` without input.
 pub(crate) fn puna(args: &[&str]) -> Ran {
-    Ran::new(command(args).stdin(Stdio::null()).output().expect("the binary starts"))
+    Ran::of(command(args).stdin(Stdio::null()).output().expect("the binary starts"))
 }
 
 /// Runs `puna` with `input` on stdin.
@@ -55,7 +55,7 @@ pub(crate) fn puna_with(args: &[&str], input: &str) -> Ran {
     let mut stdin = child.stdin.take().expect("piped");
     stdin.write_all(input.as_bytes()).expect("the binary reads its stdin");
     drop(stdin);
-    Ran::new(child.wait_with_output().expect("the binary ends"))
+    Ran::of(child.wait_with_output().expect("the binary ends"))
 }
 
 /// A path as an argument.

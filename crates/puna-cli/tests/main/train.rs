@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use crate::run::{Ran, arg, command, puna};
 
 /// Prepared text, the config of a tiny model, and a recipe, in a folder of their own.
-struct Run {
+pub(crate) struct Run {
     folder: tempfile::TempDir,
 }
 
 impl Run {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let run = Self { folder: tempfile::tempdir().expect("a temporary folder") };
         let words = ["llama", "puna", "high", "walks", "grass", "wind"];
         let story = |n: usize| -> String {
@@ -60,12 +60,12 @@ impl Run {
         run
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Arguments of a run with its own output folder and some settings.
-    fn args(&self, output: &str, set: &[&str]) -> Vec<String> {
+    pub(crate) fn args(&self, output: &str, set: &[&str]) -> Vec<String> {
         let mut args = vec!["train".to_owned(), arg(&self.path("recipe.toml")).to_owned()];
         let output = format!("output={}", arg(&self.path(output)));
         for setting in std::iter::once(output.as_str()).chain(set.iter().copied()) {
@@ -74,7 +74,7 @@ impl Run {
         args
     }
 
-    fn train(&self, output: &str, set: &[&str], flags: &[&str]) -> Ran {
+    pub(crate) fn train(&self, output: &str, set: &[&str], flags: &[&str]) -> Ran {
         let args = self.args(output, set);
         let args: Vec<&str> =
             args.iter().map(String::as_str).chain(flags.iter().copied()).collect();
@@ -82,7 +82,7 @@ impl Run {
     }
 
     /// Weights and states of a checkpoint.
-    fn tensors(&self, output: &str, step: u64) -> [Vec<u8>; 2] {
+    pub(crate) fn tensors(&self, output: &str, step: u64) -> [Vec<u8>; 2] {
         let folder = self.path(output).join(format!("checkpoints/step-{step:08}"));
         ["model.safetensors", "optimizer.safetensors"]
             .map(|name| fs::read(folder.join(name)).expect("a whole checkpoint"))

@@ -46,7 +46,9 @@ impl RawDocument {
             Body::Text { bytes, offset } => utf8(bytes, offset, Within::File),
             Body::Html(bytes) => utf8(bytes, 0, Within::File).map(|page| html::text(&page)),
             Body::JsonLine(bytes) => utf8(bytes, 0, Within::Line).and_then(|line| {
-                let value = serde_json::from_str(&line).map_err(|e| json_problem(&e))?;
+                // Without its end: the parser would find what is missing in column 0 of a next line.
+                let line = line.trim_end_matches(['\n', '\r']);
+                let value = serde_json::from_str(line).map_err(|e| json_problem(&e))?;
                 text_of(value, key)
             }),
         };
@@ -165,9 +167,11 @@ mod tests {
 
     #[test]
     fn a_bad_line_says_what_is_wrong_with_it() {
-        let broken = line(r#"{"text": "a"#).expect_err("broken");
-        assert!(broken.starts_with("a.jsonl: line 3: not valid JSON: EOF"), "{broken}");
-        assert!(broken.ends_with("column 11"), "{broken}");
+        for end in ["", "\n", "\r\n"] {
+            let broken = line(&format!(r#"{{"text": "a{end}"#)).expect_err("broken");
+            assert!(broken.starts_with("a.jsonl: line 3: not valid JSON: EOF"), "{broken}");
+            assert!(broken.ends_with("column 11"), "{broken}");
+        }
         let missing = line(r#"{"body": "a", "url": 1}"#).expect_err("no text");
         assert_eq!(missing, "a.jsonl: line 3: no key or column `text`; there are: body, url");
         let number = line("7").expect_err("a number");

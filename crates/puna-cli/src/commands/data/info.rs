@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use puna_data::TokenData;
 
-use super::{advice, report};
+use super::report;
 use crate::output;
 use crate::progress::{Progress, Unit};
 use crate::report::Outcome;
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let data = TokenData::open(&args.dir).map_err(advice::explain)?;
+    let data = TokenData::open(&args.dir)?;
     let manifest = data.manifest();
     if args.verify {
         let total = manifest.train.iter().chain(&manifest.validation).map(|s| s.bytes).sum();

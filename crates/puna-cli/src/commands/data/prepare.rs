@@ -14,7 +14,7 @@ use puna_data::prepare::{
 use puna_data::{PrepareOptions, prepare};
 use puna_io::write::parse_size;
 
-use super::{advice, report, sources};
+use super::{report, sources};
 use crate::model_ref::{self, ModelRef};
 use crate::progress::{Progress, Unit};
 use crate::report::{Hint, Outcome};
@@ -147,7 +147,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if let Some((_, bar)) = bar {
         bar.finish();
     }
-    let manifest = result.map_err(advice::explain)?;
+    let manifest = result?;
     warn(args, &manifest);
     if args.json {
         output::json(&report::json(&args.out, &manifest)?)?;
