@@ -5,6 +5,8 @@
 //! segment alone, and every kernel computes a row the same way whatever stands beside it: the
 //! same sequence gives bitwise the same logits alone, in a batch, whole, in chunks or step by step.
 
+mod adapted;
+mod rows;
 mod tensors;
 mod traffic;
 mod training;
@@ -17,11 +19,11 @@ use candle_core::Device;
 use puna_config::{DecoderConfig, RopeScaling};
 use puna_kernels::{KvLayout, KvType, Output};
 use puna_nn::{
-    Attention, Context, Embedding, FeedForward, KvCache, Linear, Precision, RmsNorm, Rotary,
+    Attention, Context, Embedding, FeedForward, KvCache, Linear, Pass, Precision, RmsNorm, Rotary,
     Tokens, Workspace,
 };
 
-use crate::ModelError;
+use crate::{ModelError, Slot};
 
 /// New tokens of one sequence.
 pub struct Segment<'a> {
@@ -108,9 +110,9 @@ impl Block {
         }
         self.ffn_pre_norm.infer(x, normed)?;
         match &self.ffn_post_norm {
-            None => self.ffn.infer(normed, Output::Add(x), workspace, ctx.precision)?,
+            None => self.ffn.infer(normed, Output::Add(x), workspace, ctx.pass.precision)?,
             Some(norm) => {
-                self.ffn.infer(normed, Output::Set(branch), workspace, ctx.precision)?;
+                self.ffn.infer(normed, Output::Set(branch), workspace, ctx.pass.precision)?;
                 add_normed(x, branch, normed, norm)?;
             }
         }
@@ -135,6 +137,33 @@ impl Decoder {
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// All linear layers, with their places; the head is [`Slot::Head`], tied or not.
+    #[must_use]
+    pub fn linears(&self) -> Vec<(Slot, &Linear)> {
+        let mut all = Vec::new();
+        for block in &self.blocks {
+            let parts = block.attention.parts();
+            all.extend([&parts.query, &parts.key, &parts.value, &parts.output]);
+            match &block.ffn {
+                FeedForward::Dense(mlp) => all.extend([&mlp.gate, &mlp.up, &mlp.down]),
+                FeedForward::Moe(moe) => {
+                    all.push(&moe.router);
+                    for mlp in &moe.experts {
+                        all.extend([&mlp.gate, &mlp.up, &mlp.down]);
+                    }
+                }
+            }
+        }
+        all.push(&self.head);
+        all.into_iter().filter_map(|linear| Some((linear.slot()?, linear))).collect()
+    }
+
+    /// The token embedding.
+    #[must_use]
+    pub fn embedding(&self) -> &Embedding {
+        &self.embedding
     }
 
     /// Storage of the first block's matrices, as `Weight::format_name` gives it.
@@ -198,9 +227,13 @@ impl Decoder {
             self.rotate_anew(segment)?;
         }
         let lens: Vec<usize> = segments.iter().map(|s| s.tokens.len()).collect();
+        if segments.iter().any(|s| s.cache.adapters().is_some()) {
+            return self.forward_adapted(segments, logits);
+        }
         if self.device.is_some() {
-            let x = self.hidden_states(&tokens, segments)?;
-            return self.tensor_logits(x, &lens, logits);
+            let pass = Pass::new(self.precision);
+            let x = self.hidden_states(&tokens, segments, &pass)?;
+            return self.tensor_logits(x, &lens, logits, &pass);
         }
         let mut buffers = self.take_buffers();
         let result = self.embed(&tokens, &mut buffers).and_then(|()| {
@@ -243,8 +276,10 @@ impl Decoder {
         for chunk in tokens.chunks(REPLAY_CHUNK) {
             let mut replay =
                 [Segment { tokens: chunk, cache: &mut *segment.cache, total_len: total }];
-            if self.device.is_some() {
-                self.hidden_states(chunk, &mut replay)?;
+            if self.device.is_some() || replay[0].cache.adapters().is_some() {
+                let pass = self.pass_of(&replay[0]);
+                self.prepare_virtual(&mut replay[0], &pass)?;
+                self.hidden_states(chunk, &mut replay, &pass)?;
                 continue;
             }
             let mut buffers = self.take_buffers();
@@ -263,7 +298,7 @@ impl Decoder {
         buffers: &mut Buffers,
         segments: &mut [Segment<'_>],
     ) -> Result<(), ModelError> {
-        self.with_context(segments, |ctx| {
+        self.with_context(segments, &Pass::new(self.precision), |ctx| {
             self.blocks.iter().try_for_each(|block| block.infer(buffers, ctx))
         })
     }
@@ -272,13 +307,15 @@ impl Decoder {
     fn with_context<T>(
         &self,
         segments: &mut [Segment<'_>],
+        pass: &Pass,
         run: impl FnOnce(&mut Context<'_, '_>) -> Result<T, ModelError>,
     ) -> Result<T, ModelError> {
+        let before = pass.adapters.as_ref().map_or(0, |set| set.first_position);
         let runs: Vec<(usize, usize, usize)> = segments
             .iter()
             .map(|s| {
-                let (first, len) = (s.cache.len(), s.tokens.len());
-                (first, len, s.total_len.max(first + len))
+                let (first, len) = (before + s.cache.len(), s.tokens.len());
+                (first, len, (before + s.total_len).max(first + len))
             })
             .collect();
         let global_rope = Arc::new(self.global_rotary.tables(&runs));
@@ -291,7 +328,8 @@ impl Decoder {
             .map(|s| puna_nn::Segment { len: s.tokens.len(), cache: &mut *s.cache })
             .collect();
         let mut ctx = Context {
-            precision: self.precision,
+            pass: pass.clone(),
+            prefix: None,
             global_rope,
             local_rope,
             tokens: Tokens::Segments(&mut parts),

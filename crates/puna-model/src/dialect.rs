@@ -35,6 +35,19 @@ pub enum Dialect {
     Meta,
 }
 
+/// What Hugging Face's classes call the module that holds a slot's tensor (`model.layers.0.mlp.up_proj`);
+/// `None` if the family keeps it in a module with others, as fused projections are.
+#[must_use]
+pub fn module_path(config: &DecoderConfig, family: Family, slot: Slot) -> Option<String> {
+    if slot == Slot::Head {
+        return Some("lm_head".to_owned());
+    }
+    let location = hf(config, family, "model.", "", slot);
+    let name = location.tensor;
+    let module = name.strip_suffix(".weight").or(name.strip_suffix(".bias"))?;
+    (location.part == Part::Whole).then(|| module.to_owned())
+}
+
 /// How a GGUF stores experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufExperts {

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use puna_io::{Dtype, StoredTensor};
 
 /// The values of a float tensor, or `None` if it holds something else.
-pub(crate) fn to_f32(tensor: &StoredTensor) -> Option<Vec<f32>> {
+pub fn to_f32(tensor: &StoredTensor) -> Option<Vec<f32>> {
     let bytes: &[u8] = &tensor.bytes;
     Some(match tensor.info.dtype {
         Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),

@@ -153,7 +153,7 @@ impl<'a> Loader<'a> {
             }
             _ => self.placed(self.matrix(slot)?)?,
         };
-        self.for_products(slot, Arc::new(weight), self.bias(bias)?)
+        Ok(self.for_products(slot, Arc::new(weight), self.bias(bias)?)?.at(slot))
     }
 
     /// A layer whose quantized weight is interleaved for products where the layout says so: packed

@@ -150,7 +150,9 @@ fn build(loader: &mut Loader<'_>, options: &LoadOptions) -> Result<Decoder, Mode
     let loader = &*loader;
     let embedding = Arc::new(loader.placed(stored)?);
     let head = match config.embedding.head {
-        HeadWeight::Tied => loader.for_products(Slot::Embedding, Arc::clone(&embedding), None)?,
+        HeadWeight::Tied => {
+            loader.for_products(Slot::Embedding, Arc::clone(&embedding), None)?.at(Slot::Head)
+        }
         HeadWeight::Separate => loader.linear(Slot::Head, None)?,
     };
     let scale = match config.embedding.scale {

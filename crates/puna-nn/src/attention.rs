@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use puna_config::{AttentionConfig, LayerKind};
 use puna_kernels::{AttentionMask, AttentionShape, Output, ScoreTransform};
 
+use crate::ops::with_f32;
 use crate::workspace::{apply, sized};
 use crate::{Context, Linear, NnError, Precision, RmsNorm, Segment, Tokens, Value, Workspace, ops};
 
@@ -78,10 +79,15 @@ impl Attention {
     /// # Errors
     /// If widths do not agree or a cache is one of pages.
     pub fn forward(&self, x: &Value, ctx: &mut Context<'_, '_>) -> Result<Value, NnError> {
-        let (parts, precision) = (&self.parts, ctx.precision);
-        let mut q = parts.query.forward(x, precision)?; // [N, H·D]
-        let mut k = parts.key.forward(x, precision)?; // [N, K·D]
-        let v = parts.value.forward(x, precision)?; // [N, K·D]
+        let (parts, pass) = (&self.parts, &ctx.pass);
+        let scores = match x.is_tracked() {
+            true => pass.clone(),
+            false => pass.with_precision(score_precision(&parts.query, pass.precision)),
+        };
+        let mut q = parts.query.forward(x, &scores)?; // [N, H·D]
+        let mut k = parts.key.forward(x, &scores)?; // [N, K·D]
+        let v = parts.value.forward(x, pass)?; // [N, K·D]
+        let prefix = self.prefix(x, ctx)?;
         for (norm, values) in [(&parts.query_norm, &mut q), (&parts.key_norm, &mut k)] {
             if let Some(norm) = norm {
                 *values = norm.forward(values)?;
@@ -96,23 +102,46 @@ impl Attention {
         let attended = match &mut ctx.tokens {
             Tokens::Segments(segments) => {
                 let qkv = [&q, &k, &v].map(Value::tensor);
-                Value::constant(self.attend_cached(qkv, segments)?)
+                let prefix = prefix.as_ref().map(|(kv, own)| (kv.tensor(), *own));
+                Value::constant(self.attend_cached(qkv, prefix, segments)?)
             }
             Tokens::Rows(rows) => {
                 let (shape, window, scores) = (self.shape(), self.window(), self.scores());
                 let rows = rows.clone();
-                let of = ops::BatchAttention { shape, rows, window, scores, precision };
-                ops::batch_attention(&q, &k, &v, of)?
+                let precision = ctx.pass.precision;
+                let prefix_groups = match &prefix {
+                    Some((_, true)) => rows.visible_from.len() / rows.len.max(1),
+                    _ => 0,
+                };
+                let of =
+                    ops::BatchAttention { shape, rows, window, scores, precision, prefix_groups };
+                ops::batch_attention(&q, &k, &v, prefix.as_ref().map(|(kv, _)| kv), of)?
             }
         }; // [N, H·D]
-        parts.output.forward(&attended, precision)
+        parts.output.forward(&attended, &ctx.pass)
+    }
+
+    /// An adapter's keys and values before the sequences, `[P, 2·K·D]`, or for each sequence if the
+    /// second is true.
+    fn prefix(&self, x: &Value, ctx: &Context<'_, '_>) -> Result<Option<(Value, bool)>, NnError> {
+        let adapter = ctx.pass.adapters.as_ref().and_then(|set| set.prefix.as_ref());
+        let (Some(adapter), Some(kv)) = (adapter, &ctx.prefix) else { return Ok(None) };
+        let own = adapter.for_input(self.layer, kv, x, &ctx.pass)?;
+        Ok(Some(match own {
+            Some(own) => (own, true),
+            None => (kv.clone(), false),
+        }))
     }
 
     fn attend_cached(
         &self,
         [q, k, v]: [&Tensor; 3],
+        prefix: Option<(&Tensor, bool)>,
         segments: &mut [Segment<'_>],
     ) -> Result<Tensor, NnError> {
+        if segments.iter().all(|segment| segment.cache.is_paged()) {
+            return self.attend_pages([q, k, v], prefix, segments);
+        }
         let dtype = self.parts.output.weight().tensor_dtype();
         let by_head = |x: &Tensor, first: usize, len: usize| {
             x.narrow(0, first, len)?
@@ -122,7 +151,13 @@ impl Attention {
                 .contiguous() // [K, T, D]
         };
         let (mut first, mut attended) = (0, Vec::new());
-        for segment in segments {
+        let width = self.kv_heads * self.head_dim;
+        for (index, segment) in segments.iter_mut().enumerate() {
+            if let Some((kv, len)) = prefix_of(prefix, index, segment)? {
+                let (k, v) = (kv.narrow(1, 0, width)?, kv.narrow(1, width, width)?);
+                let (k, v) = (by_head(&k, 0, len)?, by_head(&v, 0, len)?);
+                segment.cache.append_at(self.layer, 0, (&k, &v))?;
+            }
             let (k, v) = (by_head(k, first, segment.len)?, by_head(v, first, segment.len)?);
             let mask = self.mask(segment);
             let (k, v) = segment.cache.append(self.layer, (&k, &v))?;
@@ -131,6 +166,27 @@ impl Attention {
             first += segment.len;
         }
         Ok(Tensor::cat(&attended, 0)?) // [N, H·D]
+    }
+
+    /// [`Self::attend_cached`] on the CPU.
+    fn attend_pages(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        prefix: Option<(&Tensor, bool)>,
+        segments: &mut [Segment<'_>],
+    ) -> Result<Tensor, NnError> {
+        let width = self.kv_heads * self.head_dim;
+        for (index, segment) in segments.iter_mut().enumerate() {
+            if let Some((kv, _)) = prefix_of(prefix, index, segment)? {
+                let (k, v) = (kv.narrow(1, 0, width)?, kv.narrow(1, width, width)?);
+                with_f32(&k, |k| with_f32(&v, |v| segment.cache.write_at(self.layer, 0, k, v)))??;
+            }
+        }
+        let mut out = puna_kernels::zeros(q.elem_count());
+        with_f32(q, |q| {
+            with_f32(k, |k| with_f32(v, |v| self.attend_segments((q, k, v), segments, &mut out)))
+        })????;
+        Ok(Tensor::from_vec(out, q.shape(), q.device())?)
     }
 
     /// Attends, appending the new keys and values to each segment's cache: `out = …` or `out += …`.
@@ -156,12 +212,12 @@ impl Attention {
         {
             let (q, k, v) = (Output::Set(q), Output::Set(k), Output::Set(v));
             let mut layers = [(&parts.query, q), (&parts.key, k), (&parts.value, v)];
-            let scores = score_precision(&parts.query, ctx.precision);
-            if scores == ctx.precision {
+            let scores = score_precision(&parts.query, ctx.pass.precision);
+            if scores == ctx.pass.precision {
                 apply(x, &mut ws.buffers, &mut layers, scores)?;
             } else {
                 apply(x, &mut ws.buffers, &mut layers[..2], scores)?;
-                apply(x, &mut ws.buffers, &mut layers[2..], ctx.precision)?;
+                apply(x, &mut ws.buffers, &mut layers[2..], ctx.pass.precision)?;
             }
         }
         for (norm, values) in [(&parts.query_norm, &mut *q), (&parts.key_norm, &mut *k)] {
@@ -178,22 +234,22 @@ impl Attention {
         tables.rotate(q, self.heads, self.head_dim);
         tables.rotate(k, self.kv_heads, self.head_dim);
         let attended = sized(&mut ws.attended, tokens * q_width); // [N, H·D]
-        self.attend_segments((q, k, v), ctx, attended)?;
-        apply(attended, &mut ws.buffers, &mut [(&parts.output, out)], ctx.precision)
+        let Tokens::Segments(segments) = &mut ctx.tokens else {
+            return Err(NnError::Tracked { op: "inference on slices" });
+        };
+        self.attend_segments((q, k, v), segments, attended)?;
+        apply(attended, &mut ws.buffers, &mut [(&parts.output, out)], ctx.pass.precision)
     }
 
     /// Appends keys and values to each segment's cache and attends to what is there.
     fn attend_segments(
         &self,
         (q, k, v): (&[f32], &[f32], &[f32]),
-        ctx: &mut Context<'_, '_>,
+        segments: &mut [Segment<'_>],
         out: &mut [f32],
     ) -> Result<(), NnError> {
         let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut first = 0;
-        let Tokens::Segments(segments) = &mut ctx.tokens else {
-            return Err(NnError::Tracked { op: "inference on slices" });
-        };
         for segment in segments.iter_mut() {
             let last = first + segment.len;
             let kv = first * kv_width..last * kv_width;
@@ -217,7 +273,7 @@ impl Attention {
 
     /// What a segment's new queries see.
     fn mask(&self, segment: &Segment<'_>) -> AttentionMask {
-        AttentionMask { first_position: segment.cache.len(), window: self.window() }
+        AttentionMask { first_position: segment.cache.positions(), window: self.window() }
     }
 
     fn window(&self) -> Option<usize> {
@@ -230,6 +286,22 @@ impl Attention {
     fn scores(&self) -> ScoreTransform {
         ScoreTransform { scale: self.scores.0, softcap: self.scores.1 }
     }
+}
+
+/// The keys and values of an adapter that a segment's cache is to begin with, `[P, 2·K·D]`, and their
+/// number.
+fn prefix_of(
+    prefix: Option<(&Tensor, bool)>,
+    index: usize,
+    segment: &Segment<'_>,
+) -> Result<Option<(Tensor, usize)>, NnError> {
+    let Some((prefix, own)) = prefix else { return Ok(None) };
+    let len = segment.cache.adapters().and_then(|set| set.prefix.as_ref()).map_or(0, |p| p.len());
+    if !segment.cache.wants_prefix(len) {
+        return Ok(None);
+    }
+    let first = if own { index * len } else { 0 };
+    Ok(Some((prefix.narrow(0, first, len)?, len)))
 }
 
 /// The softmax amplifies what rounding does to queries and keys: with bf16 weights they are made

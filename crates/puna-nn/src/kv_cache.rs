@@ -16,8 +16,8 @@ use candle_core::Tensor;
 use puna_config::{DecoderConfig, LayerKind};
 use puna_kernels::{KV_PAGE, KvLayout, KvPage, KvView, for_each_chunk_mut};
 
-use crate::NnError;
 use crate::kv_tensors::TensorLayer;
+use crate::{AdapterSet, NnError};
 
 /// What a sequence remembers. Cloning it shares the pages.
 #[derive(Debug, Clone)]
@@ -29,6 +29,9 @@ pub struct KvCache {
     tensors: Vec<TensorLayer>,
     tokens: Vec<u32>,
     table: RotaryTable,
+    /// Keys before the first token that belong to no token: an adapter's.
+    virtual_len: usize,
+    adapters: Option<Arc<AdapterSet>>,
 }
 
 /// Which rotary table the remembered keys were rotated with; only LongRoPE has a second one.
@@ -59,7 +62,15 @@ impl KvCache {
             .map(|layer| LayerCache { pages: Vec::new(), window: window(layer) })
             .collect();
         let tensors = Vec::new();
-        Self { layout, layers, tensors, tokens: Vec::new(), table: RotaryTable::Short }
+        Self {
+            layout,
+            layers,
+            tensors,
+            tokens: Vec::new(),
+            table: RotaryTable::Short,
+            virtual_len: 0,
+            adapters: None,
+        }
     }
 
     /// An empty cache for a decoder whose layers run as tensors; keys and values have the type of
@@ -68,6 +79,48 @@ impl KvCache {
     pub fn of_tensors(config: &DecoderConfig, layout: KvLayout) -> Self {
         let tensors = vec![TensorLayer::default(); config.num_layers];
         Self { layers: Vec::new(), tensors, ..Self::new(config, layout) }
+    }
+
+    /// An empty cache for sequences that some adapters are applied to.
+    #[must_use]
+    pub fn with_adapters(mut self, adapters: Option<Arc<AdapterSet>>) -> Self {
+        self.clear();
+        self.virtual_len = 0;
+        self.adapters = adapters;
+        self
+    }
+
+    /// What is applied to the sequence.
+    #[must_use]
+    pub fn adapters(&self) -> Option<&Arc<AdapterSet>> {
+        self.adapters.as_ref()
+    }
+
+    /// Keys that a layer remembers: those of the tokens, and an adapter's before them.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.virtual_len + self.tokens.len()
+    }
+
+    /// Says how many of an adapter's keys there are before the first token.
+    pub fn set_virtual_len(&mut self, len: usize) {
+        self.virtual_len = len;
+    }
+
+    /// Makes what the tokens that are remembered have left keys of an adapter.
+    pub fn forget_tokens_as_virtual(&mut self) {
+        self.virtual_len += self.tokens.len();
+        self.tokens.clear();
+    }
+
+    /// Whether the layers are to write an adapter's `len` keys before those of the first token.
+    pub(crate) fn wants_prefix(&self, len: usize) -> bool {
+        self.is_empty() && self.virtual_len == len && len > 0
+    }
+
+    /// Whether layers keep keys and values in pages, not in tensors.
+    pub(crate) fn is_paged(&self) -> bool {
+        self.tensors.is_empty()
     }
 
     /// Tokens remembered.
@@ -124,13 +177,13 @@ impl KvCache {
         }
         for layer in &self.layers {
             let oldest = layer.oldest();
-            if len > 0 && oldest > layer.oldest_seen(len) {
+            if len > 0 && oldest > layer.oldest_seen(self.virtual_len + len) {
                 return Err(NnError::CacheDropped { len, oldest });
             }
         }
         for layer in &mut self.layers {
             // What is left of the last page's later slots is overwritten before a query sees it.
-            layer.pages.truncate(len.div_ceil(KV_PAGE));
+            layer.pages.truncate((self.virtual_len + len).div_ceil(KV_PAGE));
         }
         self.tokens.truncate(len);
         Ok(())
@@ -146,7 +199,11 @@ impl KvCache {
     /// # Shapes
     /// `k`, `v` `[T, K·D]`
     pub(crate) fn write(&mut self, layer: usize, k: &[f32], v: &[f32]) {
-        let first = self.len();
+        self.write_at(layer, self.positions(), k, v);
+    }
+
+    /// As [`Self::write`], from key `first` on.
+    pub(crate) fn write_at(&mut self, layer: usize, first: usize, k: &[f32], v: &[f32]) {
         self.layers[layer].write(self.layout, first, k, v);
     }
 
@@ -159,9 +216,20 @@ impl KvCache {
         layer: usize,
         (k, v): (&Tensor, &Tensor),
     ) -> Result<(Tensor, Tensor), NnError> {
-        let (len, layers) = (self.tokens.len(), self.tensors.len());
+        let first = self.positions();
+        self.append_at(layer, first, (k, v))
+    }
+
+    /// As [`Self::append`], from key `first` on.
+    pub(crate) fn append_at(
+        &mut self,
+        layer: usize,
+        first: usize,
+        (k, v): (&Tensor, &Tensor),
+    ) -> Result<(Tensor, Tensor), NnError> {
+        let layers = self.tensors.len();
         match self.tensors.get_mut(layer) {
-            Some(layer) => layer.append(len, k, v),
+            Some(layer) => layer.append(first, k, v),
             None => Err(NnError::Shape {
                 what: "layers of the tensor cache",
                 expected: layer + 1,
@@ -237,8 +305,9 @@ mod tests {
 
     fn cache(windows: &[Option<usize>]) -> KvCache {
         let layers = windows.iter().map(|&window| layer(window)).collect();
-        let (tensors, tokens) = (Vec::new(), Vec::new());
-        KvCache { layout: layout(), layers, tensors, tokens, table: RotaryTable::Short }
+        let (tensors, tokens, table) = (Vec::new(), Vec::new(), RotaryTable::Short);
+        let (virtual_len, adapters) = (0, None);
+        KvCache { layout: layout(), layers, tensors, tokens, table, virtual_len, adapters }
     }
 
     /// Writes tokens whose keys and values are their positions.

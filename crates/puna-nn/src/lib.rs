@@ -8,6 +8,7 @@
 //! Axes in shape comments: `N` tokens of all segments, `T` new tokens of one, `S` keys seen,
 //! `C` hidden, `H` query heads, `K` kv heads, `D` head_dim, `F` ffn, `V` vocab, `E` experts.
 
+mod adapter;
 mod attention;
 mod embedding;
 mod error;
@@ -21,11 +22,16 @@ pub mod ops;
 mod parameter;
 mod rope;
 mod segment;
+mod slot;
 mod value;
 mod vector;
 mod weight;
 mod workspace;
 
+pub use adapter::{
+    AdaptedLinear, AdapterSet, Branch, BranchAdapter, EmbeddingAdapter, LinearAdapter, Pass,
+    PrefixAdapter, PromptAdapter,
+};
 pub use attention::{Attention, AttentionParts};
 pub use embedding::Embedding;
 pub use error::NnError;
@@ -38,6 +44,7 @@ pub use parameter::Parameter;
 pub use puna_kernels::Precision;
 pub use rope::{RopeTables, Rotary};
 pub use segment::{Balance, Context, RowsOfTokens, Segment, Tokens};
+pub use slot::{Expert, LayerSlot, Slot};
 pub use value::{Gradients, Value};
 pub use vector::Vector;
 pub use weight::{

@@ -3,7 +3,7 @@
 use puna_kernels::Output;
 
 use crate::workspace::apply;
-use crate::{NnError, Precision, Value, Vector, Weight, Workspace, ops};
+use crate::{NnError, Precision, Slot, Vector, Weight, Workspace};
 use std::sync::{Arc, OnceLock};
 
 /// A linear layer over any stored form of its weight.
@@ -12,6 +12,7 @@ pub struct Linear {
     weight: Arc<Weight>,
     bias: Option<Vector>,
     interleaved: Option<Arc<Interleaved>>,
+    slot: Option<Slot>,
 }
 
 /// Makes the interleaved form of a weight; `None` where there is none, or no memory for it.
@@ -22,7 +23,7 @@ pub type Interleave = Box<dyn Fn(&Weight) -> Option<Weight> + Send + Sync>;
 /// copy in memory, which takes longer than the prompt; a step after a step does not want to live
 /// without. The results are the same bits.
 struct Interleaved {
-    weight: OnceLock<Option<Weight>>,
+    weight: OnceLock<Option<Arc<Weight>>>,
     interleave: Interleave,
 }
 
@@ -39,7 +40,19 @@ impl Linear {
     /// A layer with weight `[out, in]`, which others may share (a tied head), and bias `[out]`.
     #[must_use]
     pub fn new(weight: Arc<Weight>, bias: Option<Vector>) -> Self {
-        Self { weight, bias, interleaved: None }
+        Self { weight, bias, interleaved: None, slot: None }
+    }
+
+    /// The same layer at a place of the decoder, by which adapters find it.
+    #[must_use]
+    pub fn at(self, slot: Slot) -> Self {
+        Self { slot: Some(slot), ..self }
+    }
+
+    /// Its place.
+    #[must_use]
+    pub fn slot(&self) -> Option<Slot> {
+        self.slot
     }
 
     /// The same layer, whose weight is interleaved when it first meets few tokens.
@@ -50,10 +63,14 @@ impl Linear {
     }
 
     /// The form of the weight for a product with some tokens.
-    pub(crate) fn weight_for(&self, tokens: usize) -> &Weight {
+    pub(crate) fn weight_for(&self, tokens: usize) -> &Arc<Weight> {
         let Some(interleaved) = &self.interleaved else { return &self.weight };
         let made = if tokens <= FEW_TOKENS {
-            Some(interleaved.weight.get_or_init(|| (interleaved.interleave)(&self.weight)))
+            Some(
+                interleaved
+                    .weight
+                    .get_or_init(|| (interleaved.interleave)(&self.weight).map(Arc::new)),
+            )
         } else {
             interleaved.weight.get()
         };
@@ -81,21 +98,6 @@ impl Linear {
     #[must_use]
     pub fn bias(&self) -> Option<&Vector> {
         self.bias.as_ref()
-    }
-
-    /// Applies the layer.
-    ///
-    /// # Shapes
-    /// `x` `[N, in]` → `[N, out]`
-    ///
-    /// # Errors
-    /// If the widths do not agree.
-    pub fn forward(&self, x: &Value, precision: Precision) -> Result<Value, NnError> {
-        let y = ops::linear(x, &self.weight, precision)?; // [N, out]
-        match &self.bias {
-            None => Ok(y),
-            Some(bias) => ops::add_bias(&y, bias),
-        }
     }
 
     /// [`Linear::forward`] on slices: `out = …` or `out += …`, `[N, out]`.

@@ -4,7 +4,7 @@ use puna_config::Activation;
 use puna_kernels::{GateActivation, InputBuffers, Output};
 
 use crate::workspace::{FfnWorkspace, apply, sized};
-use crate::{Context, Linear, Moe, NnError, Precision, Value, Workspace, ops};
+use crate::{Context, Linear, Moe, NnError, Pass, Precision, Value, Workspace, ops};
 
 /// `down(act(gate(x)) · up(x))` (arXiv:2002.05202).
 #[derive(Clone, Debug)]
@@ -27,11 +27,11 @@ impl Mlp {
     ///
     /// # Errors
     /// If widths do not agree.
-    pub fn forward(&self, x: &Value, precision: Precision) -> Result<Value, NnError> {
-        let gate = self.gate.forward(x, precision)?; // [N, F]
-        let up = self.up.forward(x, precision)?; // [N, F]
+    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Value, NnError> {
+        let gate = self.gate.forward(x, pass)?; // [N, F]
+        let up = self.up.forward(x, pass)?; // [N, F]
         let hidden = ops::gated(self.gate_activation(), &gate, &up)?; // [N, F]
-        self.down.forward(&hidden, precision) // [N, C]
+        self.down.forward(&hidden, pass) // [N, C]
     }
 
     /// [`Mlp::forward`] on slices, into `out` `[N, C]`.
@@ -80,8 +80,8 @@ impl FeedForward {
     /// If widths do not agree.
     pub fn forward(&self, x: &Value, ctx: &mut Context<'_, '_>) -> Result<Value, NnError> {
         match self {
-            FeedForward::Dense(mlp) => mlp.forward(x, ctx.precision),
-            FeedForward::Moe(moe) => moe.forward(x, ctx.precision, ctx.balance.as_mut()),
+            FeedForward::Dense(mlp) => mlp.forward(x, &ctx.pass),
+            FeedForward::Moe(moe) => moe.forward(x, &ctx.pass, ctx.balance.as_mut()),
         }
     }
 

@@ -9,7 +9,7 @@ use puna_config::Routing;
 use puna_kernels::Output;
 
 use crate::workspace::{apply, sized};
-use crate::{Balance, Linear, Mlp, NnError, Precision, Value, Workspace, ops};
+use crate::{Balance, Linear, Mlp, NnError, Pass, Precision, Value, Workspace, ops};
 
 /// A mixture of experts.
 #[derive(Clone, Debug)]
@@ -32,10 +32,10 @@ impl Moe {
     pub(crate) fn forward(
         &self,
         x: &Value,
-        precision: Precision,
+        pass: &Pass,
         balance: Option<&mut Balance>,
     ) -> Result<Value, NnError> {
-        let mut logits = self.router.forward(x, Precision::Exact)?; // [N, E]
+        let mut logits = self.router.forward(x, &pass.with_precision(Precision::Exact))?; // [N, E]
         let chosen = self.route(&logits.tensor().flatten_all()?.to_vec1::<f32>()?);
         // A block that only runs to be run again is not counted.
         if let Some(balance) = balance.filter(|_| logits.is_tracked()) {
@@ -55,7 +55,7 @@ impl Moe {
             let tokens = Tensor::new(tokens, x.tensor().device())?;
             let at = tokens.clone();
             let rows = Value::by_candle(&[x], move |x| x[0].index_select(&at, 0))?; // [n, C]
-            let y = mlp.forward(&rows, precision)?; // [n, C]
+            let y = mlp.forward(&rows, pass)?; // [n, C]
             out = Value::by_candle(&[&out, &y, &weights], move |x| {
                 let weights = x[2].narrow(1, expert, 1)?.contiguous()?; // [N, 1]
                 let weights = weights.index_select(&tokens, 0)?; // [n, 1]
@@ -170,7 +170,7 @@ mod tests {
                 routing,
             };
             gradcheck(
-                |x| moe.forward(&x[0], Precision::Exact, None),
+                |x| moe.forward(&x[0], &Pass::new(Precision::Exact), None),
                 &[random_tensor(51, &[4, 3])],
                 GradTolerance::default(),
             );

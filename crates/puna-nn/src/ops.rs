@@ -7,10 +7,13 @@ mod attention;
 mod batch_attention;
 mod bias;
 mod cross_entropy;
+mod dropout;
 mod embedding;
 mod gated;
 mod linear;
 mod load_balance;
+mod low_rank;
+mod prefix;
 mod rms_norm;
 mod rope;
 
@@ -18,10 +21,12 @@ pub use attention::attention;
 pub use batch_attention::{BatchAttention, batch_attention};
 pub use bias::add_bias;
 pub use cross_entropy::{CrossEntropy, LossSum, cross_entropy};
+pub use dropout::dropout;
 pub use embedding::embedding_backward;
 pub use gated::gated;
 pub use linear::linear;
 pub use load_balance::load_balance;
+pub use low_rank::{LowRank, low_rank};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::{KvCache, Precision, RopeTables};
+use crate::{KvCache, Pass, RopeTables, Value};
 
 /// New tokens of one sequence.
 pub struct Segment<'a> {
@@ -35,8 +35,10 @@ pub enum Tokens<'a, 's> {
 
 /// What the layers of one forward pass share.
 pub struct Context<'a, 's> {
-    /// Arithmetic of the matrix products.
-    pub precision: Precision,
+    /// Arithmetic and adapters.
+    pub pass: Pass,
+    /// Keys and values before each sequence in the layer at hand, `[P, 2·K·D]`.
+    pub prefix: Option<Value>,
     /// Rotary tables of the layers that see everything.
     pub global_rope: Arc<RopeTables>,
     /// Rotary tables of the sliding-window layers.

@@ -16,8 +16,8 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 
 use puna_kernels::RoundedRows;
 
-use crate::NnError;
 use crate::ops::with_f32;
+use crate::{NnError, Parameter};
 
 /// From the gradient of a result, and what its first argument has already, to the gradients of its
 /// arguments, the first one with what it had; `None` for arguments without one.
@@ -37,8 +37,13 @@ impl Sum {
     }
 
     /// A tensor that others may see.
-    fn shared(tensor: Tensor) -> Self {
+    pub(crate) fn shared(tensor: Tensor) -> Self {
         Self { tensor, own: false }
+    }
+
+    /// The tensor.
+    pub(crate) fn into_tensor(self) -> Tensor {
+        self.tensor
     }
 
     /// Whether it may be written to.
@@ -101,6 +106,8 @@ pub struct Value {
     node: Option<Arc<Node>>,
     /// Its rows as products with bfloat16 take them, once one has asked for them.
     rounded: Arc<OnceLock<Arc<RoundedRows>>>,
+    /// The tensor's memory was made by the op whose result this is.
+    fresh: bool,
 }
 
 impl std::fmt::Debug for Value {
@@ -118,7 +125,7 @@ impl From<Tensor> for Value {
 
 impl Value {
     fn new(tensor: Tensor, node: Option<Arc<Node>>) -> Self {
-        Self { tensor, node, rounded: Arc::default() }
+        Self { tensor, node, rounded: Arc::default(), fresh: false }
     }
 
     /// A tensor that no gradient is wanted of.
@@ -225,6 +232,35 @@ impl Value {
         let (_, cols) = self.tensor.dims2()?;
         let rounded = with_f32(&self.tensor, |x| Arc::new(RoundedRows::new(x, cols)))?;
         Ok(Arc::clone(self.rounded.get_or_init(|| rounded)))
+    }
+
+    /// This value, of which the caller knows that its op made the tensor and does not keep it.
+    pub(crate) fn fresh(self) -> Self {
+        Self { fresh: true, ..self }
+    }
+
+    /// The tensor to be written to: itself if it is fresh and no other value has it, else a copy.
+    pub(crate) fn take_or_copy(&self) -> Result<Sum, NnError> {
+        if self.fresh && Arc::strong_count(&self.rounded) == 1 && self.tensor.is_contiguous() {
+            return Ok(Sum::own(self.tensor.clone()));
+        }
+        Ok(Sum::own(self.tensor.copy()?))
+    }
+
+    /// A parameter's values, which get their gradient there.
+    ///
+    /// # Errors
+    /// If there is no memory for a copy.
+    pub fn of_parameter(parameter: &Arc<Parameter>) -> Result<Self, NnError> {
+        let tensor = Tensor::from_slice(&parameter.values(), parameter.shape(), &Device::Cpu)?;
+        let parameter = Arc::clone(parameter);
+        let backward: Backward = Box::new(move |gradient, _| {
+            with_f32(gradient, |gradient| {
+                parameter.add_to_gradient(|sum| puna_kernels::add_in_place(sum, gradient));
+            })?;
+            Ok(Vec::new())
+        });
+        Ok(Self::new(tensor, Some(Node::new(Vec::new(), Some(backward)))))
     }
 
     /// `self + other`.

@@ -1,6 +1,7 @@
 //! What a model writes while it is trained.
 
-use puna_model::{Decoder, Precision};
+use puna_model::Decoder;
+use puna_nn::Pass;
 use puna_text::{DecodeSpecials, SpecialTokens, Tokenizer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -12,7 +13,7 @@ const TEMPERATURE: f32 = 0.8;
 
 /// A continuation of `prompt` by up to so many tokens; the same for the same seed.
 pub(crate) fn continuation(
-    decoder: &Decoder,
+    (decoder, pass): (&Decoder, &Pass),
     tokenizer: &Tokenizer,
     (prompt, tokens): (&str, usize),
     seed: u64,
@@ -21,7 +22,7 @@ pub(crate) fn continuation(
     let given = ids.len();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     while ids.len() < (given + tokens).min(decoder.config().max_seq_len) {
-        let mut probabilities = decoder.next_logits(&ids, Precision::Fast)?;
+        let mut probabilities = decoder.next_logits(&ids, pass)?;
         probabilities.iter_mut().for_each(|logit| *logit /= TEMPERATURE);
         puna_kernels::softmax(&mut probabilities);
         let id = draw(&probabilities, rng.next_u32());

@@ -6,6 +6,7 @@ use std::time::Instant;
 use puna_data::Row;
 use puna_kernels::MachineLimits;
 use puna_model::{LossSum, Recompute, Slot, Stage, TrainingPass, export};
+use puna_nn::Pass;
 
 use crate::batch::{Batch, targets};
 use crate::checkpoint::{self, Checkpoint, Parts, Progress};
@@ -201,6 +202,8 @@ impl Trainer {
             load_balance: recipe.loss.load_balance as f32,
             recompute: recipe.train.recompute.into(),
             precision: recipe.train.precision.into(),
+            adapters: None,
+            seed: 0,
         };
         let micro = self.micro_batch() as usize;
         let (mut sum, last) = (LossSum::default(), rows.len().div_ceil(micro) - 1);
@@ -251,6 +254,11 @@ impl Trainer {
         })
     }
 
+    /// What layers are told outside of training.
+    fn pass(&self) -> Pass {
+        Pass::new(self.setup.recipe.train.precision.into())
+    }
+
     /// Rows at a time, in this process.
     fn micro_batch(&self) -> u64 {
         let train = &self.setup.recipe.train;
@@ -289,7 +297,7 @@ impl Trainer {
         for first in parts.skip(ranks.rank()).step_by(ranks.size()) {
             let rows = read(held_out, first, micro.min(limit - first))?;
             let batch = Batch::new(&rows);
-            sum += self.setup.decoder.evaluate(&batch.rows(), recipe.train.precision.into())?;
+            sum += self.setup.decoder.evaluate(&batch.rows(), &self.pass())?;
         }
         let total = ranks.sum(vec![sum.loss, sum.targets as f64])?;
         let metrics = ValidationMetrics {
@@ -313,7 +321,8 @@ impl Trainer {
         for (index, prompt) in recipe.log.sample_prompts.iter().enumerate() {
             let seed = recipe.seed ^ (self.progress.step << 8) ^ index as u64;
             let of = (prompt.as_str(), recipe.log.sample_tokens);
-            let text = sample::continuation(&self.setup.decoder, tokenizer, of, seed)?;
+            let text =
+                sample::continuation((&self.setup.decoder, &self.pass()), tokenizer, of, seed)?;
             tell(Event::Sample { step: self.progress.step, prompt, text: &text });
         }
         Ok(())

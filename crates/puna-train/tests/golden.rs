@@ -87,7 +87,15 @@ fn load(case: &GoldenCase) -> (Model, Trainable) {
 
 fn pass(batch: &Batch, recompute: Recompute) -> TrainingPass {
     let scale = 1.0 / batch.targets() as f32;
-    TrainingPass { scale, z_loss: 0.0, load_balance: 0.0, recompute, precision: Precision::Exact }
+    TrainingPass {
+        scale,
+        z_loss: 0.0,
+        load_balance: 0.0,
+        recompute,
+        precision: Precision::Exact,
+        adapters: None,
+        seed: 0,
+    }
 }
 
 fn step(model: &Model, batch: &Batch, cuts: &[usize], recompute: Recompute) -> f64 {

@@ -1,28 +1,45 @@
-//! The decoder over tensors: what runs on a GPU, and what is trained. Activations are float32,
-//! products have the type of the weights.
+//! The decoder over tensors: what runs on a GPU, what is trained, and what is adapted. Activations
+//! are float32, products have the type of the weights.
 
 use candle_core::Tensor;
-use puna_nn::{Context, NnError, Value};
+use puna_nn::{Branch, Context, NnError, Pass, Value};
 
 use super::{Block, Decoder, Logits, Segment};
 use crate::ModelError;
 
 impl Block {
-    /// The residual stream behind the block.
+    /// The residual stream behind block `layer`.
     ///
     /// # Shapes
     /// `x` `[N, C]` → `[N, C]`
-    pub(super) fn forward(&self, x: &Value, ctx: &mut Context<'_, '_>) -> Result<Value, NnError> {
+    pub(super) fn forward(
+        &self,
+        layer: usize,
+        x: &Value,
+        ctx: &mut Context<'_, '_>,
+    ) -> Result<Value, NnError> {
         let mut branch = self.attention.forward(&self.attn_pre_norm.forward(x)?, ctx)?;
         if let Some(norm) = &self.attn_post_norm {
             branch = norm.forward(&branch)?;
         }
-        let x = x.add(&branch)?;
+        let x = add_branch((layer, Branch::Attention), x, branch, &ctx.pass)?;
         let mut branch = self.ffn.forward(&self.ffn_pre_norm.forward(&x)?, ctx)?;
         if let Some(norm) = &self.ffn_post_norm {
             branch = norm.forward(&branch)?;
         }
-        x.add(&branch)
+        add_branch((layer, Branch::Ffn), &x, branch, &ctx.pass)
+    }
+}
+
+fn add_branch(
+    at: (usize, Branch),
+    x: &Value,
+    branch: Value,
+    pass: &Pass,
+) -> Result<Value, NnError> {
+    match &pass.adapters {
+        None => x.add(&branch),
+        Some(set) => x.add(&set.branch(at, x, branch, pass)?),
     }
 }
 
@@ -32,13 +49,27 @@ impl Decoder {
         &self,
         tokens: &[u32],
         segments: &mut [Segment<'_>],
+        pass: &Pass,
     ) -> Result<Tensor, ModelError> {
-        let mut x = Value::constant(self.embedding.forward(tokens)?); // [N, C]
-        self.with_context(segments, |ctx| {
-            for block in &self.blocks {
-                x = block.forward(&x, ctx)?;
+        let x = self.embedded(tokens, pass)?;
+        let x = self.through_blocks(x, segments, pass)?;
+        Ok(x.tensor().clone())
+    }
+
+    /// Runs the residual stream of some segments' tokens through all blocks.
+    pub(super) fn through_blocks(
+        &self,
+        mut x: Value,
+        segments: &mut [Segment<'_>],
+        pass: &Pass,
+    ) -> Result<Value, ModelError> {
+        let prefixes = self.prefixes(pass)?;
+        self.with_context(segments, pass, |ctx| {
+            for (layer, block) in self.blocks.iter().enumerate() {
+                ctx.prefix = prefixes.get(layer).cloned();
+                x = block.forward(layer, &x, ctx)?;
             }
-            Ok(x.tensor().clone())
+            Ok(x)
         })
     }
 
@@ -48,6 +79,7 @@ impl Decoder {
         x: Tensor,
         lens: &[usize],
         wanted: Logits,
+        pass: &Pass,
     ) -> Result<Vec<f32>, ModelError> {
         let logits = || -> Result<Vec<f32>, NnError> {
             let x = match wanted {
@@ -64,7 +96,7 @@ impl Decoder {
                 }
             };
             let x = self.final_norm.forward(&Value::constant(x))?;
-            let mut y = self.head.forward(&x, self.precision)?.tensor().clone();
+            let mut y = self.head.forward(&x, pass)?.tensor().clone();
             if let Some(cap) = self.config.final_logit_softcap {
                 y = puna_nn::ops::soft_cap(&y, cap)?;
             }

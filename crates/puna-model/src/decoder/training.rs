@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use puna_nn::ops::{CrossEntropy, LossSum, cross_entropy, embedding_backward, with_f32};
-use puna_nn::{Balance, Context, FeedForward, Linear, NnError, Parameter, Precision, RmsNorm};
+use puna_nn::{
+    AdapterSet, Balance, Context, FeedForward, Linear, NnError, Parameter, Pass, Precision, RmsNorm,
+};
 use puna_nn::{RowsOfTokens, Tokens, Value, Vector, Weight};
 
+use super::rows::{AdaptedHead, Expanded, Prefixes};
 use super::{Block, Decoder};
 use crate::{Expert, LayerSlot, ModelError, Slot};
 
@@ -40,7 +43,7 @@ pub enum Recompute {
 }
 
 /// How a batch is trained on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct TrainingPass {
     /// Factor of the sum of losses: one over the targets of the whole step.
     pub scale: f32,
@@ -52,6 +55,21 @@ pub struct TrainingPass {
     pub recompute: Recompute,
     /// Arithmetic of the products.
     pub precision: Precision,
+    /// What adapts the layers.
+    pub adapters: Option<Arc<AdapterSet>>,
+    /// Where the random numbers of this batch begin.
+    pub seed: u64,
+}
+
+impl TrainingPass {
+    fn layers(&self, row_len: usize) -> Pass {
+        Pass {
+            precision: self.precision,
+            adapters: self.adapters.clone(),
+            row_len,
+            seed: Some(self.seed),
+        }
+    }
 }
 
 /// A part of the decoder whose gradients of this pass are complete.
@@ -124,38 +142,54 @@ impl Decoder {
         pass: &TrainingPass,
         mut ready: impl FnMut(Stage),
     ) -> Result<LossSum, ModelError> {
-        let mut ctx = self.row_context(rows, pass.precision)?;
+        let layers = pass.layers(rows.len);
+        let expanded = Expanded::new(rows, &layers);
+        let rows = &expanded.as_ref().map_or(*rows, Expanded::rows);
+        let mut ctx = self.row_context(rows, &layers)?;
         ctx.balance = self.balance(rows, pass);
-        let mut x = self.embedding.forward(rows.tokens)?; // [N, C]
+        let embedded = self.embed_rows(rows, &layers)?;
+        let prefix = Prefixes::new(self, &layers)?;
+        let mut x = embedded.x.clone(); // [N, C]
         let mut saved = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
+        for (layer, block) in self.blocks.iter().enumerate() {
             let (leaf, kept) = match pass.recompute {
                 Recompute::Nothing => (Value::leaf(x), None),
                 Recompute::Blocks => (Value::constant(x.clone()), Some(x)),
             };
-            let out = block.forward(&leaf, &mut ctx)?;
+            ctx.prefix = prefix.layers.get(layer).cloned();
+            if kept.is_some() {
+                ctx.prefix = ctx.prefix.map(|kv| Value::constant(kv.tensor().clone()));
+            }
+            let out = block.forward(layer, &leaf, &mut ctx)?;
             x = out.tensor().clone();
             saved.push(match kept {
                 None => Saved::Graph { leaf, out },
                 Some(input) => Saved::Input(input),
             });
         }
-        let (mut sum, mut dx) = self.head_loss(Value::leaf(x), rows, pass)?;
+        let (mut sum, mut dx) = self.head_loss(Value::leaf(x), rows, pass, &layers)?;
         ready(Stage::Head);
+        let mut d_prefix = vec![None; prefix.layers.len()];
         for (layer, block) in self.blocks.iter().enumerate().rev() {
             let (leaf, out) = match saved.pop() {
                 Some(Saved::Graph { leaf, out }) => (leaf, out),
                 Some(Saved::Input(input)) => {
                     let leaf = Value::leaf(input);
-                    let out = block.forward(&leaf, &mut ctx)?;
+                    ctx.prefix = prefix.layers.get(layer).cloned();
+                    let out = block.forward(layer, &leaf, &mut ctx)?;
                     (leaf, out)
                 }
                 None => break,
             };
             let gradients = out.backward(dx)?;
             dx = gradient_of(&gradients, &leaf)?;
+            if let (Some(kv), Some(to)) = (prefix.layers.get(layer), d_prefix.get_mut(layer)) {
+                *to = gradients.of(kv).cloned();
+            }
             ready(Stage::Block(layer));
         }
+        prefix.backward(d_prefix)?;
+        embedded.backward(&dx)?;
         if let Weight::Trained(weight) = &**self.embedding.weight() {
             let scale = self.embedding.scale();
             with_f32(&dx, |dx| embedding_backward(weight, rows.tokens, dx, scale))?;
@@ -181,19 +215,15 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::train_on`].
-    pub fn evaluate(
-        &self,
-        rows: &TokenRows<'_>,
-        precision: Precision,
-    ) -> Result<LossSum, ModelError> {
-        let mut ctx = self.row_context(rows, precision)?;
-        let mut x = Value::constant(self.embedding.forward(rows.tokens)?); // [N, C]
-        for block in &self.blocks {
-            x = block.forward(&x, &mut ctx)?;
-        }
+    pub fn evaluate(&self, rows: &TokenRows<'_>, pass: &Pass) -> Result<LossSum, ModelError> {
+        let pass = Pass { row_len: rows.len, ..pass.clone() };
+        let expanded = Expanded::new(rows, &pass);
+        let rows = &expanded.as_ref().map_or(*rows, Expanded::rows);
+        let x = self.rows_through_blocks(rows, &pass)?;
         let x = self.final_norm.forward(&x)?;
-        let of = self.loss_of(rows, precision);
-        Ok(cross_entropy(&x, self.head.weight(), &of)?.0)
+        let of = self.loss_of(rows, pass.precision);
+        let head = AdaptedHead::new(&self.head, &pass)?;
+        Ok(cross_entropy(&x, head.weight(), &of)?.0)
     }
 
     /// Logits behind the last of some tokens, `[V]`, without a cache: for looking at a model while it
@@ -201,11 +231,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If there are no tokens, or one is outside the vocabulary.
-    pub fn next_logits(
-        &self,
-        tokens: &[u32],
-        precision: Precision,
-    ) -> Result<Vec<f32>, ModelError> {
+    pub fn next_logits(&self, tokens: &[u32], pass: &Pass) -> Result<Vec<f32>, ModelError> {
         let len = tokens.len();
         let (targets, visible_from) = (vec![None; len], vec![0; len]);
         let positions: Vec<u32> = (0..len as u32).collect();
@@ -216,19 +242,30 @@ impl Decoder {
             positions: &positions,
             visible_from: &visible_from,
         };
-        let mut ctx = self.row_context(&rows, precision)?;
-        let mut x = Value::constant(self.embedding.forward(tokens)?); // [N, C]
-        for block in &self.blocks {
-            x = block.forward(&x, &mut ctx)?;
-        }
-        let last = x.tensor().narrow(0, len - 1, 1).map_err(NnError::from)?; // [1, C]
+        let pass = Pass { row_len: len, ..pass.clone() };
+        let expanded = Expanded::new(&rows, &pass);
+        let rows = expanded.as_ref().map_or(rows, Expanded::rows);
+        let x = self.rows_through_blocks(&rows, &pass)?;
+        let last = x.tensor().narrow(0, rows.tokens.len() - 1, 1).map_err(NnError::from)?; // [1, C]
         let normed = self.final_norm.forward(&Value::constant(last))?;
-        let logits = self.head.forward(&normed, precision)?; // [1, V]
+        let logits = self.head.forward(&normed, &pass)?; // [1, V]
         let mut logits = with_f32(logits.tensor(), <[f32]>::to_vec)?;
         if let Some(cap) = self.config.final_logit_softcap {
             puna_kernels::soft_cap(&mut logits, cap as f32);
         }
         Ok(logits)
+    }
+
+    /// The residual stream of whole rows behind all blocks, without gradients.
+    fn rows_through_blocks(&self, rows: &TokenRows<'_>, pass: &Pass) -> Result<Value, ModelError> {
+        let mut ctx = self.row_context(rows, pass)?;
+        let mut x = Value::constant(self.embed_rows(rows, pass)?.x); // [N, C]
+        let prefixes = self.prefixes(pass)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            ctx.prefix = prefixes.get(layer).cloned();
+            x = block.forward(layer, &x, &mut ctx)?;
+        }
+        Ok(x)
     }
 
     /// The loss, and its gradient by the residual stream `[N, C]`.
@@ -237,6 +274,7 @@ impl Decoder {
         leaf: Value,
         rows: &TokenRows<'_>,
         pass: &TrainingPass,
+        layers: &Pass,
     ) -> Result<(LossSum, Tensor), ModelError> {
         let normed = self.final_norm.forward(&leaf)?;
         let of = CrossEntropy {
@@ -244,7 +282,9 @@ impl Decoder {
             z_loss: pass.z_loss,
             ..self.loss_of(rows, pass.precision)
         };
-        let (sum, d_normed) = cross_entropy(&normed, self.head.weight(), &of)?;
+        let head = AdaptedHead::new(&self.head, layers)?;
+        let (sum, d_normed) = cross_entropy(&normed, head.weight(), &of)?;
+        head.backward()?;
         let Some(d_normed) = d_normed else {
             return Err(NnError::Tracked { op: "a loss without gradients" }.into());
         };
@@ -261,7 +301,7 @@ impl Decoder {
     fn row_context(
         &self,
         rows: &TokenRows<'_>,
-        precision: Precision,
+        pass: &Pass,
     ) -> Result<Context<'static, 'static>, ModelError> {
         let tokens = rows.tokens.len();
         if tokens == 0 {
@@ -272,14 +312,18 @@ impl Decoder {
         if let Some(&got) = parts.iter().find(|&&len| len != tokens || !whole) {
             return Err(NnError::Shape { what: "tokens of rows", expected: tokens, got }.into());
         }
-        let global_rope = Arc::new(self.global_rotary.tables_at(rows.positions, rows.len));
+        let before = pass.adapters.as_ref().map_or(0, |set| set.prefix_position()) as u32;
+        let positions: Vec<u32> = rows.positions.iter().map(|position| position + before).collect();
+        let len = rows.len + before as usize;
+        let global_rope = Arc::new(self.global_rotary.tables_at(&positions, len));
         let local_rope = match &self.local_rotary {
             None => Arc::clone(&global_rope),
-            Some(rotary) => Arc::new(rotary.tables_at(rows.positions, rows.len)),
+            Some(rotary) => Arc::new(rotary.tables_at(&positions, len)),
         };
         let visible_from = Arc::new(rows.visible_from.to_vec());
         let tokens = Tokens::Rows(RowsOfTokens { len: rows.len, visible_from });
-        Ok(Context { precision, global_rope, local_rope, tokens, balance: None })
+        let (pass, prefix) = (pass.clone(), None);
+        Ok(Context { pass, prefix, global_rope, local_rope, tokens, balance: None })
     }
 }
 

@@ -10,6 +10,7 @@ use puna_kernels::{
     AttentionShape, Flash, FlashSaved, RowMask, ScoreTransform, flash_backward, flash_forward,
 };
 
+use super::prefix::{Prefix, Saved as PrefixSaved};
 use super::{linear::elements, with_f32};
 use crate::{NnError, Precision, RowsOfTokens, Value};
 
@@ -26,6 +27,8 @@ pub struct BatchAttention {
     pub scores: ScoreTransform,
     /// Arithmetic of the products.
     pub precision: Precision,
+    /// Rows that have a prefix of their own; 0 where one is before all of them.
+    pub prefix_groups: usize,
 }
 
 impl BatchAttention {
@@ -48,12 +51,26 @@ impl BatchAttention {
         }
         Ok(())
     }
+
+    /// Keys of a prefix `[G·P, 2·K·D]`.
+    fn prefix_len(&self, kv: &Tensor) -> Result<usize, NnError> {
+        let (rows, width) = kv.dims2()?;
+        let expected = 2 * self.shape.kv_heads * self.shape.head_dim;
+        if width != expected {
+            return Err(NnError::Shape { what: "width of a prefix", expected, got: width });
+        }
+        match self.prefix_groups {
+            0 => Ok(rows),
+            groups => Ok(rows / groups),
+        }
+    }
 }
 
-/// Attends within each row.
+/// Attends within each row, and to `prefix` before all of them (or, with `G` the number of rows,
+/// before each of them), if there is one.
 ///
 /// # Shapes
-/// `q` `[rows·T, H·D]`, `k`, `v` `[rows·T, K·D]` → `[rows·T, H·D]`
+/// `q` `[rows·T, H·D]`, `k`, `v` `[rows·T, K·D]`, `prefix` `[G·P, 2·K·D]` → `[rows·T, H·D]`
 ///
 /// # Errors
 /// If shapes do not agree or a tensor is not float32 on the CPU.
@@ -61,6 +78,7 @@ pub fn batch_attention(
     q: &Value,
     k: &Value,
     v: &Value,
+    prefix: Option<&Value>,
     attention: BatchAttention,
 ) -> Result<Value, NnError> {
     attention.check(q.tensor(), k.tensor(), v.tensor())?;
@@ -71,21 +89,44 @@ pub fn batch_attention(
     with_three(&saved, |q, k, v| {
         flash_forward((q, k, v), &attention.flash(), &mut out, &mut logs);
     })?;
+    let kv = prefix.map(|prefix| prefix.tensor().clone());
+    if let Some(kv) = &kv {
+        let prefix_len = attention.prefix_len(kv)?;
+        with_f32(&saved[0], |q| {
+            with_f32(kv, |kv| {
+                let prefix = Prefix { attention: &attention, kv, len: prefix_len };
+                prefix.forward(q, &mut out, &mut logs);
+            })
+        })??;
+    }
     let out = Tensor::from_vec(out, shape, &Device::Cpu)?;
     let kept = out.clone();
-    Ok(Value::derived(out, &[q, k, v], move |d_out| {
+    let mut arguments = vec![q, k, v];
+    arguments.extend(prefix);
+    Ok(Value::derived(out, &arguments, move |d_out| {
         let mut gradients = saved.each_ref().map(|x| puna_kernels::zeros(x.elem_count()));
         let [dq, dk, dv] = &mut gradients;
-        with_f32(&kept, |out| {
+        let d_kv = with_f32(&kept, |out| {
             with_f32(d_out, |d_out| {
                 with_three(&saved, |q, k, v| {
-                    let saved = FlashSaved { qkv: (q, k, v), out, logs: &logs, d_out };
-                    flash_backward(&saved, &attention.flash(), (dq, dk, dv));
+                    let flash_saved = FlashSaved { qkv: (q, k, v), out, logs: &logs, d_out };
+                    flash_backward(&flash_saved, &attention.flash(), (dq, dk, dv));
+                    let Some(kv) = &kv else { return Ok(None) };
+                    let len = attention.prefix_len(kv)?;
+                    let d_kv = with_f32(kv, |kv| {
+                        let saved = PrefixSaved { q, out, logs: &logs, d_out };
+                        Prefix { attention: &attention, kv, len }.backward(&saved, dq)
+                    })?;
+                    Ok::<_, NnError>(Some(Tensor::from_vec(d_kv, kv.shape(), &Device::Cpu)?))
                 })
             })
-        })???;
+        })????;
         let tensors = gradients.into_iter().zip(&saved);
-        tensors.map(|(g, x)| Ok(Some(Tensor::from_vec(g, x.shape(), &Device::Cpu)?))).collect()
+        let mut all = tensors
+            .map(|(g, x)| Ok(Some(Tensor::from_vec(g, x.shape(), &Device::Cpu)?)))
+            .collect::<Result<Vec<_>, NnError>>()?;
+        all.push(d_kv);
+        Ok(all)
     }))
 }
 
@@ -116,6 +157,7 @@ mod tests {
             window,
             scores: ScoreTransform { scale: 0.6, softcap: None },
             precision: Precision::Exact,
+            prefix_groups: 0,
         }
     }
 
@@ -162,7 +204,7 @@ mod tests {
                 ];
                 let expected = by_documents(&qkv, &of);
                 let [q, k, v] = qkv.map(Value::constant);
-                let y = flat(batch_attention(&q, &k, &v, of).unwrap().tensor());
+                let y = flat(batch_attention(&q, &k, &v, None, of).unwrap().tensor());
                 for (i, (a, b)) in y.iter().zip(&expected).enumerate() {
                     assert!((a - b).abs() < 2e-5, "{len} {window:?} {i}: {a} {b}");
                 }
@@ -176,7 +218,7 @@ mod tests {
             let mut of = attention(6, &two_rows(6), window);
             of.scores.softcap = softcap;
             gradcheck(
-                |x| batch_attention(&x[0], &x[1], &x[2], of.clone()),
+                |x| batch_attention(&x[0], &x[1], &x[2], None, of.clone()),
                 &[
                     random_tensor(4, &[12, 32]),
                     random_tensor(5, &[12, 16]),
@@ -201,7 +243,7 @@ mod tests {
         let theirs = crate::ops::attention(&vars[0], (&k, &v), &of.shape, &mask, &of.scores);
         let theirs = (theirs.unwrap() * &seed).unwrap().sum_all().unwrap().backward().unwrap();
         let [q, k, v] = qkv.map(Value::leaf);
-        let ours = batch_attention(&q, &k, &v, of).unwrap().backward(seed).unwrap();
+        let ours = batch_attention(&q, &k, &v, None, of).unwrap().backward(seed).unwrap();
         for (leaf, var) in [q, k, v].iter().zip(&vars) {
             let expected = flat(theirs.get(var).unwrap());
             let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -209,5 +251,74 @@ mod tests {
                 assert!((a - b).abs() < 1e-5 * largest.max(1.0), "{a} {b}");
             }
         }
+    }
+
+    /// A prefix is what a document would see if it stood before it without seeing itself: here against
+    /// softmax over the keys of both, composed.
+    #[test]
+    fn a_prefix_joins_the_softmax_and_its_gradients_match_central_differences() {
+        for (window, softcap, groups) in [(None, None, 0), (Some(4), Some(2.0), 0), (None, None, 2)]
+        {
+            let mut of = attention(6, &two_rows(6), window);
+            of.scores.softcap = softcap;
+            of.prefix_groups = groups;
+            let rows = 3 * groups.max(1);
+            let inputs = [
+                random_tensor(4, &[12, 32]),
+                random_tensor(5, &[12, 16]),
+                random_tensor(6, &[12, 16]),
+                random_tensor(7, &[rows, 32]),
+            ];
+            let expected = composed(&inputs, &of);
+            let values = inputs.clone().map(Value::constant);
+            let [q, k, v, kv] = &values;
+            let y = batch_attention(q, k, v, Some(kv), of.clone()).unwrap();
+            for (a, b) in flat(y.tensor()).iter().zip(&expected) {
+                assert!((a - b).abs() < 1e-5, "{window:?} {groups}: {a} {b}");
+            }
+            gradcheck(
+                |x| batch_attention(&x[0], &x[1], &x[2], Some(&x[3]), of.clone()),
+                &inputs,
+                GradTolerance::default(),
+            );
+        }
+    }
+
+    /// Key by key in float64.
+    fn composed([q, k, v, kv]: &[Tensor; 4], of: &BatchAttention) -> Vec<f32> {
+        let (q, k, v, kv) = (flat(q), flat(k), flat(v), flat(kv));
+        let (starts, len) = (&of.rows.visible_from, of.rows.len);
+        let window = of.window.unwrap_or(usize::MAX);
+        let mut out = Vec::new();
+        for t in 0..starts.len() {
+            let (row, start) = (t / len * len, starts[t] as usize);
+            let group = if of.prefix_groups == 0 { 0 } else { 3 * (t / len) };
+            for head in 0..4 {
+                let at = head / 2 * 8;
+                let mut keys: Vec<(&[f32], &[f32])> = Vec::new();
+                for p in 0..3 {
+                    if (t - row - start) + 3 - p < window {
+                        let kv = &kv[(group + p) * 32..][..32];
+                        keys.push((&kv[at..at + 8], &kv[16 + at..16 + at + 8]));
+                    }
+                }
+                for j in (row + start).max((t + 1).saturating_sub(window))..=t {
+                    keys.push((&k[j * 16 + at..][..8], &v[j * 16 + at..][..8]));
+                }
+                let q = &q[t * 32 + head * 8..][..8];
+                let score = |k: &[f32]| {
+                    let s: f64 = q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum::<f64>() * 0.6;
+                    of.scores.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
+                };
+                let weights: Vec<f64> = keys.iter().map(|(k, _)| score(k).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for d in 0..8 {
+                    let one =
+                        keys.iter().zip(&weights).map(|((_, v), w)| w / sum * f64::from(v[d]));
+                    out.push(one.sum::<f64>() as f32);
+                }
+            }
+        }
+        out
     }
 }

@@ -61,7 +61,8 @@ fn frozen(x: &Value, weight: &Arc<Weight>, precision: Precision) -> Result<Value
         let dy = Rows::of(&Value::constant(dy.clone()), elements)?;
         let dx = with_f32(&dense, |w| input_gradient(&dy, before, w, shape, elements))??;
         Ok(vec![Some(dx)]) // [N, in]
-    }))
+    })
+    .fresh())
 }
 
 fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<Value, NnError> {
@@ -80,18 +81,19 @@ fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<
         let dx = input_gradient(&dy, before, &parameter.values(), (rows, cols), elements)?;
         x_rows.with(|x| dy.with(|dy| weight_gradient(&parameter, dy, (x, tokens), elements)))??;
         Ok(vec![Some(dx)])
-    }))
+    })
+    .fresh())
 }
 
 /// Rows as products take them, kept for the way back.
-enum Rows {
+pub(super) enum Rows {
     Float(Tensor),
     /// Half the memory, and rounded once for all products.
     Rounded(Arc<RoundedRows>),
 }
 
 impl Rows {
-    fn of(x: &Value, elements: Elements) -> Result<Self, NnError> {
+    pub(super) fn of(x: &Value, elements: Elements) -> Result<Self, NnError> {
         if takes_rounded(elements) && x.tensor().elem_count() > 0 {
             return Ok(Rows::Rounded(x.rounded()?));
         }
@@ -105,7 +107,7 @@ impl Rows {
         }
     }
 
-    fn with<T>(&self, f: impl FnOnce(MatRef<'_>) -> T) -> Result<T, NnError> {
+    pub(super) fn with<T>(&self, f: impl FnOnce(MatRef<'_>) -> T) -> Result<T, NnError> {
         match self {
             Rows::Float(x) => {
                 let cols = x.dims2()?.1;
@@ -121,7 +123,7 @@ fn matrix_shape(parameter: &Parameter) -> (usize, usize) {
 }
 
 /// `dx = dy W` for `W` `[rows, cols]`, with what `x` had before.
-fn input_gradient(
+pub(super) fn input_gradient(
     dy: &Rows,
     before: Option<Sum>,
     w: &[f32],

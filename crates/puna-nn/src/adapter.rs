@@ -1,0 +1,289 @@
+//! Where a decoder can be adapted: linear layers, the branches of a block, keys and values before a
+//! sequence, embeddings.
+//!
+//! A decoder never changes for an adapter. An [`AdapterSet`] is an argument of a pass, like a cache:
+//! layers know their [`Slot`] and ask the set whether it has something for it. What the methods do
+//! is in puna-peft; here is only what they can reach.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::{Linear, NnError, Parameter, Precision, Slot, Value, Vector, Weight, ops};
+
+/// What the layers of a pass are told besides their input.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    /// Arithmetic of the products.
+    pub precision: Precision,
+    /// What adapts the layers.
+    pub adapters: Option<Arc<AdapterSet>>,
+    /// Tokens of each sequence of the pass, which all have the same length.
+    pub row_len: usize,
+    /// In training, and only there: where the random numbers of dropout and routing begin. The same for both passes
+    /// of a block that is computed twice.
+    pub seed: Option<u64>,
+}
+
+impl Pass {
+    /// A pass without adapters.
+    #[must_use]
+    pub fn new(precision: Precision) -> Self {
+        Self { precision, adapters: None, row_len: 0, seed: None }
+    }
+
+    /// The same pass with other arithmetic.
+    #[must_use]
+    pub fn with_precision(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
+    }
+
+    /// A parameter's values: with a way back in training, else without.
+    ///
+    /// # Errors
+    /// If there is no memory for a copy.
+    pub fn parameter(&self, parameter: &Arc<Parameter>) -> Result<Value, NnError> {
+        let value = Value::of_parameter(parameter)?;
+        match self.seed {
+            Some(_) => Ok(value),
+            None => Ok(Value::constant(value.tensor().clone())),
+        }
+    }
+
+    fn adapted(&self, slot: Option<Slot>) -> Option<&AdaptedLinear> {
+        self.adapters.as_ref()?.linears.get(&slot?)
+    }
+}
+
+/// Changes what a linear layer computes.
+pub trait LinearAdapter: Debug + Send + Sync {
+    /// What the layer gets instead of `x` `[N, in]`; `None`: `x`.
+    ///
+    /// # Errors
+    /// If shapes do not agree.
+    fn input(&self, x: &Value, pass: &Pass) -> Result<Option<Value>, NnError> {
+        let _ = (x, pass);
+        Ok(None)
+    }
+
+    /// The adapted output, from the layer's input `x` `[N, in]` and its output `y` `[N, out]`, which
+    /// has the bias; nothing else holds `y`.
+    ///
+    /// # Errors
+    /// If shapes do not agree.
+    fn output(&self, x: &Value, y: Value, layer: &Linear, pass: &Pass) -> Result<Value, NnError>;
+
+    /// Changes the layer's dense weight `[out, in]` and bias to what the adapter makes of them;
+    /// `false` if it depends on the input, so that no weight does the same.
+    ///
+    /// # Errors
+    /// If shapes do not agree.
+    fn merge(&self, weight: &mut [f32], bias: Option<&mut [f32]>) -> Result<bool, NnError>;
+
+    /// Adds the gradient of the adapter's parameters that follows from the gradient of the merged
+    /// weight `[out, in]`: for the head, whose products are fused with the loss. `false` if it has
+    /// none.
+    ///
+    /// # Errors
+    /// If shapes do not agree.
+    fn gradient_of_merged(&self, dw: &[f32]) -> Result<bool, NnError> {
+        let _ = dw;
+        Ok(false)
+    }
+}
+
+/// A part of a block that ends in a residual sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Branch {
+    /// Attention.
+    Attention,
+    /// The feed-forward part.
+    Ffn,
+}
+
+/// Changes what a branch adds to the residual stream.
+pub trait BranchAdapter: Debug + Send + Sync {
+    /// The adapted branch, from the residual stream `[N, C]` before the branch's norm and what the
+    /// branch would add to it.
+    ///
+    /// # Errors
+    /// If shapes do not agree.
+    fn forward(&self, residual: &Value, branch: Value, pass: &Pass) -> Result<Value, NnError>;
+}
+
+/// Keys and values before every sequence, in each layer; keys are not rotated.
+pub trait PrefixAdapter: Debug + Send + Sync {
+    /// Number of keys (`P`).
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All of them, `[P, L·2·K·D]`: for each layer its keys and then its values.
+    ///
+    /// # Errors
+    /// If an op fails.
+    fn encode(&self, pass: &Pass) -> Result<Value, NnError>;
+
+    /// A layer's keys and values `[P, 2·K·D]` as they are for the input `x` `[N, C]` of its attention
+    /// part: the same for all sequences (`None`), or for each of them `[N / row_len · P, 2·K·D]`.
+    ///
+    /// # Errors
+    /// If an op fails.
+    fn for_input(
+        &self,
+        layer: usize,
+        kv: &Value,
+        x: &Value,
+        pass: &Pass,
+    ) -> Result<Option<Value>, NnError> {
+        let _ = (layer, kv, x, pass);
+        Ok(None)
+    }
+}
+
+/// Embeddings before every sequence.
+pub trait PromptAdapter: Debug + Send + Sync {
+    /// Their number (`P`).
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The embeddings, `[P, C]`.
+    ///
+    /// # Errors
+    /// If an op fails.
+    fn embeddings(&self, pass: &Pass) -> Result<Value, NnError>;
+}
+
+/// Changes the embeddings of tokens.
+pub trait EmbeddingAdapter: Debug + Send + Sync {
+    /// The adapted embeddings of some tokens, from those of the model `[N, C]`, which the family's
+    /// `scale` was multiplied with.
+    ///
+    /// # Errors
+    /// If an op fails.
+    fn forward(&self, tokens: &[u32], x: Value, scale: f32, pass: &Pass) -> Result<Value, NnError>;
+
+    /// Changes the dense matrix `[V, C]` to what the adapter makes of it.
+    ///
+    /// # Errors
+    /// If shapes do not agree.
+    fn merge(&self, weight: &mut [f32]) -> Result<(), NnError>;
+}
+
+/// What adapts one linear layer.
+#[derive(Debug, Clone, Default)]
+pub struct AdaptedLinear {
+    /// In the order in which they apply.
+    pub adapters: Vec<Arc<dyn LinearAdapter>>,
+    /// Replaces the layer's weight.
+    pub weight: Option<Arc<Weight>>,
+    /// Replaces the layer's bias, or is one where it has none.
+    pub bias: Option<Vector>,
+}
+
+/// What one or several adapters change in a decoder.
+#[derive(Debug, Clone, Default)]
+pub struct AdapterSet {
+    /// Adapted linear layers; the head is [`Slot::Head`] here, tied or not.
+    pub linears: HashMap<Slot, AdaptedLinear>,
+    /// Adapted branches, by layer.
+    pub branches: HashMap<(usize, Branch), Vec<Arc<dyn BranchAdapter>>>,
+    /// Keys and values before sequences.
+    pub prefix: Option<Arc<dyn PrefixAdapter>>,
+    /// Embeddings before sequences.
+    pub prompt: Option<Arc<dyn PromptAdapter>>,
+    /// Adapted embeddings of tokens.
+    pub embedding: Option<Arc<dyn EmbeddingAdapter>>,
+    /// Replaces the embedding's matrix.
+    pub embedding_weight: Option<Arc<Weight>>,
+    /// Position of a sequence's first token: methods that count their prefix have its length.
+    pub first_position: usize,
+    /// Whether a token's result depends on tokens behind it (gates that average over a sequence), so
+    /// that what was computed before is of no use for the next token.
+    pub whole_sequence: bool,
+}
+
+impl AdapterSet {
+    /// Keys before a sequence's first token.
+    #[must_use]
+    pub fn virtual_len(&self) -> usize {
+        self.prefix.as_ref().map_or(0, |prefix| prefix.len())
+            + self.prompt.as_ref().map_or(0, |prompt| prompt.len())
+    }
+
+    /// Position of what comes first, be it an embedding of the prompt or a token.
+    #[must_use]
+    pub fn prefix_position(&self) -> usize {
+        self.first_position - self.prompt.as_ref().map_or(0, |prompt| prompt.len())
+    }
+
+    /// What a branch adds to the residual stream.
+    ///
+    /// # Errors
+    /// If an adapter does not fit.
+    pub fn branch(
+        &self,
+        (layer, branch): (usize, Branch),
+        residual: &Value,
+        mut x: Value,
+        pass: &Pass,
+    ) -> Result<Value, NnError> {
+        for adapter in self.branches.get(&(layer, branch)).into_iter().flatten() {
+            x = adapter.forward(residual, x, pass)?;
+        }
+        Ok(x)
+    }
+}
+
+impl Linear {
+    /// Applies the layer, and what adapts it in this pass.
+    ///
+    /// # Shapes
+    /// `x` `[N, in]` → `[N, out]`
+    ///
+    /// # Errors
+    /// If the widths do not agree.
+    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Value, NnError> {
+        let Some(adapted) = pass.adapted(self.slot()) else {
+            return self.product(x, self.bias(), None, pass);
+        };
+        let mut x = x.clone();
+        for adapter in &adapted.adapters {
+            if let Some(changed) = adapter.input(&x, pass)? {
+                x = changed;
+            }
+        }
+        let bias = adapted.bias.as_ref().or(self.bias());
+        let mut y = self.product(&x, bias, adapted.weight.as_ref(), pass)?;
+        for adapter in &adapted.adapters {
+            y = adapter.output(&x, y, self, pass)?;
+        }
+        Ok(y)
+    }
+
+    fn product(
+        &self,
+        x: &Value,
+        bias: Option<&Vector>,
+        replaced: Option<&Arc<Weight>>,
+        pass: &Pass,
+    ) -> Result<Value, NnError> {
+        let tokens = x.tensor().dims2()?.0;
+        let weight = replaced.unwrap_or_else(|| match x.is_tracked() {
+            true => self.weight(),
+            false => self.weight_for(tokens),
+        });
+        let y = ops::linear(x, weight, pass.precision)?; // [N, out]
+        match bias {
+            None => Ok(y),
+            Some(bias) => ops::add_bias(&y, bias),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The `[adapter]` section of a recipe.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Base, LoraConfig, Method, PeftError, lora};
+
+/// A method and its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum AdapterConfig {
+    /// LoRA (arXiv:2106.09685).
+    Lora(LoraConfig),
+}
+
+impl AdapterConfig {
+    /// A fresh adapter of a model.
+    ///
+    /// # Errors
+    /// If a setting is wrong, or nothing of the model is meant.
+    pub fn build(&self, base: &Base<'_>, seed: u64) -> Result<Box<dyn Method>, PeftError> {
+        match self {
+            AdapterConfig::Lora(config) => Ok(Box::new(lora::Lora::new(config, base, seed)?)),
+        }
+    }
+}

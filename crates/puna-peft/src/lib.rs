@@ -1,0 +1,25 @@
+//! Parameter-efficient tuning: the methods, their files, and merging.
+//!
+//! A [`Method`] belongs to a base model that it does not change. What it adds are implementations of
+//! the traits that puna-nn has for linear layers, branches, prefixes and embeddings; it puts them into
+//! an [`AdapterSet`], which is an argument of a pass. The base may be stored in any form.
+
+mod base;
+mod config;
+mod error;
+mod extras;
+mod files;
+mod init;
+mod json;
+mod lora;
+mod method;
+mod targets;
+
+pub use base::{Base, Module};
+pub use config::AdapterConfig;
+pub use error::PeftError;
+pub use files::{BaseIdentity, combine, load, save};
+pub use lora::{Bias, LoraConfig};
+pub use method::{Files, Method, SavedTensor, Trained};
+pub use puna_nn::AdapterSet;
+pub use targets::{Targets, matches_module};
