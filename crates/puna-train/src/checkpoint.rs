@@ -15,8 +15,8 @@ use puna_config::{ModelConfig, WeightDtype};
 use puna_io::safetensors::SafetensorsFile;
 use puna_io::write::{ExtraFile, write_safetensors_from};
 use puna_io::{Dtype, TensorBytes, TensorInfo};
-use puna_model::{Trainable, export};
 
+use crate::trained::Trained;
 use crate::{Optimizer, Ranks, Recipe, State, TrainError};
 
 pub(crate) use begun::BegunRecipe;
@@ -81,7 +81,7 @@ pub(crate) fn remove_checkpoints(output: &Path) -> Result<(), TrainError> {
 /// What a checkpoint is made of.
 pub(crate) struct Parts<'a> {
     pub(crate) config: &'a ModelConfig,
-    pub(crate) trainable: &'a Trainable,
+    pub(crate) trained: &'a Trained,
     pub(crate) optimizer: &'a Optimizer,
     pub(crate) recipe: &'a BegunRecipe,
     pub(crate) progress: Progress,
@@ -154,7 +154,7 @@ fn begin(folder: &Path, path: &Path, partial: &Path, parts: &Parts<'_>) -> Resul
         std::fs::remove_dir_all(&doomed).map_err(failed("remove", &doomed))?;
     }
     let files = (WeightDtype::F32, parts.extra_files.clone());
-    export::write_trained(partial, parts.config, parts.trainable, files)?;
+    parts.trained.write(partial, parts.config, files)?;
     let recipe = partial.join(RECIPE);
     std::fs::write(&recipe, parts.recipe.to_toml()?).map_err(failed("write", &recipe))?;
     sync(&recipe)

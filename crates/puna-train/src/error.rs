@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use puna_data::{DataError, SftError};
 use puna_io::IoError;
 use puna_model::ModelError;
+use puna_peft::PeftError;
 
 use crate::log::LogError;
 
@@ -38,6 +39,9 @@ pub enum TrainError {
         /// What it should be.
         expected: &'static str,
     },
+    /// An adapter cannot be built, loaded or saved.
+    #[error(transparent)]
+    Adapter(#[from] PeftError),
     /// The tokenizer of the data knows more tokens than the model has rows for.
     #[error("{} has {tokens} tokens, but the embedding of the model only {rows} rows", path.display())]
     Vocabulary {

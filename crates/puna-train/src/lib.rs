@@ -12,6 +12,7 @@ mod recipe;
 mod sample;
 mod schedule;
 mod setup;
+mod trained;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, list_checkpoints};
@@ -25,4 +26,5 @@ pub use recipe::{
 };
 pub use schedule::{Schedule, ScheduleName};
 pub use setup::{RunMode, Setup};
+pub use trained::Member;
 pub use trainer::{Event, Outcome, Trainer};

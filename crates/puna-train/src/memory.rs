@@ -1,13 +1,14 @@
 //! What a run needs in memory, before it begins.
 
 use puna_config::{DecoderConfig, FfnConfig};
-use puna_model::{Parameter, Precision, Recompute, Slot};
-use std::sync::Arc;
+use puna_model::{Precision, Recompute};
+
+use crate::Member;
 
 /// Bytes that a run needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryNeed {
-    /// Float32 weights.
+    /// Weights: trained ones in float32, others as they are stored.
     pub weights: u64,
     /// Their gradients.
     pub gradients: u64,
@@ -20,17 +21,17 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
-    /// Of a model with some parameters, for batches of `tokens` tokens at a time.
+    /// Of a model with some trained tensors and `frozen` bytes of others, for batches of `tokens` tokens at a time.
     #[must_use]
     pub fn of(
-        config: &DecoderConfig,
-        parameters: &[(Slot, Arc<Parameter>)],
+        (config, frozen): (&DecoderConfig, u64),
+        members: &[Member],
         optimizer: u64,
         tokens: u64,
         recompute: Recompute,
         precision: Precision,
     ) -> Self {
-        let weights: u64 = parameters.iter().map(|(_, p)| 4 * p.len() as u64).sum();
+        let trained: u64 = members.iter().map(|m| 4 * m.parameter.len() as u64).sum();
         let a = &config.attention;
         let (q, kv) = (a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim);
         let ffn = match &config.ffn {
@@ -56,8 +57,8 @@ impl MemoryNeed {
         };
         let logits = 4 * (tokens * config.vocab_size as u64).min(1 << 24);
         Self {
-            weights,
-            gradients: weights,
+            weights: trained + frozen,
+            gradients: trained,
             optimizer,
             activations: 4 * values * tokens,
             rest: logits + (32 << 20),

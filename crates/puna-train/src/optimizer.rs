@@ -8,9 +8,10 @@ mod muon;
 use std::sync::Arc;
 
 use puna_kernels::{AdamWStep, adamw, for_each_chunk_mut, sum_of_squares};
-use puna_model::{LayerSlot, Parameter, Slot};
+use puna_model::Parameter;
 use serde::{Deserialize, Serialize};
 
+use crate::Member;
 use crate::quantized_state::{BLOCK, Signs, dequantize, quantize};
 
 /// Which optimizer.
@@ -77,6 +78,7 @@ const SMALL: usize = 4096;
 struct Entry {
     parameter: Arc<Parameter>,
     decay: f64,
+    lr_factor: f64,
     state: State,
 }
 
@@ -98,12 +100,13 @@ pub fn clip_factor(norm: f64, clip: f64) -> f64 {
 impl Optimizer {
     /// An optimizer of some parameters, with nothing remembered.
     #[must_use]
-    pub fn new(config: OptimizerConfig, parameters: &[(Slot, Arc<Parameter>)]) -> Self {
-        let entry = |(slot, parameter): &(Slot, Arc<Parameter>)| {
+    pub fn new(config: OptimizerConfig, parameters: &[Member]) -> Self {
+        let entry = |member: &Member| {
+            let parameter = &member.parameter;
             let len = parameter.len();
             let matrix = parameter.shape().len() >= 2;
             let state = match config.name {
-                OptimizerName::Muon if matrix && in_block(*slot) => State::Muon(vec![0.0; len]),
+                OptimizerName::Muon if matrix && member.in_block => State::Muon(vec![0.0; len]),
                 OptimizerName::AdamW8bit if len >= SMALL => {
                     let blocks = len.div_ceil(BLOCK);
                     let zero =
@@ -115,7 +118,8 @@ impl Optimizer {
                 _ => State::Adam(vec![0.0; len], vec![0.0; len]),
             };
             let decay = if matrix { config.weight_decay } else { 0.0 };
-            Entry { parameter: Arc::clone(parameter), decay, state }
+            let lr_factor = member.lr_factor;
+            Entry { parameter: Arc::clone(parameter), decay, lr_factor, state }
         };
         Self { config, entries: parameters.iter().map(entry).collect(), step: 0 }
     }
@@ -152,7 +156,8 @@ impl Optimizer {
         self.entries.iter().map(squares).sum()
     }
 
-    /// Updates all parameters by their gradients times `gradient_scale`, and forgets these.
+    /// Updates all parameters by their gradients times `gradient_scale`; these are then of no more
+    /// use, see [`Optimizer::clear_gradients`].
     pub fn update(&mut self, lr: f64, gradient_scale: f64) {
         self.step += 1;
         let [b1, b2] = self.config.betas;
@@ -166,7 +171,8 @@ impl Optimizer {
             gradient_scale: gradient_scale as f32,
         };
         for entry in &mut self.entries {
-            let step = AdamWStep { weight_decay: entry.decay as f32, ..base };
+            let lr = base.lr * entry.lr_factor as f32;
+            let step = AdamWStep { weight_decay: entry.decay as f32, lr, ..base };
             let (parameter, state) = (&entry.parameter, &mut entry.state);
             parameter.with_gradient(|gradient| {
                 let Some(gradient) = gradient else { return };
@@ -190,8 +196,12 @@ impl Optimizer {
                     }
                 }
             });
-            parameter.clear_gradient();
         }
+    }
+
+    /// Forgets all gradients.
+    pub fn clear_gradients(&self) {
+        self.entries.iter().for_each(|entry| entry.parameter.clear_gradient());
     }
 }
 
@@ -207,11 +217,6 @@ impl State {
         };
         bytes as u64
     }
-}
-
-/// Whether a slot is a matrix of a block that is not a router.
-fn in_block(slot: Slot) -> bool {
-    !matches!(slot, Slot::Embedding | Slot::Head | Slot::Layer(_, LayerSlot::Router))
 }
 
 /// One step with 8-bit moments, block by block: the moments are exact while they are used.
@@ -259,10 +264,12 @@ fn adam8(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use puna_model::Slot;
 
-    fn parameter(len: usize) -> Vec<(Slot, Arc<Parameter>)> {
+    fn parameter(len: usize) -> Vec<Member> {
         let values = (0..len).map(|i| (i as f32 * 0.37).sin()).collect();
-        vec![(Slot::Head, Arc::new(Parameter::new("w", &[len / 64, 64], values)))]
+        let parameter = Arc::new(Parameter::new("w", &[len / 64, 64], values));
+        vec![Member::from((Slot::Head, parameter))]
     }
 
     /// Values after some steps on the gradient of `|w - 1|² / 2`.
@@ -271,11 +278,13 @@ mod tests {
         let config = OptimizerConfig { name, weight_decay: 0.0, ..OptimizerConfig::default() };
         let mut optimizer = Optimizer::new(config, &parameters);
         for _ in 0..steps {
-            let gradient: Vec<f32> = parameters[0].1.values().iter().map(|w| w - 1.0).collect();
-            parameters[0].1.add_gradient(|g, _| g.copy_from_slice(&gradient));
+            let gradient: Vec<f32> =
+                parameters[0].parameter.values().iter().map(|w| w - 1.0).collect();
+            parameters[0].parameter.add_gradient(|g, _| g.copy_from_slice(&gradient));
             optimizer.update(0.01, 1.0);
+            optimizer.clear_gradients();
         }
-        parameters[0].1.values().clone()
+        parameters[0].parameter.values().clone()
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use puna_data::sft::{Packing, SftFormat, TooLong, ToolStyle, TrainOn, Unusable};
 use puna_model::{Precision, Recompute};
+use puna_peft::AdapterConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{OptimizerConfig, Schedule, TrainError};
@@ -31,6 +32,9 @@ pub struct Recipe {
     pub seed: u64,
     /// The model.
     pub model: ModelSection,
+    /// What is trained instead of the model, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterConfig>,
     /// The data.
     pub data: DataSection,
     /// How steps are made.

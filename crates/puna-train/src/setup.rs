@@ -1,5 +1,6 @@
 //! From a recipe to everything a run needs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,13 +10,14 @@ use puna_data::{
     RowSource, SftOptions, SftReader, SftRows, Split, TokenData, TokenWindows, WindowOptions,
 };
 use puna_io::write::ExtraFile;
+use puna_io::{Sha256, hex};
 use puna_model::export::{RandomInit, write_random};
-use puna_model::{
-    Decoder, LoadOptions, Model, Precision, Trainable, chat_template, convert, tokenizer,
-};
+use puna_model::{Decoder, LoadOptions, Model, Precision, chat_template, convert, tokenizer};
+use puna_peft::{AdapterConfig, Base, BaseIdentity};
 use puna_text::{Builtin, ChatTemplate, Tokenizer};
 
 use crate::checkpoint::{BegunRecipe, Checkpoint, list_checkpoints, remove_checkpoints};
+use crate::trained::{Trained, TrainedAdapter};
 use crate::{DataSection, Ranks, Recipe, SaveType, Task, TrainError};
 
 /// Addresses that are prepared for weights, states and activations; larger runs get the rest as it
@@ -41,7 +43,7 @@ pub struct Setup {
     pub(crate) recipe: BegunRecipe,
     pub(crate) decoder: Decoder,
     pub(crate) config: ModelConfig,
-    pub(crate) trainable: Trainable,
+    pub(crate) trained: Trained,
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) extra_files: Vec<ExtraFile>,
     pub(crate) train: Rows,
@@ -72,10 +74,11 @@ impl Setup {
         let model = Model::load(&start, &LoadOptions::new(Precision::Exact))?;
         let tokenizer = tokenizer(&model.checkpoint)?;
         let extra_files = convert::hf_files(&model.checkpoint, &model.config, &mut notes)?;
+        let template = chat_template(&model.checkpoint)?;
+        let template_hash = template.as_ref().map(|t| hex(&Sha256::of(t.source().as_bytes())));
         let rows = match recipe.task {
             Task::Pretrain => pretrain_rows(&recipe)?,
             Task::Sft => {
-                let template = chat_template(&model.checkpoint)?;
                 let talk = (tokenizer.as_ref(), template);
                 sft_rows(&recipe, talk, &mut notes)?
             }
@@ -96,7 +99,13 @@ impl Setup {
             return Err(TrainError::Setting { key: "data.sequence_length", value, expected });
         }
         let Model { mut decoder, config, .. } = model;
-        let trainable = decoder.make_trainable(|slot| slot.to_string())?;
+        let trained = match &recipe.adapter {
+            None => Trained::Model(decoder.make_trainable(|slot| slot.to_string())?),
+            Some(adapter) => {
+                let base = Base { decoder: &decoder, config: &config };
+                adapter_of((&recipe, adapter), base, resume.as_ref(), template_hash)?
+            }
+        };
         let (train, validation) = rows;
         if mode == RunMode::Restart && ranks.rank() == 0 {
             // Not before everything else is known to be right.
@@ -106,7 +115,7 @@ impl Setup {
             recipe,
             decoder,
             config,
-            trainable,
+            trained,
             tokenizer,
             extra_files,
             train,
@@ -127,6 +136,29 @@ impl Setup {
     }
 }
 
+/// A fresh adapter, or that of a checkpoint.
+fn adapter_of(
+    (recipe, adapter): (&BegunRecipe, &AdapterConfig),
+    base: Base<'_>,
+    resume: Option<&Checkpoint>,
+    template_hash: Option<String>,
+) -> Result<Trained, TrainError> {
+    let method = match resume {
+        Some(checkpoint) => puna_peft::load(&checkpoint.path, &base)?,
+        None => adapter.build(&base, recipe.seed)?,
+    };
+    let set = Arc::new(puna_peft::combine(&[(&*method, 1.0)])?);
+    let mut metadata = BTreeMap::from([
+        ("base".to_owned(), base.decoder.fingerprint()?),
+        ("recipe".to_owned(), recipe.to_toml()?),
+    ]);
+    metadata.extend(template_hash.map(|hash| ("chat_template".to_owned(), hash)));
+    metadata.extend(recipe.data_digest().map(|digest| ("data".to_owned(), digest.to_owned())));
+    let path = recipe.model.from.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let identity = BaseIdentity { metadata };
+    Ok(Trained::Adapter(TrainedAdapter { method, set, base: path.unwrap_or_default(), identity }))
+}
+
 /// The checkpoint to go on from, if that is wanted, and the model to load. The first process prepares
 /// the output while the others wait.
 fn start(
@@ -137,10 +169,10 @@ fn start(
     let prepare = |mode| -> Result<(Option<Checkpoint>, PathBuf), TrainError> {
         let resume = prepare_output(&recipe.output, mode)?;
         let start = match (&resume, &recipe.model.from) {
-            (Some(checkpoint), _) => checkpoint.path.clone(),
-            (None, Some(path)) => path.clone(),
+            (Some(checkpoint), _) if recipe.adapter.is_none() => checkpoint.path.clone(),
+            (_, Some(path)) => path.clone(),
             (None, None) if ranks.rank() == 0 => begin(recipe)?,
-            (None, None) => recipe.output.join(INITIAL),
+            (_, None) => recipe.output.join(INITIAL),
         };
         Ok((resume, start))
     };

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use puna_data::Row;
 use puna_kernels::MachineLimits;
-use puna_model::{LossSum, Recompute, Slot, Stage, TrainingPass, export};
+use puna_model::{LossSum, Recompute, Stage, TrainingPass};
 use puna_nn::Pass;
 
 use crate::batch::{Batch, targets};
@@ -14,7 +14,7 @@ use crate::log::{Metrics, RunLog, StepMetrics, ValidationMetrics, rss_bytes};
 use crate::ranks::owners;
 use crate::sample;
 use crate::setup::Rows;
-use crate::{MemoryNeed, Optimizer, RecipePrecision, Setup, TrainError, clip_factor};
+use crate::{Member, MemoryNeed, Optimizer, RecipePrecision, Setup, TrainError, clip_factor};
 
 /// What a run tells while it goes on.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub enum Event<'a> {
 pub enum Outcome {
     /// All steps were made.
     Done {
-        /// Folder of the final model.
+        /// Folder of the final model, or of the adapter.
         model: PathBuf,
         /// The loss curve, SVG and PNG.
         curves: Vec<PathBuf>,
@@ -69,6 +69,8 @@ pub enum Outcome {
 pub struct Trainer {
     setup: Setup,
     optimizer: Optimizer,
+    /// All trained tensors; the optimizer has those of this process.
+    members: Vec<Member>,
     progress: Progress,
     steps: u64,
     /// Of the first process.
@@ -86,11 +88,11 @@ impl Trainer {
     /// If the checkpoint does not fit the recipe, or records cannot be written.
     pub fn new(setup: Setup) -> Result<Self, TrainError> {
         let recipe = &setup.recipe;
-        let (parameters, ranks) = (&setup.trainable.parameters, &setup.ranks);
-        let sizes: Vec<usize> = parameters.iter().map(|(_, p)| p.len()).collect();
+        let (members, ranks) = (setup.trained.members(), &setup.ranks);
+        let sizes: Vec<usize> = members.iter().map(|m| m.parameter.len()).collect();
         let owners = owners(&sizes, ranks.size());
-        let own = parameters.iter().zip(&owners).filter(|(_, owner)| **owner == ranks.rank());
-        let own: Vec<_> = own.map(|(parameter, _)| parameter.clone()).collect();
+        let own = members.iter().zip(&owners).filter(|(_, owner)| **owner == ranks.rank());
+        let own: Vec<_> = own.map(|(member, _)| member.clone()).collect();
         let mut optimizer = Optimizer::new(recipe.optimizer, &own);
         let progress = match &setup.resume {
             None => Progress::default(),
@@ -111,7 +113,7 @@ impl Trainer {
         });
         // Backward makes two products for each one of forward.
         let flops_per_token = 3.0 * forward / length as f64;
-        Ok(Self { setup, optimizer, progress, steps, log, owners, flops_per_token, peak })
+        Ok(Self { setup, optimizer, members, progress, steps, log, owners, flops_per_token, peak })
     }
 
     /// Makes the steps that are left; when `stop` says so, the run ends behind the step in progress.
@@ -166,16 +168,22 @@ impl Trainer {
         let recipe = &self.setup.recipe;
         let tokens = recipe.data.sequence_length as u64;
         let micro = self.micro_batch();
-        let parameters = &self.setup.trainable.parameters;
         let recompute = Recompute::from(recipe.train.recompute);
         let state = self.optimizer.state_bytes();
         let config = &self.setup.config.decoder;
         let need = {
             let precision = recipe.train.precision.into();
-            MemoryNeed::of(config, parameters, state, micro * tokens, recompute, precision)
+            MemoryNeed::of(
+                (config, self.frozen_bytes()),
+                &self.members,
+                state,
+                micro * tokens,
+                recompute,
+                precision,
+            )
         };
         Event::Begin {
-            parameters: parameters.iter().map(|(_, p)| p.len() as u64).sum(),
+            parameters: self.members.iter().map(|m| m.parameter.len() as u64).sum(),
             steps: (self.steps, self.progress.step),
             need,
             flops_per_step: self.flops_per_token * (recipe.train.batch_sequences * tokens) as f64,
@@ -202,17 +210,23 @@ impl Trainer {
             load_balance: recipe.loss.load_balance as f32,
             recompute: recipe.train.recompute.into(),
             precision: recipe.train.precision.into(),
-            adapters: None,
-            seed: 0,
+            adapters: self.setup.trained.set(),
+            seed: recipe.seed ^ ((self.progress.step + 1) << 20),
         };
         let micro = self.micro_batch() as usize;
         let (mut sum, last) = (LossSum::default(), rows.len().div_ceil(micro) - 1);
         for (index, rows) in rows.chunks(micro).enumerate() {
+            let number = (ranks.rank() * rows.len() + index) as u64;
+            let pass = TrainingPass { seed: pass.seed ^ number, ..pass.clone() };
             sum += self.setup.decoder.train_on(&Batch::new(rows).rows(), &pass, |stage| {
                 if index == last {
                     self.reduce(stage);
                 }
             })?;
+        }
+        let method = self.setup.trained.method();
+        if let Some(method) = method {
+            method.regularize(1.0 / ranks.size() as f32)?;
         }
         ranks.finish()?;
         let sums = ranks.sum(vec![sum.loss, sum.balance])?;
@@ -226,11 +240,14 @@ impl Trainer {
         }
         let lr = recipe.schedule.lr(step, self.steps, recipe.optimizer.lr);
         self.optimizer.update(lr, clip_factor(grad_norm, recipe.optimizer.clip));
+        if let Some(method) = method {
+            method.after_update(step + 1, self.steps);
+        }
+        self.optimizer.clear_gradients();
         if ranks.size() > 1 {
-            for ((_, parameter), &owner) in self.setup.trainable.parameters.iter().zip(&self.owners)
-            {
-                ranks.broadcast(parameter, owner)?;
-                parameter.clear_gradient();
+            for (member, &owner) in self.members.iter().zip(&self.owners) {
+                ranks.broadcast(&member.parameter, owner)?;
+                member.parameter.clear_gradient();
             }
         }
         let tokens = count * recipe.data.sequence_length as u64;
@@ -256,7 +273,16 @@ impl Trainer {
 
     /// What layers are told outside of training.
     fn pass(&self) -> Pass {
-        Pass::new(self.setup.recipe.train.precision.into())
+        let pass = Pass::new(self.setup.recipe.train.precision.into());
+        Pass { adapters: self.setup.trained.set(), ..pass }
+    }
+
+    /// Bytes of the weights that are not trained.
+    fn frozen_bytes(&self) -> u64 {
+        match self.setup.trained.set() {
+            None => 0,
+            Some(_) => self.setup.decoder.weight_bytes(),
+        }
     }
 
     /// Rows at a time, in this process.
@@ -268,15 +294,9 @@ impl Trainer {
 
     /// Begins to sum the gradients of a stage over the processes.
     fn reduce(&self, complete: Stage) {
-        let parameters = self.setup.trainable.parameters.iter().zip(&self.owners);
-        for ((slot, parameter), &owner) in parameters {
-            let stage = match slot {
-                Slot::Embedding => Stage::Embedding,
-                Slot::FinalNorm | Slot::Head => Stage::Head,
-                Slot::Layer(layer, _) => Stage::Block(*layer),
-            };
-            if stage == complete {
-                self.setup.ranks.reduce_gradient(parameter, owner);
+        for (member, &owner) in self.members.iter().zip(&self.owners) {
+            if member.stage == complete {
+                self.setup.ranks.reduce_gradient(&member.parameter, owner);
             }
         }
     }
@@ -334,7 +354,7 @@ impl Trainer {
             &setup.recipe.output,
             &Parts {
                 config: &setup.config,
-                trainable: &setup.trainable,
+                trained: &setup.trained,
                 optimizer: &self.optimizer,
                 recipe: &setup.recipe,
                 progress: self.progress,
@@ -349,12 +369,12 @@ impl Trainer {
     /// Writes the final model and the curves.
     fn finish(&self, validation_loss: Option<f64>) -> Result<Outcome, TrainError> {
         let setup = &self.setup;
-        let model = setup.recipe.output.join("model");
+        let model = setup.recipe.output.join(setup.trained.folder());
         let Some(log) = &self.log else {
             return Ok(Outcome::Done { model, curves: Vec::new(), validation_loss });
         };
         let files = (setup.save_type(), setup.extra_files.clone());
-        export::write_trained(&model, &setup.config, &setup.trainable, files)?;
+        setup.trained.write(&model, &setup.config, files)?;
         let name = setup.recipe.output.file_name().map(|name| name.to_string_lossy().into_owned());
         let curves = log.draw(&name.unwrap_or_default())?.to_vec();
         Ok(Outcome::Done { model, curves, validation_loss })

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use puna_io::Dtype;
 use puna_io::safetensors::SafetensorsFile;
 use puna_model::{
-    LoadOptions, LossSum, Model, Precision, Recompute, Stage, TokenRows, Trainable, TrainingPass,
+    LoadOptions, LossSum, Model, Precision, Recompute, Slot, Stage, TokenRows, TrainingPass,
 };
+use puna_nn::Linear;
+use puna_peft::{AdapterSet, Base};
 use puna_testkit::GoldenCase;
-use puna_train::{Optimizer, OptimizerConfig, Schedule, ScheduleName, clip_factor};
+use puna_train::{Member, Optimizer, OptimizerConfig, Schedule, ScheduleName, clip_factor};
 
 /// As the contract beside the cases has it.
 const LOSS: f64 = 1e-5;
@@ -78,11 +81,32 @@ impl Batch {
     }
 }
 
-fn load(case: &GoldenCase) -> (Model, Trainable) {
+/// A model, and what of it is trained.
+struct Trained {
+    model: Model,
+    members: Vec<Member>,
+    adapters: Option<Arc<AdapterSet>>,
+}
+
+fn load(case: &GoldenCase) -> Trained {
     let options = LoadOptions::new(Precision::Exact);
     let mut model = Model::load(&case.dir.join("model"), &options).expect("a golden model");
     let trainable = model.decoder.make_trainable(|slot| slot.to_string()).expect("on the CPU");
-    (model, trainable)
+    let members = trainable.parameters.into_iter().map(Member::from).collect();
+    Trained { model, members, adapters: None }
+}
+
+/// The model frozen, the adapter of a folder trained.
+fn load_adapter(case: &GoldenCase) -> Trained {
+    let options = LoadOptions::new(Precision::Exact);
+    let model = Model::load(&case.dir.join("model"), &options).expect("a golden model");
+    let base = Base { decoder: &model.decoder, config: &model.config };
+    let adapter = puna_peft::load(&case.dir.join("init"), &base).expect("a golden adapter");
+    let adapters = puna_peft::combine(&[(&*adapter, 1.0)]).expect("one adapter");
+    // The slot only says when a gradient is complete, which is not looked at here.
+    let member = |t: puna_peft::Trained| Member::from((Slot::Embedding, t.parameter));
+    let members = adapter.trained().into_iter().map(member).collect();
+    Trained { model, members, adapters: Some(Arc::new(adapters)) }
 }
 
 fn pass(batch: &Batch, recompute: Recompute) -> TrainingPass {
@@ -98,16 +122,14 @@ fn pass(batch: &Batch, recompute: Recompute) -> TrainingPass {
     }
 }
 
-fn step(model: &Model, batch: &Batch, cuts: &[usize], recompute: Recompute) -> f64 {
+fn step(trained: &Trained, batch: &Batch, cuts: &[usize], recompute: Recompute) -> f64 {
+    let pass = TrainingPass { adapters: trained.adapters.clone(), ..pass(batch, recompute) };
     let mut sum = LossSum::default();
     let mut first = 0;
     for &end in cuts {
         let rows = batch.rows(first..end);
         let mut stages = Vec::new();
-        sum += model
-            .decoder
-            .train_on(&rows, &pass(batch, recompute), |s| stages.push(s))
-            .expect("trained");
+        sum += trained.model.decoder.train_on(&rows, &pass, |s| stages.push(s)).expect("trained");
         assert_eq!((stages[0], stages.last()), (Stage::Head, Some(&Stage::Embedding)));
         first = end;
     }
@@ -127,6 +149,9 @@ fn reference(path: &Path) -> HashMap<String, Vec<f32>> {
 }
 
 fn ours(name: &str) -> String {
+    if name.starts_with("base_model.") {
+        return name.to_owned();
+    }
     let name = name.trim_start_matches("model.").trim_end_matches(".weight");
     let parts = [
         ("embed_tokens", "embedding"),
@@ -147,9 +172,9 @@ fn ours(name: &str) -> String {
     parts.iter().fold(name.to_owned(), |name, (theirs, ours)| name.replace(theirs, ours))
 }
 
-fn assert_gradients(trainable: &Trainable, expected: &HashMap<String, Vec<f32>>) {
-    assert_eq!(trainable.parameters.len(), expected.len());
-    for (_, parameter) in &trainable.parameters {
+fn assert_gradients(members: &[Member], expected: &HashMap<String, Vec<f32>>) {
+    assert_eq!(members.len(), expected.len());
+    for Member { parameter, .. } in members {
         let theirs = &expected[parameter.name()];
         let ours = parameter.with_gradient(|g| g.expect("a gradient").to_vec());
         let largest = theirs.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -164,13 +189,32 @@ fn assert_gradients(trainable: &Trainable, expected: &HashMap<String, Vec<f32>>)
 #[test]
 fn ten_steps_of_adamw_are_pytorchs() {
     let Some(case) = GoldenCase::open("train/sft-full") else { return };
+    let trained = load(&case);
+    ten_steps(&case, &trained, "final.safetensors");
+}
+
+#[test]
+fn ten_steps_of_a_lora_are_those_of_peft() {
+    let Some(case) = GoldenCase::open("train/sft-lora") else { return };
+    let trained = load_adapter(&case);
+    let frozen = || -> Vec<Vec<f32>> {
+        let linears = trained.model.decoder.linears().into_iter();
+        let flat = |linear: &Linear| linear.weight().dequantize().unwrap().flatten_all().unwrap();
+        linears.map(|(_, linear)| flat(linear).to_vec1().unwrap()).collect()
+    };
+    let before = frozen();
+    ten_steps(&case, &trained, "final/adapter_model.safetensors");
+    assert!(before == frozen(), "the base has changed");
+}
+
+/// Loss, gradients, ten updates and the final weights of a case.
+fn ten_steps(case: &GoldenCase, trained: &Trained, last: &str) {
     let batch = Batch::read(&case.dir.join("batch.safetensors"));
     let number = |key: &str| case.json["hyper"][key].as_f64().unwrap();
-    let (model, trainable) = load(&case);
     for recompute in [Recompute::Nothing, Recompute::Blocks] {
-        let loss = step(&model, &batch, &[batch.count()], recompute);
+        let loss = step(trained, &batch, &[batch.count()], recompute);
         assert!((loss - case.json["loss"].as_f64().unwrap()).abs() < LOSS, "{loss}");
-        assert_gradients(&trainable, &reference(&case.dir.join("grads.safetensors")));
+        assert_gradients(&trained.members, &reference(&case.dir.join("grads.safetensors")));
     }
     let config = OptimizerConfig {
         lr: number("lr"),
@@ -185,10 +229,10 @@ fn ten_steps_of_adamw_are_pytorchs() {
         final_lr_fraction: 0.0,
         decay_steps: 0,
     };
-    let mut optimizer = Optimizer::new(config, &trainable.parameters);
+    let mut optimizer = Optimizer::new(config, &trained.members);
     let losses = case.json["losses"].as_array().unwrap();
     for (i, theirs) in losses.iter().enumerate() {
-        let loss = step(&model, &batch, &[batch.count()], Recompute::Nothing);
+        let loss = step(trained, &batch, &[batch.count()], Recompute::Nothing);
         let theirs = theirs.as_f64().unwrap();
         assert!((loss - theirs).abs() < TRAJECTORY, "loss {i}: {loss} for {theirs}");
         if i == 10 {
@@ -198,9 +242,10 @@ fn ten_steps_of_adamw_are_pytorchs() {
         let theirs = case.json["grad_norms"][i].as_f64().unwrap();
         assert!((norm / theirs - 1.0).abs() < 1e-3, "norm {i}: {norm} for {theirs}");
         optimizer.update(schedule.lr(i as u64, 10, config.lr), clip_factor(norm, config.clip));
+        optimizer.clear_gradients();
     }
-    let expected = reference(&case.dir.join("final.safetensors"));
-    for (_, parameter) in &trainable.parameters {
+    let expected = reference(&case.dir.join(last));
+    for Member { parameter, .. } in &trained.members {
         for (a, b) in parameter.values().iter().zip(&expected[parameter.name()]) {
             assert!((a - b).abs() < WEIGHTS, "{}: {a} for {b}", parameter.name());
         }
@@ -211,11 +256,11 @@ fn ten_steps_of_adamw_are_pytorchs() {
 fn accumulated_gradients_are_those_of_the_whole_batch_with_tied_embeddings() {
     let Some(case) = GoldenCase::open("train/sft-tied-accum") else { return };
     let batch = Batch::read(&case.dir.join("batch.safetensors"));
-    let (model, trainable) = load(&case);
+    let trained = load(&case);
     let expected = reference(&case.dir.join("grads.safetensors"));
     for cuts in [vec![6], vec![4, 6], vec![1, 2, 3, 4, 5, 6]] {
-        let loss = step(&model, &batch, &cuts, Recompute::Nothing);
+        let loss = step(&trained, &batch, &cuts, Recompute::Nothing);
         assert!((loss - case.json["loss_tokens"].as_f64().unwrap()).abs() < LOSS, "{loss}");
-        assert_gradients(&trainable, &expected);
+        assert_gradients(&trained.members, &expected);
     }
 }

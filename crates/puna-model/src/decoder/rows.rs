@@ -1,5 +1,6 @@
 //! What adapters do around the blocks in a pass over whole rows.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -130,6 +131,22 @@ fn own_device() -> candle_core::Device {
 }
 
 impl EmbeddedRows {
+    /// The model's own tokens, and the gradients of their embeddings.
+    pub(super) fn of_tokens<'a>(
+        &self,
+        rows: &TokenRows<'a>,
+        dx: &Tensor,
+    ) -> Result<(Cow<'a, [u32]>, Tensor), ModelError> {
+        if rows.tokens.iter().all(|&token| token < FIRST_VIRTUAL) {
+            return Ok((Cow::Borrowed(rows.tokens), dx.clone()));
+        }
+        let own = |&n: &u32| rows.tokens[n as usize] < FIRST_VIRTUAL;
+        let places: Vec<u32> = (0..rows.tokens.len() as u32).filter(own).collect();
+        let tokens = places.iter().map(|&n| rows.tokens[n as usize]).collect();
+        let places = Tensor::new(places, &own_device()).map_err(NnError::from)?;
+        Ok((Cow::Owned(tokens), dx.index_select(&places, 0).map_err(NnError::from)?))
+    }
+
     /// Gives what made the embeddings its gradient.
     pub(super) fn backward(&self, dx: &Tensor) -> Result<(), ModelError> {
         for (value, places) in self.parts.iter().filter(|(value, _)| value.is_tracked()) {

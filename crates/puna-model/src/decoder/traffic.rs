@@ -4,11 +4,47 @@
 //! tied head is read although no tensor of that name is stored. Norms and biases are left out
 //! (below 0.1 %), as are the few rows of the embedding.
 
+use std::sync::Arc;
+
+use puna_io::{Sha256, hex};
 use puna_nn::{FeedForward, Linear, Mlp, Moe};
 
 use super::Decoder;
+use crate::ModelError;
 
 impl Decoder {
+    /// Bytes of all matrices, as they are stored.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        let linears: u64 = self.linears().iter().map(|(_, linear)| bytes(linear)).sum();
+        let tied = Arc::ptr_eq(self.embedding.weight(), self.head.weight());
+        linears + if tied { 0 } else { self.embedding.weight().stored_bytes() as u64 }
+    }
+
+    /// What tells this model from others in whatever form its matrices are stored: SHA-256 over its
+    /// sizes and its norms, which conversions and quantizers leave alone, rounded to bfloat16.
+    ///
+    /// # Errors
+    /// If a norm is not on the CPU.
+    pub fn fingerprint(&self) -> Result<String, ModelError> {
+        let c = &self.config;
+        let a = &c.attention;
+        let mut hash = Sha256::default();
+        for size in
+            [c.vocab_size, c.hidden_size, c.num_layers, a.num_heads, a.num_kv_heads, a.head_dim]
+        {
+            hash.update(&(size as u64).to_le_bytes());
+        }
+        let norms =
+            self.blocks.iter().flat_map(|block| [&block.attn_pre_norm, &block.ffn_pre_norm]);
+        for norm in norms.chain([&self.final_norm]) {
+            let values = norm.weight().with(<[f32]>::to_vec)?;
+            let rounded = values.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes());
+            hash.update(&rounded.collect::<Vec<u8>>());
+        }
+        Ok(hex(&hash.finish()))
+    }
+
     /// Bytes of the matrices that one step of `sequences` sequences reads, one new token each.
     ///
     /// Of a mixture of experts these are the router and the experts that the step is expected to

@@ -14,7 +14,7 @@ use puna_nn::{
 };
 use puna_nn::{RowsOfTokens, Tokens, Value, Vector, Weight};
 
-use super::rows::{AdaptedHead, Expanded, Prefixes};
+use super::rows::{AdaptedHead, EmbeddedRows, Expanded, Prefixes};
 use super::{Block, Decoder};
 use crate::{Expert, LayerSlot, ModelError, Slot};
 
@@ -190,15 +190,30 @@ impl Decoder {
         }
         prefix.backward(d_prefix)?;
         embedded.backward(&dx)?;
-        if let Weight::Trained(weight) = &**self.embedding.weight() {
-            let scale = self.embedding.scale();
-            with_f32(&dx, |dx| embedding_backward(weight, rows.tokens, dx, scale))?;
-        }
+        self.embedding_gradient(&embedded, rows, &dx, &layers)?;
         ready(Stage::Embedding);
         if let Some(balance) = &ctx.balance {
             sum.balance = balance.sum / balance.mixtures.max(1) as f64 * sum.targets as f64;
         }
         Ok(sum)
+    }
+
+    /// Gives a trained embedding its gradient.
+    fn embedding_gradient(
+        &self,
+        embedded: &EmbeddedRows,
+        rows: &TokenRows<'_>,
+        dx: &Tensor,
+        layers: &Pass,
+    ) -> Result<(), ModelError> {
+        let replaced = layers.adapters.as_ref().and_then(|set| set.embedding_weight.as_deref());
+        let Weight::Trained(weight) = replaced.unwrap_or(self.embedding.weight()) else {
+            return Ok(());
+        };
+        let (tokens, dx) = embedded.of_tokens(rows, dx)?;
+        let scale = self.embedding.scale();
+        with_f32(&dx, |dx| embedding_backward(weight, &tokens, dx, scale))?;
+        Ok(())
     }
 
     /// What the mixtures of experts need to balance their loads. A batch counts by its targets, so

@@ -89,6 +89,11 @@ impl BegunRecipe {
         Ok(Self { recipe, unix_seconds, data })
     }
 
+    /// SHA-256 over those of the data's files.
+    pub(crate) fn data_digest(&self) -> Option<&str> {
+        self.data.as_deref()
+    }
+
     /// The time that chat templates print.
     pub(crate) fn now(&self) -> Option<CivilTime> {
         self.unix_seconds.map(CivilTime::from_unix_seconds)
