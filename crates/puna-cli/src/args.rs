@@ -57,9 +57,37 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 
-    /// Folder of an adapter (not supported yet)
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    /// Folder of an adapter (peft's or adapters' files, or what `puna train` wrote), with a scale
+    /// other than 1 behind `=`; may be given several times
+    #[arg(long, value_name = "DIR[=SCALE]")]
+    adapter: Vec<AdapterArg>,
+
+    /// Use adapters also with another model than the one they were trained for
+    #[arg(long)]
+    force: bool,
+}
+
+/// An adapter as typed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AdapterArg {
+    pub(crate) path: PathBuf,
+    pub(crate) scale: f32,
+}
+
+impl FromStr for AdapterArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.rsplit_once('=') {
+            // A folder may have a sign of its own in its name.
+            Some((path, scale)) if !Path::new(text).is_dir() => {
+                let parsed = scale.parse().ok().filter(|scale: &f32| scale.is_finite());
+                let scale = parsed.ok_or_else(|| format!("{scale} is no scale"))?;
+                Ok(Self { path: path.into(), scale })
+            }
+            _ => Ok(Self { path: text.into(), scale: 1.0 }),
+        }
+    }
 }
 
 /// [`KvType`] as typed.
@@ -128,14 +156,18 @@ pub(crate) struct RunSettings {
     pub(crate) model: ModelRef,
     pub(crate) load: LoadOptions,
     pub(crate) threads: usize,
+    pub(crate) adapters: Adapters,
+}
+
+/// Which adapters, and whether they are used with any model.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Adapters {
+    pub(crate) list: Vec<AdapterArg>,
+    pub(crate) force: bool,
 }
 
 impl RunArgs {
     pub(crate) fn settings(&self) -> anyhow::Result<RunSettings> {
-        if let Some(dir) = &self.adapter {
-            return Err(anyhow!("{}: adapters are not supported yet", dir.display()))
-                .hint("merge the adapter into its base model and give the merged folder as MODEL");
-        }
         let threads = threads::start(self.threads.map(NonZeroUsize::get));
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
         let mut load = LoadOptions::new(precision);
@@ -152,7 +184,8 @@ impl RunArgs {
             return Err(anyhow!("on a GPU the KV cache has the type of the weights"))
                 .hint("leave --kv-type out, or compute on the CPU with --device cpu");
         }
-        Ok(RunSettings { model: self.model.resolve()?, load, threads })
+        let adapters = Adapters { list: self.adapter.clone(), force: self.force };
+        Ok(RunSettings { model: self.model.resolve()?, load, threads, adapters })
     }
 
     /// Whether a model was named.

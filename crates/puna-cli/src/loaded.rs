@@ -8,6 +8,7 @@ use puna_io::Checkpoint;
 use puna_model::Model;
 use puna_text::{ChatTemplate, SpecialTokens, Tokenizer};
 
+use crate::adapters;
 use crate::args::RunSettings;
 use crate::model_ref::ModelRef;
 use crate::output;
@@ -32,7 +33,8 @@ impl Loaded {
         let checkpoint = open(&settings.model)?;
         let generation = text_side::generation_config(&checkpoint)?;
         let TextSide { tokenizer, template } = TextSide::of_checkpoint(&checkpoint)?;
-        let model = Model::from_checkpoint(checkpoint, &settings.load)?;
+        let mut model = Model::from_checkpoint(checkpoint, &settings.load)?;
+        adapters::apply(&settings.adapters, &mut model)?;
         if let Some(tokenizer) = &tokenizer {
             tokenizer
                 .check_vocab(model.config.decoder.vocab_size)

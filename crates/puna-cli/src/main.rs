@@ -5,6 +5,7 @@
 //! stdout, the rest to stderr. Each command is one file under `commands`: its arguments as typed
 //! (clap), the checked settings made of them, and the printing of what the libraries return.
 
+mod adapters;
 mod args;
 mod chat_format;
 mod cli;

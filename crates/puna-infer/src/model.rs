@@ -109,6 +109,8 @@ impl LanguageModel for puna_model::Decoder {
     fn depends_on_length(&self) -> bool {
         let scaling = &self.config().layers.global_rope.scaling;
         matches!(scaling, RopeScaling::DynamicNtk { .. } | RopeScaling::LongRope { .. })
+            // Gates that average over a sequence change with every token.
+            || self.adapters().is_some_and(|set| set.whole_sequence)
     }
 
     fn new_cache(&self) -> Self::Cache {

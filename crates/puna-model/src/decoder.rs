@@ -19,8 +19,8 @@ use candle_core::Device;
 use puna_config::{DecoderConfig, RopeScaling};
 use puna_kernels::{KvLayout, KvType, Output};
 use puna_nn::{
-    Attention, Context, Embedding, FeedForward, KvCache, Linear, Pass, Precision, RmsNorm, Rotary,
-    Tokens, Workspace,
+    AdapterSet, Attention, Context, Embedding, FeedForward, KvCache, Linear, Pass, Precision,
+    RmsNorm, Rotary, Tokens, Workspace,
 };
 
 use crate::{ModelError, Slot};
@@ -62,6 +62,8 @@ pub struct Decoder {
     pub(crate) head: Linear,
     pub(crate) global_rotary: Rotary,
     pub(crate) local_rotary: Option<Rotary>,
+    /// What new caches apply to their sequences.
+    pub(crate) adapters: Option<Arc<AdapterSet>>,
     /// Memory of passes that are over, for those to come.
     pub(crate) workspaces: Mutex<Vec<Buffers>>,
 }
@@ -176,10 +178,23 @@ impl Decoder {
     /// An empty cache for one sequence.
     #[must_use]
     pub fn new_cache(&self) -> KvCache {
-        match self.device {
+        let cache = match self.device {
             None => KvCache::new(&self.config, self.kv_layout),
             Some(_) => KvCache::of_tensors(&self.config, self.kv_layout),
-        }
+        };
+        cache.with_adapters(self.adapters.clone())
+    }
+
+    /// What caches made from now on apply to their sequences, unless they are told otherwise. Nothing
+    /// is loaded or changed: the weights are the same for all.
+    pub fn use_adapters(&mut self, adapters: Option<Arc<AdapterSet>>) {
+        self.adapters = adapters;
+    }
+
+    /// What new caches apply to their sequences.
+    #[must_use]
+    pub fn adapters(&self) -> Option<&Arc<AdapterSet>> {
+        self.adapters.as_ref()
     }
 
     /// The device on which the layers run as tensors; `None` where they run with the kernels of the

@@ -172,6 +172,7 @@ fn build(loader: &mut Loader<'_>, options: &LoadOptions) -> Result<Decoder, Mode
         head,
         global_rotary: Rotary::new(&config.layers.global_rope),
         local_rotary: config.layers.local.as_ref().map(|local| Rotary::new(&local.rope)),
+        adapters: None,
         workspaces: std::sync::Mutex::default(),
     })
 }

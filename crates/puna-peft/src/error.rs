@@ -71,6 +71,12 @@ pub enum PeftError {
         /// Some modules of the model.
         known: String,
     },
+    /// An adapter was trained for another model.
+    #[error("{path}: was trained for another model (its sizes or norms differ)")]
+    OtherBase {
+        /// Its configuration.
+        path: PathBuf,
+    },
     /// Two adapters cannot be used together, or a scale cannot be applied.
     #[error("{problem}")]
     Combination {

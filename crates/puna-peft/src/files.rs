@@ -153,6 +153,24 @@ pub fn save(
     Ok(())
 }
 
+/// Checks that an adapter was trained for a model, as far as its files tell: those of other programs
+/// do not.
+///
+/// # Errors
+/// If it was trained for another one, or cannot be read.
+pub fn check_base(dir: &Path, base: &Base<'_>) -> Result<(), PeftError> {
+    let config = ["adapter_config.json", "bitfit_config.json"].map(|name| dir.join(name));
+    let Some(path) = config.into_iter().find(|path| path.is_file()) else {
+        return Err(PeftError::NoAdapter { path: dir.to_path_buf() });
+    };
+    let json = read_json(&path)?;
+    let stored = json.get("puna").and_then(|puna| puna.get("base")).and_then(Value::as_str);
+    match stored {
+        Some(stored) if stored != base.decoder.fingerprint()? => Err(PeftError::OtherBase { path }),
+        _ => Ok(()),
+    }
+}
+
 /// What several adapters change together, each with its scale.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ mod targets;
 pub use base::{Base, Module};
 pub use config::AdapterConfig;
 pub use error::PeftError;
-pub use files::{BaseIdentity, combine, load, save};
+pub use files::{BaseIdentity, check_base, combine, load, save};
 pub use lora::{Bias, LoraConfig};
 pub use method::{Files, Method, SavedTensor, Trained};
 pub use puna_nn::AdapterSet;

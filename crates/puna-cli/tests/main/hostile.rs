@@ -141,11 +141,11 @@ fn what_is_no_model_says_what_was_tried() {
 }
 
 #[test]
-fn adapters_are_refused_not_ignored() {
+fn a_folder_without_an_adapter_is_refused_not_ignored() {
     for command in ["generate", "score"] {
         let ran = puna(&[command, "--token-ids", "1,2", "--adapter", "some/dir"]);
         assert_eq!(ran.code, 2);
-        assert!(ran.stderr.contains("adapters are not supported yet"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("some/dir has no adapter"), "{}", ran.stderr);
     }
 }
 
