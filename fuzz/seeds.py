@@ -7,6 +7,7 @@ Made here rather than copied from testdata: a mutation engine works best on inpu
 bytes. Needs Python 3.9 and nothing else.
 """
 import collections
+import gzip
 import io
 import json
 import pickle
@@ -190,6 +191,96 @@ TEMPLATES = [
 ]
 
 
+# --- training data ------------------------------------------------------------------------------
+
+TALKS = [
+    [{"instruction": "Say", "input": "a", "output": "b", "system": "s", "history": [["q", "r"]]},
+     {"instruction": "x", "instances": [{"input": "1", "output": "2"}]}],
+    [{"conversations": [{"from": "human", "value": "a"},
+                        {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"x\": 1}}"},
+                        {"from": "observation", "value": "b"}, {"from": "gpt", "value": "ab"}],
+      "system": "s", "tools": "[{\"name\": \"f\", \"parameters\": {}}]"}],
+    [{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "a"}]},
+                   {"role": "assistant", "content": None, "tool_calls": [
+                       {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+                   {"role": "tool", "tool_call_id": "1", "content": "b"},
+                   {"role": "assistant", "content": "ab", "weight": 0}],
+      "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}],
+]
+
+# Format, name of the ending and contents, in the order of FORMATS of the target.
+TEXTS = [
+    b"first line\nsecond line, longer than the first one by a few words and then some more of them\n<|x|>third\n",
+    b"<html><head><title>t</title></head><body><p>a &amp; b<br>c</p><ul><li>d<li>e</ul><pre> f\n g</pre></body>",
+    b'[{"text": "a", "url": 1}, "b", {"text": "c"}]',
+    b'{"text": "a", "url": 1}\n"b"\n\n{"text": "c"}\r\n',
+    b'id,text\n1,"a, ""b"""\n2,c\n',
+    b"id\ttext\n1\ta\n2\tc\n",
+]
+
+
+def zstd(data: bytes) -> bytes:
+    """A frame of one raw block."""
+    return b"\x28\xb5\x2f\xfd\x20" + bytes([len(data)]) + struct.pack("<I", len(data) << 3 | 1)[:3] + data
+
+
+def thrift(fields: list) -> bytes:
+    """A struct in Thrift's compact protocol, of (id, type, value); 5 is i32, 6 i64, 8 binary, 9 list, 12 struct."""
+
+    def varint(n: int) -> bytes:
+        return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+    def value(kind: int, data) -> bytes:
+        if kind in (5, 6):
+            return varint(data << 1 if data >= 0 else ~(data << 1))
+        if kind == 8:
+            return varint(len(data)) + data
+        if kind == 9:
+            of, items = data
+            return bytes([len(items) << 4 | of]) + b"".join(value(of, item) for item in items)
+        return thrift(data)
+
+    out, last = b"", 0
+    for number, kind, data in fields:
+        out += bytes([(number - last) << 4 | kind]) + value(kind, data)
+        last = number
+    return out + b"\0"
+
+
+def parquet() -> bytes:
+    """One column `text` of three required strings in one plain page."""
+    values = b"".join(struct.pack("<I", len(text)) + text for text in [b"one", b"two", b"three"])
+    page = thrift([(1, 5, 0), (2, 5, len(values)), (3, 5, len(values)),
+                   (5, 12, [(1, 5, 3), (2, 5, 0), (3, 5, 3), (4, 5, 3)])]) + values
+    column = [(1, 5, 6), (2, 9, (5, [0, 3])), (3, 9, (8, [b"text"])), (4, 5, 0), (5, 6, 3), (6, 6, len(page)),
+              (7, 6, len(page)), (9, 6, 4)]
+    group = [(1, 9, (12, [[(2, 6, 4), (3, 12, column)]])), (2, 6, len(page)), (3, 6, 3)]
+    schema = [[(4, 8, b"schema"), (5, 5, 1)], [(1, 5, 6), (3, 5, 0), (4, 8, b"text"), (6, 5, 0)]]
+    footer = thrift([(1, 5, 1), (2, 9, (12, schema)), (3, 6, 3), (4, 9, (12, [group]))])
+    return b"PAR1" + page + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
+def token_shard() -> bytes:
+    """Eight tokens in two documents."""
+    header = json.dumps({"document_starts": {"dtype": "U64", "shape": [2], "data_offsets": [0, 16]},
+                         "tokens": {"dtype": "U16", "shape": [8], "data_offsets": [16, 32]}},
+                        separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + struct.pack("<2Q8H", 0, 3, *range(0, 240, 30))
+
+
+def token_manifest(shard_bytes: int) -> bytes:
+    counts = ["read", "bad", "empty", "too_short", "too_long", "symbols", "repeated_lines", "exact_duplicates",
+              "near_duplicates", "train", "validation"]
+    shard = {"file": "train-00000.safetensors", "source": 0, "tokens": 8, "documents": 2, "text_bytes": 9,
+             "bytes": shard_bytes, "sha256": "", "text_sha256": ""}
+    source = {"name": "a", "weight": 1.0, "inputs": ["a"], "files": 1, "files_left_out": 0,
+              "documents": dict.fromkeys(counts, 1)}
+    return json.dumps({"format": "puna-tokens", "version": 1, "vocab_size": 300, "dtype": "U16", "options": {},
+                       "tokenizer": {"file": "tokenizer.json", "sha256": "", "bos": 0, "eos": None},
+                       "sources": [source], "train": [shard], "validation": []}).encode()
+
+
 def main() -> None:
     save("gguf", "v3", gguf(3))
     save("gguf", "v2", gguf(2))
@@ -210,6 +301,17 @@ def main() -> None:
     bytes_ = "\n".join(f"<0x{i:02X}>" for i in range(256))
     save("tokenizer_model", "llama", f"\1<unk>\n<s>\n</s>\n{bytes_}\n\u2581\na\nb\nab".encode())
     save("tokenizer_model", "gpt2", "\3<s>\n\u0120\na\nb\nab\n\u0120a\n\na b\n\u0120 a".encode())
+    for i, talks in enumerate(TALKS):
+        lines = "\n".join(json.dumps(talk) for talk in talks).encode()
+        save("conversations", f"lines-{i}", bytes([i + 1]) + lines)
+        save("conversations", f"list-{i}", b"\x0c" + json.dumps(talks).encode())
+    for i, text in enumerate(TEXTS):
+        save("text_files", f"plain-{i}", bytes([144 if i == 0 else i]) + text)
+        save("text_files", f"gzip-{i}", bytes([i + 6]) + gzip.compress(text, mtime=0))
+        save("text_files", f"zstd-{i}", bytes([i + 12]) + zstd(text))
+    save("parquet", "plain", parquet())
+    save("token_shards", "shard", b"\0\x08\x02" + token_shard())
+    save("token_shards", "manifest", b"\1" + token_manifest(len(token_shard())))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ mod output;
 mod quality;
 mod read;
 mod run;
+mod texts;
 mod tokenizer;
 
 pub use inputs::FORMATS;
@@ -33,4 +34,6 @@ pub use options::{
     Existing, Mark, PrepareOptions, Quality, Source, TokenizerChoice,
 };
 pub(crate) use output::PROGRESS;
+pub use read::ReadSettings;
 pub use run::{Progress, Stage, prepare};
+pub use texts::read_texts;

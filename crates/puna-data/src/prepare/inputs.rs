@@ -125,7 +125,7 @@ fn matching(pattern: &str) -> Result<Vec<PathBuf>, DataError> {
 }
 
 /// A file by its ending; `None` if that is not known.
-fn input_file(path: &Path) -> Result<Option<InputFile>, DataError> {
+pub(crate) fn input_file(path: &Path) -> Result<Option<InputFile>, DataError> {
     let Some((format, compression)) = by_name(path) else { return Ok(None) };
     let bytes = std::fs::metadata(path).map_err(IoError::os(path, "read the size"))?.len();
     Ok(Some(InputFile { path: path.into(), format, compression, bytes }))

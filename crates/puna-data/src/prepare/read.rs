@@ -30,13 +30,13 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// How files are read.
 #[derive(Debug, Clone)]
-pub(crate) struct ReadSettings {
+pub struct ReadSettings {
     /// Key or column of the text.
-    pub(crate) text_key: String,
+    pub text_key: String,
     /// What separates documents in a text file.
-    pub(crate) separator: Option<String>,
-    /// Longer text files are cut.
-    pub(crate) piece_bytes: usize,
+    pub separator: Option<String>,
+    /// Longer text files are cut, into pieces of at most so many bytes (at least 64).
+    pub piece_bytes: usize,
 }
 
 /// Takes a document, or one that is bad while the file can be read on.
