@@ -51,14 +51,23 @@ def rows(tokens, length, first, count):
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
 
-def load_model(folder):
+def load_model(folder, dtype=torch.float32):
     torch.manual_seed(1)
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    return LlamaForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+
+
+def with_lora(model, rank):
+    """The model frozen, with peft's LoRA on every linear layer; its matrices are float32."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
 
 
 def adamw(model, settings):
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.dim() >= 2]
+    others = [p for p in trained if p.dim() < 2]
     groups = [dict(params=matrices, weight_decay=settings.weight_decay), dict(params=others, weight_decay=0.0)]
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
@@ -92,7 +101,7 @@ def train_step(model, optimizer, batch, settings):
         loss.backward()
         total += loss.item()
         del loss
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], settings.clip)
     optimizer.step()
     return total, norm.item()
 
@@ -131,7 +140,10 @@ def measure(settings):
     imported = peak_rss_bytes()
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
-    model, tokens = load_model(settings.config), load_tokens(settings.tokens)
+    dtype = torch.bfloat16 if settings.bf16_weights else torch.float32
+    model, tokens = load_model(settings.config, dtype), load_tokens(settings.tokens)
+    if settings.lora:
+        model = with_lora(model, settings.lora)
     steps = train(model, tokens, settings)
     in_step = settings.batch * settings.length
     rates = [in_step / s["seconds"] for s in steps[WARM_UP_STEPS:]]
@@ -164,6 +176,8 @@ def main():
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--compile", action="store_true", help="torch.compile")
     mode.add_argument("--eager", dest="compile", action="store_false", help="the default")
+    parser.add_argument("--lora", type=int, metavar="RANK", help="train LoRA on every linear layer with peft")
+    parser.add_argument("--bf16-weights", action="store_true", help="frozen weights in bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print everything, every step's loss too")
     settings = parser.parse_args()
