@@ -8,6 +8,7 @@ pub(crate) mod data;
 pub(crate) mod detokenize;
 pub(crate) mod generate;
 pub(crate) mod info;
+pub(crate) mod merge;
 pub(crate) mod pull;
 pub(crate) mod score;
 pub(crate) mod template;
@@ -25,6 +26,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Score(args) => score::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),

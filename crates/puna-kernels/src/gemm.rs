@@ -83,6 +83,17 @@ impl<'a> MatRef<'a> {
         Self { stored: Stored::Bf16Pairs, ..Self::rows(values, stride) }
     }
 
+    /// Rows of `cols` bfloat16 as files hold them, for machines that multiply these
+    /// ([`takes_rounded`]); `None` where pairs of them are no words: an odd number, or bytes that do
+    /// not lie on a multiple of four.
+    #[must_use]
+    pub fn bf16_rows(bytes: &'a [u8], cols: usize) -> Option<Self> {
+        // SAFETY: every pattern of bits is a float.
+        let (before, words, behind) = unsafe { bytes.align_to::<f32>() };
+        let whole = cols > 0 && cols.is_multiple_of(2) && before.is_empty() && behind.is_empty();
+        whole.then(|| Self::rounded_rows(words, cols / 2))
+    }
+
     /// The transpose.
     #[must_use]
     pub fn t(self) -> Self {

@@ -10,6 +10,7 @@ mod rows;
 mod tensors;
 mod traffic;
 mod training;
+mod values;
 
 pub use training::{Recompute, Stage, TokenRows, Trainable, TrainingPass};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use puna_config::{DecoderConfig, Family, ModelConfig, WeightDtype};
 use puna_io::write::{ExtraFile, HfOptions, write_hf_folder};
-use puna_io::{Dtype, TensorBytes, TensorInfo};
+use puna_io::{Dtype, IoError, TensorBytes, TensorInfo};
 use puna_nn::Parameter;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -48,14 +48,18 @@ fn plan(config: &DecoderConfig, family: Family, dtype: Dtype) -> Vec<Tensor> {
     tensors
 }
 
-/// Writes a folder whose tensors' values `values_of` gives slot by slot: a norm's factor itself,
-/// rotary rows in Hugging Face's order.
-fn write(
+/// Writes a Hugging Face folder whose tensors' values `values_of` gives slot by slot: a norm's factor
+/// itself, rotary rows in Hugging Face's order.
+///
+/// # Errors
+/// Those of `values_of`; if the family's config cannot express the model, or the disk fails: the
+/// folder then keeps what it had.
+pub fn write_values<E: From<ModelError> + From<IoError>>(
     dir: &Path,
     config: &ModelConfig,
     (dtype, mut extra_files): (WeightDtype, Vec<ExtraFile>),
-    mut values_of: impl FnMut(Slot) -> Result<Vec<f32>, ModelError>,
-) -> Result<Vec<PathBuf>, ModelError> {
+    mut values_of: impl FnMut(Slot) -> Result<Vec<f32>, E>,
+) -> Result<Vec<PathBuf>, E> {
     let config = ModelConfig { dtype: Some(dtype), quantization: None, ..config.clone() };
     let json = config.to_hf_json().map_err(|source| ModelError::Inexpressible {
         target: "config.json",
@@ -108,7 +112,7 @@ pub fn write_trained(
 ) -> Result<Vec<PathBuf>, ModelError> {
     let by_slot: HashMap<Slot, &Arc<Parameter>> =
         trained.parameters.iter().map(|(slot, parameter)| (*slot, parameter)).collect();
-    write(dir, config, (dtype, extra_files), |slot| match by_slot.get(&slot) {
+    write_values(dir, config, (dtype, extra_files), |slot| match by_slot.get(&slot) {
         Some(parameter) => Ok(parameter.values().clone()),
         None => {
             Err(ModelError::MissingTensor { path: dir.to_path_buf(), tensor: slot.to_string() })
@@ -141,7 +145,7 @@ pub fn write_random(
     let decoder = &config.decoder;
     let residual = (2.0 * decoder.num_layers as f64).sqrt();
     let order: HashMap<Slot, u64> = slots(decoder).into_iter().zip(0..).collect();
-    write(dir, config, (WeightDtype::F32, extra_files), |slot| {
+    write_values(dir, config, (WeightDtype::F32, extra_files), |slot| {
         let shape = matrix_shape(decoder, slot);
         let len = shape.iter().product();
         if slot.is_norm() {

@@ -12,6 +12,7 @@ mod files;
 mod init;
 mod json;
 mod lora;
+mod merge;
 mod method;
 mod targets;
 
@@ -20,6 +21,7 @@ pub use config::AdapterConfig;
 pub use error::PeftError;
 pub use files::{BaseIdentity, check_base, combine, load, save};
 pub use lora::{Bias, LoraConfig};
+pub use merge::{changes_ends, check_mergeable, merged_values};
 pub use method::{Files, Method, SavedTensor, Trained};
 pub use puna_nn::AdapterSet;
 pub use targets::{Targets, matches_module};

@@ -14,7 +14,7 @@ use puna_kernels::{
     round_rows, takes_rounded,
 };
 
-use super::linear::{elements, weight_gradient};
+use super::linear::{elements, weight_gradient, with_matrix};
 use super::with_f32;
 use crate::{NnError, Precision, Value, Weight};
 
@@ -89,20 +89,10 @@ pub fn cross_entropy(
     if let Some(id) = of.targets.iter().flatten().copied().find(|&id| id as usize >= vocab) {
         return Err(NnError::TokenId { id, vocab });
     }
-    let dense;
-    let values;
-    let weight: &[f32] = match head {
-        Weight::Trained(parameter) => {
-            values = parameter.values();
-            &values
-        }
-        _ => {
-            dense = with_f32(&head.dequantize()?, <[f32]>::to_vec)?;
-            &dense
-        }
-    };
     let mut dx = puna_kernels::zeros(if x.is_tracked() { tokens * width } else { 0 });
-    let sum = with_f32(x.tensor(), |x| chunks(x, (head, weight), of, &mut dx))?;
+    let sum = with_matrix(head, elements(of.precision), |weight| {
+        with_f32(x.tensor(), |x| chunks(x, (head, weight), of, &mut dx))
+    })??;
     let dx = if dx.is_empty() {
         None
     } else {
@@ -113,7 +103,7 @@ pub fn cross_entropy(
 
 fn chunks(
     x: &[f32],
-    (head, weight): (&Weight, &[f32]),
+    (head, weight): (&Weight, MatRef<'_>),
     of: &CrossEntropy<'_>,
     dx: &mut [f32],
 ) -> LossSum {
@@ -138,7 +128,7 @@ fn chunks(
                 gemm_packed(shape, operands, (logits, vocab), Write::Set);
             }
             None => {
-                let operands = (MatRef::rows(&rows, width), MatRef::rows(weight, width).t());
+                let operands = (MatRef::rows(&rows, width), weight.t());
                 gemm(shape, operands, (logits, vocab), Write::Set, elements);
             }
         }
@@ -157,7 +147,7 @@ fn chunks(
         let multiply = |to: &mut [f32]| match &packed.backward {
             Some(head) => gemm_packed(shape, (d_logits, head), (to, width), Write::Set),
             None => {
-                let operands = (d_logits, MatRef::rows(weight, width));
+                let operands = (d_logits, weight);
                 gemm(shape, operands, (to, width), Write::Set, elements);
             }
         };
@@ -190,17 +180,16 @@ const PACKED_BYTES: usize = 64 << 20;
 
 impl Packed {
     fn new(
-        weight: &[f32],
+        weight: MatRef<'_>,
         (vocab, width): (usize, usize),
         elements: Elements,
         gradients: bool,
     ) -> Self {
         let pack = |b: MatRef<'_>, shape| PackedMatrix::new(b, shape, elements);
-        let rows = MatRef::rows(weight, width);
         let small = PackedMatrix::bytes((width, vocab), elements) <= PACKED_BYTES;
         Self {
-            forward: small.then(|| pack(rows.t(), (width, vocab))),
-            backward: (small && gradients).then(|| pack(rows, (vocab, width))),
+            forward: small.then(|| pack(weight.t(), (width, vocab))),
+            backward: (small && gradients).then(|| pack(weight, (vocab, width))),
         }
     }
 }

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use puna_kernels::{Elements, MatRef, RoundedRows, Write, gemm, gemm_new, takes_rounded};
+use puna_kernels::{
+    BlockFormat, Elements, MatRef, RoundedRows, Write, gemm, gemm_new, takes_rounded,
+};
 
 use super::with_f32;
 use crate::value::Sum;
-use crate::{NnError, Parameter, Precision, Value, Weight};
+use crate::{BlockOrder, NnError, Parameter, Precision, Value, Weight};
 
 /// Multiplies by a weight in any stored form.
 ///
@@ -47,22 +49,54 @@ pub(super) fn elements(precision: Precision) -> Elements {
 }
 
 fn frozen(x: &Value, weight: &Arc<Weight>, precision: Precision) -> Result<Value, NnError> {
-    let tokens = x.tensor().dims2()?.0;
-    let mut y = puna_kernels::zeros(tokens * weight.rows());
-    if let Some(matrix) = weight.matrix() {
-        with_f32(x.tensor(), |x| puna_kernels::matmul(&matrix, x, &mut y, precision))?;
-    }
+    let (tokens, elements) = (x.tensor().dims2()?.0, elements(precision));
+    let shape = (tokens, weight.rows(), weight.cols());
+    let y = match as_words(weight, elements).filter(|_| x.is_tracked()) {
+        // Rounded once for all products of `x`.
+        Some(w) => x.rounded().map(|x| gemm_new(shape, (x.as_mat(), w.t()), elements))?,
+        None => {
+            let mut y = puna_kernels::zeros(tokens * weight.rows());
+            if let Some(matrix) = weight.matrix() {
+                with_f32(x.tensor(), |x| puna_kernels::matmul(&matrix, x, &mut y, precision))?;
+            }
+            y
+        }
+    };
     let y = Tensor::from_vec(y, (tokens, weight.rows()), &Device::Cpu)?;
     let weight = Arc::clone(weight);
     Ok(Value::derived_adding(y, &[x], move |dy, before| {
         let shape = (weight.rows(), weight.cols());
-        let dense = weight.dequantize()?; // [out, in]
-        let elements = elements(precision);
         let dy = Rows::of(&Value::constant(dy.clone()), elements)?;
-        let dx = with_f32(&dense, |w| input_gradient(&dy, before, w, shape, elements))??;
+        let dx =
+            with_matrix(&weight, elements, |w| input_gradient(&dy, before, w, shape, elements))??;
         Ok(vec![Some(dx)]) // [N, in]
     })
     .fresh())
+}
+
+/// A weight that products with bfloat16 take as it is stored.
+fn as_words(weight: &Weight, elements: Elements) -> Option<MatRef<'_>> {
+    match weight {
+        Weight::Block(w) if w.format() == BlockFormat::BF16 && w.order() == BlockOrder::Rows => {
+            MatRef::bf16_rows(w.bytes(), weight.cols()).filter(|_| takes_rounded(elements))
+        }
+        _ => None,
+    }
+}
+
+/// Lends a weight `[out, in]` as general products take it; dequantized where that is no stored form.
+pub(super) fn with_matrix<T>(
+    weight: &Weight,
+    elements: Elements,
+    f: impl FnOnce(MatRef<'_>) -> T,
+) -> Result<T, NnError> {
+    if let Some(words) = as_words(weight, elements) {
+        return Ok(f(words));
+    }
+    match weight {
+        Weight::Trained(parameter) => Ok(f(MatRef::rows(&parameter.values(), weight.cols()))),
+        _ => with_f32(&weight.dequantize()?, |values| f(MatRef::rows(values, weight.cols()))),
+    }
 }
 
 fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<Value, NnError> {
@@ -78,7 +112,10 @@ fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<
     let parameter = Arc::clone(parameter);
     Ok(Value::derived_adding(y, &[x], move |dy, before| {
         let dy = Rows::of(&Value::constant(dy.clone()), elements)?;
-        let dx = input_gradient(&dy, before, &parameter.values(), (rows, cols), elements)?;
+        let dx = {
+            let w = parameter.values();
+            input_gradient(&dy, before, MatRef::rows(&w, cols), (rows, cols), elements)?
+        };
         x_rows.with(|x| dy.with(|dy| weight_gradient(&parameter, dy, (x, tokens), elements)))??;
         Ok(vec![Some(dx)])
     })
@@ -126,13 +163,13 @@ fn matrix_shape(parameter: &Parameter) -> (usize, usize) {
 pub(super) fn input_gradient(
     dy: &Rows,
     before: Option<Sum>,
-    w: &[f32],
+    w: MatRef<'_>,
     (rows, cols): (usize, usize),
     elements: Elements,
 ) -> Result<Sum, NnError> {
     let tokens = dy.count()?;
     dy.with(|dy| {
-        let operands = (dy, MatRef::rows(w, cols));
+        let operands = (dy, w);
         let shape = (tokens, cols, rows);
         let before = match before {
             Some(own) if own.is_own() => {

@@ -69,7 +69,10 @@ pub fn low_rank(x: &Value, y: Value, of: &LowRank, precision: Precision) -> Resu
         dy_rows.with(|dy| weight_gradient(&b, dy, (MatRef::rows(&h, rank), tokens), elements))?;
         let d_h = Rows::Float(Tensor::from_vec(d_h, (tokens, rank), &Device::Cpu)?);
         d_h.with(|d_h| x_rows.with(|x| weight_gradient(&a, d_h, (x, tokens), elements)))??;
-        let dx = input_gradient(&d_h, before, &a.values(), (rank, width), elements)?;
+        let dx = {
+            let a = a.values();
+            input_gradient(&d_h, before, MatRef::rows(&a, width), (rank, width), elements)?
+        };
         Ok(vec![Some(dx), Some(Sum::shared(dy.clone()))])
     })
     .fresh())
