@@ -72,7 +72,7 @@ pub enum TrainError {
         /// Its folder.
         path: PathBuf,
         /// What is wrong with which file.
-        source: IoError,
+        source: Box<IoError>,
     },
     /// A run cannot go on with a recipe, or with data, that gives its rows another content.
     #[error(

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use puna_testkit::skipped;
+
 use crate::run::{Ran, arg, puna};
 use crate::train::Run;
 
@@ -195,7 +197,7 @@ fn read_only(run: &Run) {
     fs::create_dir(&folder).expect("a folder");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).expect("read-only");
     if fs::write(folder.join("x"), "x").is_ok() {
-        println!("skipped: this user may write into folders that are read-only");
+        skipped("this user may write into folders that are read-only");
         return;
     }
     let said = run.train("read-only/run", &[], &[]);
@@ -204,7 +206,7 @@ fn read_only(run: &Run) {
 
 #[cfg(not(unix))]
 fn read_only(_: &Run) {
-    println!("skipped: no permissions of Unix here");
+    skipped("no permissions of Unix here");
 }
 
 #[test]

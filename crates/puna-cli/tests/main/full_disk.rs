@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use puna_testkit::skipped;
+
 use crate::run::{Ran, arg, command, puna};
 use crate::train::Run;
 
@@ -22,7 +24,7 @@ fn limited(blocks: usize, args: &[&str]) -> Option<Ran> {
         shell.env(name, value.unwrap_or_default());
     }
     if !cfg!(unix) || !Path::new("/bin/sh").exists() {
-        println!("skipped: no shell to limit the size of files with");
+        skipped("no shell to limit the size of files with");
         return None;
     }
     Some(Ran::of(shell.stdin(Stdio::null()).output().expect("the shell starts")))
@@ -125,7 +127,7 @@ fn a_final_model_that_cannot_be_written_is_written_by_resume() {
 fn metrics_that_cannot_be_written_end_the_run_with_their_name() {
     let run = Run::new();
     if !Path::new("/dev/full").exists() {
-        println!("skipped: no /dev/full here");
+        skipped("no /dev/full here");
         return;
     }
     #[cfg(unix)]

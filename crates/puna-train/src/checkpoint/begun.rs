@@ -111,6 +111,10 @@ fn changed(checkpoint: &Checkpoint, key: &'static str, was: String, is: String) 
     TrainError::Changed { path: checkpoint.path.clone(), key, was, is }
 }
 
+fn damaged(checkpoint: &Checkpoint, source: IoError) -> TrainError {
+    TrainError::Damaged { path: checkpoint.path.clone(), source: Box::new(source) }
+}
+
 /// SHA-256 over those of the files that rows are made of; none if one is missing, which the reader
 /// of the data reports better.
 fn digest(recipe: &Recipe) -> Result<Option<String>, TrainError> {
@@ -134,7 +138,7 @@ fn digest(recipe: &Recipe) -> Result<Option<String>, TrainError> {
 /// Opens or parses every file that the checkpoint should have, before an hour is spent on reading
 /// data for it.
 fn check_whole(checkpoint: &Checkpoint) -> Result<(), TrainError> {
-    let damaged = |source| TrainError::Damaged { path: checkpoint.path.clone(), source };
+    let damaged = |source| damaged(checkpoint, source);
     let folder = &checkpoint.path;
     let entries = std::fs::read_dir(folder).map_err(failed("list", folder))?;
     let mut states = false;
@@ -168,9 +172,8 @@ fn check_file(path: &Path) -> Result<(), IoError> {
 /// Compares what makes rows in the checkpoint's recipe and in this one.
 fn check_settings(checkpoint: &Checkpoint, recipe: &Recipe) -> Result<(), TrainError> {
     let path = checkpoint.path.join(RECIPE);
-    let damaged = |reason: String| TrainError::Damaged {
-        path: checkpoint.path.clone(),
-        source: IoError::invalid(&path, "contents", "a recipe", reason),
+    let damaged = |reason: String| {
+        damaged(checkpoint, IoError::invalid(&path, "contents", "a recipe", reason))
     };
     let text = std::fs::read_to_string(&path).map_err(|error| damaged(error.to_string()))?;
     let earlier = Recipe::parse(&text, &path, &[]).map_err(|error| damaged(error.to_string()))?;
@@ -214,7 +217,7 @@ mod tests {
     fn checkpoint(folder: &Path, begun: &BegunRecipe) -> Checkpoint {
         let path = folder.join("step-00000001");
         std::fs::create_dir_all(&path).unwrap();
-        let metadata = super::super::settled(begun).into_iter().collect();
+        let metadata = super::super::settled(begun).collect();
         let states = path.join("optimizer.safetensors");
         puna_io::write::write_safetensors(&states, &[], &metadata).unwrap();
         std::fs::write(path.join(RECIPE), begun.to_toml().unwrap()).unwrap();
