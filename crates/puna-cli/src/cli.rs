@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, completions, convert, data, detokenize, generate, info, merge, pull, score,
-    template, tokenize, train,
+    bench, chat, compare_adapters, completions, convert, data, detokenize, generate, info, merge,
+    pull, score, template, tokenize, train,
 };
 
 /// Run, measure and convert LLaMA-family models.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Info(info::Args),
     /// Write a checkpoint in another format
     Convert(convert::Args),
+    /// Train several methods under one budget and compare them
+    CompareAdapters(compare_adapters::Args),
     /// Write a model with adapters merged into its weights
     Merge(merge::Args),
     /// Prepare text for training

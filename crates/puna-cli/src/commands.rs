@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod compare_adapters;
 pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod data;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Score(args) => score::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::CompareAdapters(args) => compare_adapters::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),

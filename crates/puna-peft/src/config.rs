@@ -22,4 +22,18 @@ impl AdapterConfig {
             AdapterConfig::Lora(config) => Ok(Box::new(lora::Lora::new(config, base, seed)?)),
         }
     }
+
+    /// Sets the size of a method (its rank, virtual tokens or bottleneck) and whatever follows from
+    /// it; `false` if it has none.
+    pub fn set_size(&mut self, size: usize, base: &Base<'_>) -> bool {
+        let _ = base;
+        match self {
+            AdapterConfig::Lora(config) => {
+                let ratio = config.lora_alpha / config.r.max(1) as f64;
+                config.r = size;
+                config.lora_alpha = ratio * size as f64;
+                true
+            }
+        }
+    }
 }

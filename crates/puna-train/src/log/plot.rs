@@ -6,6 +6,9 @@
 
 mod curve;
 mod png;
+mod scatter;
+
+pub use scatter::{Dot, plot_scatter};
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -52,6 +55,57 @@ const STEP: RGBColor = RGBColor(120, 172, 230);
 const MEAN: RGBColor = RGBColor(21, 96, 189);
 const VALIDATION: RGBColor = RGBColor(217, 95, 14);
 
+/// Something drawn, the same for both kinds of pictures.
+trait Drawing {
+    fn draw<DB: DrawingBackend>(
+        &self,
+        area: &DrawingArea<DB, Shift>,
+        picture: Picture,
+    ) -> Drawn<DB>;
+}
+
+/// Draws into a file.
+fn paint(drawing: &impl Drawing, picture: Picture, path: &Path) -> Result<(), LogError> {
+    let failed = |reason: String| LogError::Draw { path: path.to_path_buf(), reason };
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    if !REGISTERED.get_or_init(|| register_font(FONT, FontStyle::Normal, FONT_BYTES).is_ok()) {
+        return Err(failed("the font inside the program is damaged".into()));
+    }
+    match picture {
+        Picture::Svg => {
+            let mut text = String::new();
+            let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+            drawing.draw(&area, picture).map_err(|error| failed(error.to_string()))?;
+            drop(area);
+            std::fs::write(path, text).map_err(LogError::write(path))
+        }
+        Picture::Png => {
+            let size = (SIZE.0 * picture.scale(), SIZE.1 * picture.scale());
+            let mut pixels = vec![0; (size.0 * size.1 * 3) as usize];
+            let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
+            drawing.draw(&area, picture).map_err(|error| failed(error.to_string()))?;
+            drop(area);
+            png::write(path, &pixels, size)
+        }
+    }
+}
+
+/// A loss curve under its title.
+struct LossCurve<'a> {
+    curve: Curve,
+    title: &'a str,
+}
+
+impl Drawing for LossCurve<'_> {
+    fn draw<DB: DrawingBackend>(
+        &self,
+        area: &DrawingArea<DB, Shift>,
+        picture: Picture,
+    ) -> Drawn<DB> {
+        draw(area, &self.curve, self.title, picture)
+    }
+}
+
 /// Draws the losses of a run over its steps.
 ///
 /// # Errors
@@ -63,28 +117,7 @@ pub fn plot_loss(
     path: &Path,
 ) -> Result<(), LogError> {
     let curve = Curve::of(metrics).ok_or(LogError::NoCurve)?;
-    let failed = |reason: String| LogError::Draw { path: path.to_path_buf(), reason };
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-    if !REGISTERED.get_or_init(|| register_font(FONT, FontStyle::Normal, FONT_BYTES).is_ok()) {
-        return Err(failed("the font inside the program is damaged".into()));
-    }
-    match picture {
-        Picture::Svg => {
-            let mut text = String::new();
-            let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-            draw(&area, &curve, title, picture).map_err(|error| failed(error.to_string()))?;
-            drop(area);
-            std::fs::write(path, text).map_err(LogError::write(path))
-        }
-        Picture::Png => {
-            let size = (SIZE.0 * picture.scale(), SIZE.1 * picture.scale());
-            let mut pixels = vec![0; (size.0 * size.1 * 3) as usize];
-            let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
-            draw(&area, &curve, title, picture).map_err(|error| failed(error.to_string()))?;
-            drop(area);
-            png::write(path, &pixels, size)
-        }
-    }
+    paint(&LossCurve { curve, title }, picture, path)
 }
 
 /// What drawing gives.
