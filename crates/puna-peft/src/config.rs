@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Base, LoraConfig, Method, PeftError, lora};
+use crate::{Base, LoraConfig, Method, PeftError, lora, p_tuning, prefix, prompt};
+use crate::{PTuningConfig, PTuningV2Config, PrefixTuningConfig, PromptTuningConfig};
 
 /// A method and its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -10,6 +11,14 @@ use crate::{Base, LoraConfig, Method, PeftError, lora};
 pub enum AdapterConfig {
     /// LoRA (arXiv:2106.09685).
     Lora(LoraConfig),
+    /// Prompt tuning (arXiv:2104.08691).
+    PromptTuning(PromptTuningConfig),
+    /// P-Tuning (arXiv:2103.10385).
+    PTuning(PTuningConfig),
+    /// Prefix tuning (arXiv:2101.00190).
+    PrefixTuning(PrefixTuningConfig),
+    /// P-Tuning v2 (arXiv:2110.07602).
+    PTuningV2(PTuningV2Config),
 }
 
 impl AdapterConfig {
@@ -20,6 +29,18 @@ impl AdapterConfig {
     pub fn build(&self, base: &Base<'_>, seed: u64) -> Result<Box<dyn Method>, PeftError> {
         match self {
             AdapterConfig::Lora(config) => Ok(Box::new(lora::Lora::new(config, base, seed)?)),
+            AdapterConfig::PromptTuning(config) => {
+                Ok(Box::new(prompt::PromptTuning::new(config, base, seed)?))
+            }
+            AdapterConfig::PTuning(config) => {
+                Ok(Box::new(p_tuning::PTuning::new(config, base, seed)?))
+            }
+            AdapterConfig::PrefixTuning(config) => {
+                Ok(Box::new(prefix::PrefixTuning::new(config, base, seed)?))
+            }
+            AdapterConfig::PTuningV2(config) => {
+                Ok(Box::new(prefix::PrefixTuning::p_tuning_v2(config, base, seed)?))
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use puna_io::{AtomicFile, Dtype, StoredTensor, TensorBytes, TensorInfo};
 use puna_nn::AdapterSet;
 use serde_json::{Map, Value};
 
-use crate::{Base, Method, PeftError, lora};
+use crate::{Base, Method, PeftError, lora, p_tuning, prefix, prompt};
 
 /// Which model an adapter was made for, as its metadata tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,6 +100,9 @@ pub fn load(dir: &Path, base: &Base<'_>) -> Result<Box<dyn Method>, PeftError> {
     let wrong = |problem: String| PeftError::Config { path: path.clone(), problem };
     match json.get("peft_type").and_then(Value::as_str) {
         Some("LORA") => Ok(Box::new(lora::Lora::load(dir, &json, base)?)),
+        Some("PROMPT_TUNING") => Ok(Box::new(prompt::PromptTuning::load(dir, &json, base)?)),
+        Some("P_TUNING") => Ok(Box::new(p_tuning::PTuning::load(dir, &json, base)?)),
+        Some("PREFIX_TUNING") => Ok(Box::new(prefix::PrefixTuning::load(dir, &json, base)?)),
         Some(other) => Err(wrong(format!("peft_type {other} is not supported"))),
         None => Err(wrong("has no peft_type".to_owned())),
     }
@@ -125,7 +128,7 @@ pub fn save(
 ) -> Result<(), PeftError> {
     std::fs::create_dir_all(dir)
         .map_err(|source| PeftError::Write { path: dir.to_path_buf(), source })?;
-    let files = method.files();
+    let files = method.files()?;
     let (tensors_name, tensors) = files.tensors;
     for (name, tensors) in std::iter::once((tensors_name, tensors)).chain(files.more) {
         let list: Vec<(String, TensorInfo)> = tensors

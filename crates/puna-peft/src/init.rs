@@ -18,6 +18,11 @@ impl Random {
         (0..len).map(|_| bound * (2.0 * unit(&mut self.0) - 1.0)).collect()
     }
 
+    /// Below a bound.
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
+        ((u64::from(self.0.next_u32()) * u64::from(bound)) >> 32) as u32
+    }
+
     /// With mean 0.
     pub(crate) fn normal(&mut self, len: usize, std: f32) -> Vec<f32> {
         (0..len)

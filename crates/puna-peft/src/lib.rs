@@ -6,6 +6,7 @@
 
 mod base;
 mod config;
+mod encoder;
 mod error;
 mod extras;
 mod files;
@@ -13,8 +14,13 @@ mod init;
 mod json;
 mod lora;
 mod merge;
+mod lstm;
 mod method;
+mod p_tuning;
+mod prefix;
+mod prompt;
 mod targets;
+mod virtual_tokens;
 
 pub use base::{Base, Module};
 pub use config::AdapterConfig;
@@ -23,5 +29,8 @@ pub use files::{BaseIdentity, check_base, combine, load, save};
 pub use lora::{Bias, LoraConfig};
 pub use merge::{changes_ends, check_mergeable, merged_values};
 pub use method::{Files, Method, SavedTensor, Trained};
+pub use p_tuning::{PTuningConfig, PromptEncoderType};
+pub use prefix::{PTuningV2Config, PrefixInit, PrefixTuningConfig};
+pub use prompt::{PromptTuningConfig, PromptTuningInit};
 pub use puna_nn::AdapterSet;
 pub use targets::{Targets, matches_module};

@@ -299,7 +299,7 @@ impl Method for Lora {
         all
     }
 
-    fn files(&self) -> Files {
+    fn files(&self) -> Result<Files, PeftError> {
         let saved = |parameter: &Parameter| SavedTensor::of(parameter.name(), parameter);
         let matrices = self.layers.iter().flat_map(|(_, _, layer)| {
             let LowRank { a, b, .. } = layer.matrices();
@@ -311,10 +311,10 @@ impl Method for Lora {
         if let Some(fields) = config.as_object_mut() {
             fields.remove("loraplus_lr_ratio");
         }
-        Files {
+        Ok(Files {
             config: ("adapter_config.json", config),
             tensors: ("adapter_model.safetensors", tensors),
             more: Vec::new(),
-        }
+        })
     }
 }

@@ -70,7 +70,10 @@ pub trait Method: Debug + Send + Sync {
     fn trained(&self) -> Vec<Trained>;
 
     /// What is saved.
-    fn files(&self) -> Files;
+    ///
+    /// # Errors
+    /// If what a network makes for it cannot be computed.
+    fn files(&self) -> Result<Files, PeftError>;
 
     /// Adds the gradient of a further term of the loss (`weight` 1 for a whole step) and returns the
     /// term.
