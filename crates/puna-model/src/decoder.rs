@@ -212,7 +212,10 @@ impl Decoder {
     pub fn can_continue(&self, cache: &KvCache, total_len: usize) -> bool {
         match self.config.layers.global_rope.scaling {
             RopeScaling::DynamicNtk { .. } => false,
-            _ => self.global_rotary.table(total_len) == cache.rotary_table(),
+            _ => {
+                let end = cache.first_position() + total_len;
+                self.global_rotary.table(end) == cache.rotary_table()
+            }
         }
     }
 
@@ -282,7 +285,7 @@ impl Decoder {
     /// remembered keys have the other one, they are computed anew, as the reference does.
     fn rotate_anew(&self, segment: &mut Segment<'_>) -> Result<(), ModelError> {
         let total = segment.total_len.max(segment.cache.len() + segment.tokens.len());
-        let table = self.global_rotary.table(total);
+        let table = self.global_rotary.table(segment.cache.first_position() + total);
         if table == segment.cache.rotary_table() {
             return Ok(());
         }

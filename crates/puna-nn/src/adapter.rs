@@ -221,7 +221,7 @@ impl AdapterSet {
     /// Position of what comes first, be it an embedding of the prompt or a token.
     #[must_use]
     pub fn prefix_position(&self) -> usize {
-        self.first_position - self.prompt.as_ref().map_or(0, |prompt| prompt.len())
+        self.first_position.saturating_sub(self.prompt.as_ref().map_or(0, |prompt| prompt.len()))
     }
 
     /// What a branch adds to the residual stream.

@@ -96,6 +96,12 @@ impl KvCache {
         self.adapters.as_ref()
     }
 
+    /// Position of the first token.
+    #[must_use]
+    pub fn first_position(&self) -> usize {
+        self.adapters.as_ref().map_or(0, |set| set.first_position)
+    }
+
     /// Keys that a layer remembers: those of the tokens, and an adapter's before them.
     #[must_use]
     pub fn positions(&self) -> usize {
@@ -175,9 +181,14 @@ impl KvCache {
         if len >= self.len() {
             return Ok(());
         }
+        if len == 0 {
+            // An adapter's keys too: a window may have dropped some, and they are written anew.
+            self.clear();
+            return Ok(());
+        }
         for layer in &self.layers {
             let oldest = layer.oldest();
-            if len > 0 && oldest > layer.oldest_seen(self.virtual_len + len) {
+            if oldest > layer.oldest_seen(self.virtual_len + len) {
                 return Err(NnError::CacheDropped { len, oldest });
             }
         }

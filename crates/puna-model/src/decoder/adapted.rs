@@ -17,6 +17,12 @@ impl Decoder {
         segments: &mut [Segment<'_>],
         wanted: Logits,
     ) -> Result<Vec<f32>, ModelError> {
+        // Before the first group has changed its caches.
+        let vocab = self.config.vocab_size;
+        let mut ids = segments.iter().flat_map(|segment| segment.tokens);
+        if let Some(&id) = ids.find(|&&id| id as usize >= vocab) {
+            return Err(NnError::TokenId { id, vocab }.into());
+        }
         let rows = |segment: &Segment<'_>| match wanted {
             Logits::None => 0,
             Logits::Last => 1,
@@ -105,6 +111,7 @@ impl Decoder {
         let Some(set) = pass.adapters.as_ref().filter(|_| segment.cache.is_empty()) else {
             return Ok(());
         };
+        segment.cache.clear();
         segment.cache.set_virtual_len(set.prefix.as_ref().map_or(0, |prefix| prefix.len()));
         let Some(prompt) = &set.prompt else { return Ok(()) };
         let x = prompt.embeddings(pass)?;
@@ -113,7 +120,7 @@ impl Decoder {
         let pass = Pass { adapters: Some(Arc::new(before)), ..pass.clone() };
         let placeholders = vec![0; prompt.len()];
         let cache = &mut *segment.cache;
-        let total_len = segment.total_len;
+        let total_len = prompt.len() + segment.total_len;
         let mut virtual_tokens = [Segment { tokens: &placeholders, cache, total_len }];
         self.through_blocks(x, &mut virtual_tokens, &pass)?;
         segment.cache.forget_tokens_as_virtual();

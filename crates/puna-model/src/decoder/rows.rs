@@ -27,6 +27,12 @@ impl Expanded {
     /// `None` if there are no embeddings.
     pub(super) fn new(rows: &TokenRows<'_>, pass: &Pass) -> Option<Self> {
         let prompt = pass.adapters.as_ref()?.prompt.as_ref()?.len();
+        let parts = [rows.targets.len(), rows.positions.len(), rows.visible_from.len()];
+        let whole = rows.len > 0 && rows.tokens.len().is_multiple_of(rows.len);
+        if !whole || parts.iter().any(|&len| len != rows.tokens.len()) {
+            // The layers' context says what is wrong.
+            return None;
+        }
         let starts = |row: &[u32]| (0..row.len()).filter(|&i| row[i] as usize == i).count();
         let documents = rows.visible_from.chunks(rows.len.max(1)).map(starts).max()?;
         let len = rows.len + documents * prompt;

@@ -63,7 +63,11 @@ impl Decoder {
         segments: &mut [Segment<'_>],
         pass: &Pass,
     ) -> Result<Value, ModelError> {
-        let prefixes = self.prefixes(pass)?;
+        // What was written before the first token stays.
+        let prefixes = match segments.iter().any(|segment| segment.cache.is_empty()) {
+            true => self.prefixes(pass)?,
+            false => Vec::new(),
+        };
         self.with_context(segments, pass, |ctx| {
             for (layer, block) in self.blocks.iter().enumerate() {
                 ctx.prefix = prefixes.get(layer).cloned();
