@@ -100,6 +100,9 @@ pub(crate) struct Network {
     pub(crate) zero_last: bool,
 }
 
+/// Builds an encoder of what a source has.
+type Build<'a> = &'a dyn Fn(&mut Source<'_>) -> Result<Encoder, PeftError>;
+
 impl Encoder {
     /// A table without a network, `[P, width]`.
     pub(crate) fn table(shape: [usize; 2], values: Vec<f32>) -> Self {
@@ -140,7 +143,7 @@ impl Encoder {
     pub(crate) fn load(
         dir: &Path,
         shape: [usize; 2],
-        network: Option<&dyn Fn(&mut Source<'_>) -> Result<Self, PeftError>>,
+        network: Option<Build<'_>>,
     ) -> Result<Self, PeftError> {
         let tensors = Tensors::open(dir, &["adapter_model.safetensors", "adapter_model.bin"])?;
         let values = tensors.values(EMBEDDINGS, &shape)?;
