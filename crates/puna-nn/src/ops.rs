@@ -16,6 +16,7 @@ mod low_rank;
 mod prefix;
 mod rms_norm;
 mod rope;
+mod scale_columns;
 
 pub use attention::attention;
 pub use batch_attention::{BatchAttention, batch_attention};
@@ -29,6 +30,7 @@ pub use load_balance::load_balance;
 pub use low_rank::{LowRank, low_rank};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
+pub use scale_columns::{ColumnScale, scale_columns};
 
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 

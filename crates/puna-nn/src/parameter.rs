@@ -1,6 +1,7 @@
 //! Trained tensors: values that an optimizer changes between passes, and gradients that backward
 //! passes add up in place.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use puna_kernels::Write;
@@ -11,6 +12,7 @@ pub struct Parameter {
     name: String,
     shape: Vec<usize>,
     values: RwLock<Vec<f32>>,
+    version: AtomicU64,
     gradient: Mutex<Gradient>,
 }
 
@@ -34,6 +36,7 @@ impl Parameter {
             name: name.into(),
             shape: shape.to_vec(),
             values: RwLock::new(values),
+            version: AtomicU64::new(0),
             gradient: Mutex::default(),
         }
     }
@@ -69,7 +72,16 @@ impl Parameter {
 
     /// The values, to be changed: between passes, not during one.
     pub fn values_mut(&self) -> RwLockWriteGuard<'_, Vec<f32>> {
-        self.values.write().unwrap_or_else(PoisonError::into_inner)
+        let values = self.values.write().unwrap_or_else(PoisonError::into_inner);
+        self.version.fetch_add(1, Ordering::AcqRel);
+        values
+    }
+
+    /// Number of times the values were lent to be changed: what was computed from them is still right
+    /// if this number, read before the values were, is still the same.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     fn gradient(&self) -> MutexGuard<'_, Gradient> {

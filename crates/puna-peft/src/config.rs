@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Base, LoraConfig, Method, PeftError, lora, p_tuning, prefix, prompt};
 use crate::{PTuningConfig, PTuningV2Config, PrefixTuningConfig, PromptTuningConfig};
+use crate::{Base, BitFitConfig, Ia3Config, LoraConfig, Method, PeftError};
+use crate::{bitfit, ia3, lora};
 
 /// A method and its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +21,11 @@ pub enum AdapterConfig {
     PrefixTuning(PrefixTuningConfig),
     /// P-Tuning v2 (arXiv:2110.07602).
     PTuningV2(PTuningV2Config),
+    /// IA³ (arXiv:2205.05638).
+    Ia3(Ia3Config),
+    /// BitFit (arXiv:2106.10199).
+    #[serde(rename = "bitfit")]
+    BitFit(BitFitConfig),
 }
 
 impl AdapterConfig {
@@ -55,6 +62,8 @@ impl AdapterConfig {
                 config.lora_alpha = ratio * size as f64;
                 true
             }
+            AdapterConfig::Ia3(config) => Ok(Box::new(ia3::Ia3::new(config, base)?)),
+            AdapterConfig::BitFit(config) => Ok(Box::new(bitfit::BitFit::new(config, base)?)),
         }
     }
 }

@@ -11,6 +11,7 @@ use puna_nn::AdapterSet;
 use serde_json::{Map, Value};
 
 use crate::{Base, Method, PeftError, lora, p_tuning, prefix, prompt};
+use crate::{Base, Method, PeftError, bitfit, ia3, lora};
 
 /// Which model an adapter was made for, as its metadata tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,6 +94,9 @@ impl Tensors {
 /// If there is none, its method is not known, or it does not fit the model.
 pub fn load(dir: &Path, base: &Base<'_>) -> Result<Box<dyn Method>, PeftError> {
     let path = dir.join("adapter_config.json");
+    if !path.is_file() && dir.join(bitfit::CONFIG).is_file() {
+        return Ok(Box::new(bitfit::BitFit::load(dir, base)?));
+    }
     if !path.is_file() {
         return Err(PeftError::NoAdapter { path: dir.to_path_buf() });
     }
@@ -103,6 +107,7 @@ pub fn load(dir: &Path, base: &Base<'_>) -> Result<Box<dyn Method>, PeftError> {
         Some("PROMPT_TUNING") => Ok(Box::new(prompt::PromptTuning::load(dir, &json, base)?)),
         Some("P_TUNING") => Ok(Box::new(p_tuning::PTuning::load(dir, &json, base)?)),
         Some("PREFIX_TUNING") => Ok(Box::new(prefix::PrefixTuning::load(dir, &json, base)?)),
+        Some("IA3") => Ok(Box::new(ia3::Ia3::load(dir, &json, base)?)),
         Some(other) => Err(wrong(format!("peft_type {other} is not supported"))),
         None => Err(wrong("has no peft_type".to_owned())),
     }
@@ -145,7 +150,8 @@ pub fn save(
     }
     let (config_name, mut config) = files.config;
     if let Some(fields) = config.as_object_mut() {
-        if config_name == "adapter_config.json" && fields.contains_key("peft_type") {
+        let is_peft = config_name == "adapter_config.json" && fields.contains_key("peft_type");
+        if is_peft || config_name == bitfit::CONFIG {
             fields.insert("base_model_name_or_path".to_owned(), base_path.into());
         }
         fields.insert("puna".to_owned(), serde_json::json!(identity.metadata));

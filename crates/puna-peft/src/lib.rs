@@ -5,11 +5,13 @@
 //! an [`AdapterSet`], which is an argument of a pass. The base may be stored in any form.
 
 mod base;
+mod bitfit;
 mod config;
 mod encoder;
 mod error;
 mod extras;
 mod files;
+mod ia3;
 mod init;
 mod json;
 mod lora;
@@ -23,9 +25,12 @@ mod targets;
 mod virtual_tokens;
 
 pub use base::{Base, Module};
+pub use bitfit::BitFitConfig;
 pub use config::AdapterConfig;
 pub use error::PeftError;
 pub use files::{BaseIdentity, check_base, combine, load, save};
+pub use files::{BaseIdentity, combine, load, save};
+pub use ia3::Ia3Config;
 pub use lora::{Bias, LoraConfig};
 pub use merge::{changes_ends, check_mergeable, merged_values};
 pub use method::{Files, Method, SavedTensor, Trained};

@@ -1,7 +1,10 @@
 //! Tests of whole adapters.
 
+mod adapted;
+mod bitfit;
 mod golden;
 mod soft;
 mod virtual_cache;
 mod virtual_tokens;
 mod virtual_training;
+mod ia3;
