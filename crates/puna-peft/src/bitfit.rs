@@ -134,13 +134,13 @@ impl Method for BitFit {
         self.biases.iter().map(|(_, parameter)| Trained::new(parameter)).collect()
     }
 
-    fn files(&self) -> Files {
+    fn files(&self) -> Result<Files, PeftError> {
         let config = serde_json::json!({
             "method": "bitfit",
             "base_model_name_or_path": null,
             "values": "replacement",
         });
         let tensors = self.biases.iter().map(|(_, p)| SavedTensor::of(p.name(), p)).collect();
-        Files { config: (CONFIG, config), tensors: (TENSORS, tensors), more: Vec::new() }
+        Ok(Files { config: (CONFIG, config), tensors: (TENSORS, tensors), more: Vec::new() })
     }
 }

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Base, LoraConfig, Method, PeftError, lora, p_tuning, prefix, prompt};
-use crate::{PTuningConfig, PTuningV2Config, PrefixTuningConfig, PromptTuningConfig};
-use crate::{Base, BitFitConfig, Ia3Config, LoraConfig, Method, PeftError};
-use crate::{bitfit, ia3, lora};
+use crate::hub::{BottleneckConfig, Hub, PartConfig};
+use crate::{Base, BitFitConfig, BottleneckOptions, HubLoraConfig, HubPrefixConfig, Ia3Config};
+use crate::{LoraConfig, MamConfig, Method, PTuningConfig, PTuningV2Config, PeftError};
+use crate::{PrefixTuningConfig, PromptTuningConfig, UnipeltConfig};
+use crate::{bitfit, ia3, lora, p_tuning, prefix, prompt};
 
 /// A method and its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,26 @@ pub enum AdapterConfig {
     /// BitFit (arXiv:2106.10199).
     #[serde(rename = "bitfit")]
     BitFit(BitFitConfig),
+    /// Bottlenecks behind both branches (arXiv:1902.00751).
+    Houlsby(BottleneckOptions),
+    /// A bottleneck behind the feed-forward part (arXiv:2005.00247).
+    Pfeiffer(BottleneckOptions),
+    /// A bottleneck beside the feed-forward part (arXiv:2110.04366).
+    Parallel(BottleneckOptions),
+    /// Bottlenecks of Kronecker products behind both branches (arXiv:2106.04647).
+    Compacter(BottleneckOptions),
+    /// The same behind the feed-forward part only.
+    CompacterPlus(BottleneckOptions),
+    /// Prefix tuning as AdapterHub has it (arXiv:2101.00190).
+    HubPrefixTuning(HubPrefixConfig),
+    /// LoRA as AdapterHub has it.
+    HubLora(HubLoraConfig),
+    /// (IA)³ as AdapterHub has it (arXiv:2205.05638).
+    HubIa3,
+    /// A prefix and a parallel bottleneck (arXiv:2110.04366).
+    Mam(MamConfig),
+    /// A prefix, a bottleneck and LoRA with gates (arXiv:2110.07577).
+    Unipelt(UnipeltConfig),
 }
 
 impl AdapterConfig {
@@ -34,20 +55,56 @@ impl AdapterConfig {
     /// # Errors
     /// If a setting is wrong, or nothing of the model is meant.
     pub fn build(&self, base: &Base<'_>, seed: u64) -> Result<Box<dyn Method>, PeftError> {
+        type C = AdapterConfig;
+        Ok(match self {
+            C::Lora(config) => Box::new(lora::Lora::new(config, base, seed)?),
+            C::PromptTuning(config) => Box::new(prompt::PromptTuning::new(config, base, seed)?),
+            C::PTuning(config) => Box::new(p_tuning::PTuning::new(config, base, seed)?),
+            C::PrefixTuning(config) => Box::new(prefix::PrefixTuning::new(config, base, seed)?),
+            C::PTuningV2(config) => {
+                Box::new(prefix::PrefixTuning::p_tuning_v2(config, base, seed)?)
+            }
+            C::Ia3(config) => Box::new(ia3::Ia3::new(config, base)?),
+            C::BitFit(config) => Box::new(bitfit::BitFit::new(config, base)?),
+            other => Box::new(other.hub(base, seed)?),
+        })
+    }
+
+    /// Methods of AdapterHub.
+    fn hub(&self, base: &Base<'_>, seed: u64) -> Result<Hub, PeftError> {
+        let bottleneck = |method, config: BottleneckConfig, options: &BottleneckOptions| {
+            let config = options.over(config);
+            let layers = base.config.decoder.num_layers;
+            if options.drop_layers > layers || options.drop_random > layers {
+                return Err(PeftError::Setting {
+                    key: "drop_layers",
+                    value: options.drop_layers.max(options.drop_random).to_string(),
+                    expected: format!("at most {layers}, the model's blocks"),
+                });
+            }
+            Hub::dropping((method, config), options.drop_random, base, seed)
+        };
+        let parts = |method, parts| Hub::new(method, parts, base, seed);
+        type B = BottleneckConfig;
         match self {
-            AdapterConfig::Lora(config) => Ok(Box::new(lora::Lora::new(config, base, seed)?)),
-            AdapterConfig::PromptTuning(config) => {
-                Ok(Box::new(prompt::PromptTuning::new(config, base, seed)?))
+            AdapterConfig::Houlsby(options) => bottleneck("houlsby", B::houlsby(), options),
+            AdapterConfig::Pfeiffer(options) => bottleneck("pfeiffer", B::pfeiffer(), options),
+            AdapterConfig::Parallel(options) => bottleneck("parallel", B::parallel(), options),
+            AdapterConfig::Compacter(options) => bottleneck("compacter", B::compacter(), options),
+            AdapterConfig::CompacterPlus(options) => {
+                bottleneck("compacter_plus", B::compacter_plus(), options)
             }
-            AdapterConfig::PTuning(config) => {
-                Ok(Box::new(p_tuning::PTuning::new(config, base, seed)?))
+            AdapterConfig::HubPrefixTuning(config) => {
+                parts("hub_prefix_tuning", vec![PartConfig::Prefix(config.clone())])
             }
-            AdapterConfig::PrefixTuning(config) => {
-                Ok(Box::new(prefix::PrefixTuning::new(config, base, seed)?))
+            AdapterConfig::HubLora(config) => {
+                parts("hub_lora", vec![PartConfig::Lora(config.clone())])
             }
-            AdapterConfig::PTuningV2(config) => {
-                Ok(Box::new(prefix::PrefixTuning::p_tuning_v2(config, base, seed)?))
-            }
+            AdapterConfig::HubIa3 => parts("hub_ia3", vec![PartConfig::Lora(HubLoraConfig::ia3())]),
+            AdapterConfig::Mam(config) => parts("mam", config.parts()),
+            AdapterConfig::Unipelt(config) => parts("unipelt", config.parts()),
+            // What is not AdapterHub's has been built before.
+            _ => parts("union", Vec::new()),
         }
     }
 
@@ -62,8 +119,7 @@ impl AdapterConfig {
                 config.lora_alpha = ratio * size as f64;
                 true
             }
-            AdapterConfig::Ia3(config) => Ok(Box::new(ia3::Ia3::new(config, base)?)),
-            AdapterConfig::BitFit(config) => Ok(Box::new(bitfit::BitFit::new(config, base)?)),
+            _ => false,
         }
     }
 }

@@ -10,8 +10,8 @@ use puna_io::{AtomicFile, Dtype, StoredTensor, TensorBytes, TensorInfo};
 use puna_nn::AdapterSet;
 use serde_json::{Map, Value};
 
-use crate::{Base, Method, PeftError, lora, p_tuning, prefix, prompt};
-use crate::{Base, Method, PeftError, bitfit, ia3, lora};
+use crate::hub::Hub;
+use crate::{Base, Method, PeftError, bitfit, ia3, lora, p_tuning, prefix, prompt};
 
 /// Which model an adapter was made for, as its metadata tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,7 +109,8 @@ pub fn load(dir: &Path, base: &Base<'_>) -> Result<Box<dyn Method>, PeftError> {
         Some("PREFIX_TUNING") => Ok(Box::new(prefix::PrefixTuning::load(dir, &json, base)?)),
         Some("IA3") => Ok(Box::new(ia3::Ia3::load(dir, &json, base)?)),
         Some(other) => Err(wrong(format!("peft_type {other} is not supported"))),
-        None => Err(wrong("has no peft_type".to_owned())),
+        None if json.contains_key("config") => Ok(Box::new(Hub::load(dir, &json, base)?)),
+        None => Err(wrong("has no peft_type (peft) and no config (adapters)".to_owned())),
     }
 }
 
@@ -153,6 +154,9 @@ pub fn save(
         let is_peft = config_name == "adapter_config.json" && fields.contains_key("peft_type");
         if is_peft || config_name == bitfit::CONFIG {
             fields.insert("base_model_name_or_path".to_owned(), base_path.into());
+        }
+        if let Some(model) = fields.get_mut("model_name") {
+            *model = base_path.into();
         }
         fields.insert("puna".to_owned(), serde_json::json!(identity.metadata));
     }

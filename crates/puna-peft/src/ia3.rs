@@ -184,12 +184,12 @@ impl Method for Ia3 {
         self.parameters().map(Trained::new).chain(self.extras.trained()).collect()
     }
 
-    fn files(&self) -> Files {
+    fn files(&self) -> Result<Files, PeftError> {
         let vectors = self.parameters().map(|p| SavedTensor::of(p.name(), p));
-        Files {
+        Ok(Files {
             config: ("adapter_config.json", peft_config("IA3", &self.config)),
             tensors: ("adapter_model.safetensors", vectors.chain(self.extras.saved()).collect()),
             more: Vec::new(),
-        }
+        })
     }
 }

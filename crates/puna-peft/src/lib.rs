@@ -11,12 +11,13 @@ mod encoder;
 mod error;
 mod extras;
 mod files;
+mod hub;
 mod ia3;
 mod init;
 mod json;
 mod lora;
-mod merge;
 mod lstm;
+mod merge;
 mod method;
 mod p_tuning;
 mod prefix;
@@ -29,7 +30,10 @@ pub use bitfit::BitFitConfig;
 pub use config::AdapterConfig;
 pub use error::PeftError;
 pub use files::{BaseIdentity, check_base, combine, load, save};
-pub use files::{BaseIdentity, combine, load, save};
+pub use hub::{
+    BottleneckOptions, Composition, HubLoraConfig, HubPrefixConfig, InitWeights, MamConfig,
+    NonLinearity, Reduction, Scaling, UnipeltConfig, drop_first_layers,
+};
 pub use ia3::Ia3Config;
 pub use lora::{Bias, LoraConfig};
 pub use merge::{changes_ends, check_mergeable, merged_values};

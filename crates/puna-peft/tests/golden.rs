@@ -61,3 +61,8 @@ fn group(name: &str) {
 fn peft_adapters_give_their_logits() {
     group("peft");
 }
+
+#[test]
+fn adapters_of_adapterhub_give_their_logits() {
+    group("adapters");
+}

@@ -3,8 +3,8 @@
 mod adapted;
 mod bitfit;
 mod golden;
+mod ia3;
 mod soft;
 mod virtual_cache;
 mod virtual_tokens;
 mod virtual_training;
-mod ia3;
