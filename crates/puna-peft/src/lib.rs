@@ -20,6 +20,7 @@ mod lstm;
 mod merge;
 mod method;
 mod p_tuning;
+pub mod pet;
 mod prefix;
 mod prompt;
 mod targets;

@@ -4,6 +4,7 @@ mod adapted;
 mod bitfit;
 mod golden;
 mod ia3;
+mod pet;
 mod soft;
 mod virtual_cache;
 mod virtual_tokens;

@@ -1,7 +1,8 @@
 //! Virtual tokens before sequences with a cache: parts, batches, going back, and the same from whole rows.
 
-use puna_model::{Logits, Model, Precision, Segment};
+use puna_model::{Device, LoadOptions, Logits, Model, Precision, Segment};
 use puna_nn::Pass;
+use puna_testkit::GoldenCase;
 
 use crate::soft::{assert_near, build, extend, logits, methods, model, set, text_prompt, tokens};
 
@@ -148,6 +149,37 @@ fn rotary_tables_that_depend_on_the_length_count_a_prompt() {
                     let expected = &expected[before * vocab(&model)..];
                     assert_near(&format!("{name} {len} {part}"), &got, expected, SAME);
                 }
+            }
+        }
+    }
+}
+
+/// Layers that run as tensors, as on a GPU.
+#[test]
+fn layers_over_tensors_know_virtual_tokens() {
+    for name in ["llama2-gqa", "mistral-sliding", "gemma2"] {
+        let (Some(model), Some(case)) = (model(name), GoldenCase::open(&format!("text/{name}")))
+        else {
+            continue;
+        };
+        let options =
+            LoadOptions { device: Some(Device::Cpu), ..LoadOptions::new(Precision::Exact) };
+        let tensors = Model::load(&case.dir, &options).unwrap();
+        let prompt = tokens(7, 26, vocab(&model));
+        for config in methods(5) {
+            let method = build(&config, &model, 2);
+            let set = set(&*method);
+            let expected = logits(&model, Some(&set), &prompt, 26);
+            for part in [26, 1, 10] {
+                let got = logits(&tensors, Some(&set), &prompt, part);
+                assert_near(&format!("{name} {}", method.name()), &got, &expected, TWO_KERNELS);
+            }
+            let mut cache = tensors.decoder.new_cache().with_adapters(Some(set));
+            extend(&tensors, &mut cache, &prompt, 26);
+            for keep in [9, 0] {
+                cache.truncate(keep).unwrap();
+                let got = extend(&tensors, &mut cache, &prompt[keep..], 26);
+                assert_near(name, &got, &expected[keep * vocab(&model)..], TWO_KERNELS);
             }
         }
     }

@@ -114,7 +114,7 @@ impl Decoder {
         segment.cache.clear();
         segment.cache.set_virtual_len(set.prefix.as_ref().map_or(0, |prefix| prefix.len()));
         let Some(prompt) = &set.prompt else { return Ok(()) };
-        let x = prompt.embeddings(pass)?;
+        let x = self.on_device(prompt.embeddings(pass)?)?;
         // Their positions come before that of the first token.
         let before = AdapterSet { first_position: set.prefix_position(), ..(**set).clone() };
         let pass = Pass { adapters: Some(Arc::new(before)), ..pass.clone() };
@@ -144,12 +144,22 @@ impl Decoder {
         }
     }
 
+    /// What an adapter has made, where the layers run.
+    fn on_device(&self, x: Value) -> Result<Value, ModelError> {
+        match &self.device {
+            Some(device) if !device.is_cpu() => {
+                Ok(Value::constant(x.tensor().to_device(device).map_err(NnError::from)?))
+            }
+            _ => Ok(x),
+        }
+    }
+
     /// Each layer's keys and values before sequences, `[P, 2·K·D]`; none without a prefix.
     pub(super) fn prefixes(&self, pass: &Pass) -> Result<Vec<Value>, ModelError> {
         let Some(prefix) = pass.adapters.as_ref().and_then(|set| set.prefix.as_ref()) else {
             return Ok(Vec::new());
         };
-        self.split_prefix(&prefix.encode(pass)?)
+        self.split_prefix(&self.on_device(prefix.encode(pass)?)?)
     }
 
     /// The layers' parts of an encoded prefix `[P, L·2·K·D]`, as values of their own.
