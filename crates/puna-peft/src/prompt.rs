@@ -154,13 +154,13 @@ impl Method for PromptTuning {
     fn files(&self) -> Result<Files, PeftError> {
         let mut config = self.config.clone();
         config.prompt_tuning_init_tokens = None;
-        let known = config.prompt_tuning_init_text.is_some();
-        if !(known && config.tokenizer_name_or_path.is_some()) {
-            // peft refuses to read `TEXT` without both, though it is of no use any more.
-            config.prompt_tuning_init = match config.prompt_tuning_init {
-                PromptTuningInit::Text => PromptTuningInit::Random,
-                other => other,
-            };
+        let readable =
+            config.prompt_tuning_init_text.is_some() && config.tokenizer_name_or_path.is_some();
+        if config.prompt_tuning_init == PromptTuningInit::Text && !readable {
+            // peft refuses to read `TEXT` without both, though it is of no use any more, and
+            // arguments for a tokenizer without `TEXT`.
+            config.prompt_tuning_init = PromptTuningInit::Random;
+            config.tokenizer_kwargs = None;
         }
         let mut files = self.layout.files("PROMPT_TUNING", &config, &self.embeddings.0)?;
         if let Some(fields) = files.config.1.as_object_mut() {

@@ -1,7 +1,10 @@
 //! Virtual tokens before sequences with a cache: parts, batches, going back, and the same from whole rows.
 
+use std::sync::Arc;
+
 use puna_model::{Device, LoadOptions, Logits, Model, Precision, Segment};
 use puna_nn::Pass;
+use puna_peft::combine;
 use puna_testkit::GoldenCase;
 
 use crate::soft::{assert_near, build, extend, logits, methods, model, set, text_prompt, tokens};
@@ -151,6 +154,55 @@ fn rotary_tables_that_depend_on_the_length_count_a_prompt() {
                 }
             }
         }
+    }
+}
+
+/// A sequence that grows token by token changes LongRoPE's table on the way, and what is remembered,
+/// the virtual tokens too, is computed anew.
+#[test]
+fn a_growing_sequence_changes_its_rotary_table_with_the_virtual_tokens() {
+    let Some(model) = model("phi3-longrope") else { return };
+    let (before, len) = (9, 75);
+    let all = tokens(3, before + len, vocab(&model));
+    let mut text = model.decoder.new_cache();
+    extend(&model, &mut text, &all[..before], before);
+    let prompt = set(&*build(&text_prompt(&all[..before], before), &model, 1));
+    let prefix = set(&*build(&methods(before)[4], &model, 1));
+    let [mut of_prompt, mut of_prefix] =
+        [&prompt, &prefix].map(|set| model.decoder.new_cache().with_adapters(Some(set.clone())));
+    let mut tables = Vec::new();
+    for at in 0..len {
+        let token = &all[before + at..][..1];
+        let expected = extend(&model, &mut text, token, before + at + 1);
+        let got = extend(&model, &mut of_prompt, token, at + 1);
+        assert_near(&format!("prompt {at}"), &got, &expected, SAME);
+        assert_eq!(of_prompt.rotary_table(), text.rotary_table());
+        tables.push(text.rotary_table());
+        let got = extend(&model, &mut of_prefix, token, at + 1);
+        let whole = logits(&model, Some(&prefix), &all[before..][..at + 1], 100);
+        assert_near(&format!("prefix {at}"), &got, &whole[at * vocab(&model)..], SAME);
+        assert_eq!(of_prefix.rotary_table(), text.rotary_table());
+    }
+    tables.dedup();
+    assert_eq!(tables.len(), 2);
+}
+
+/// Keys come before embeddings, and those before the sequence.
+#[test]
+fn a_prompt_and_a_prefix_stand_together() {
+    for name in BASES {
+        let Some(model) = model(name) else { continue };
+        let prompt = tokens(7, 26, vocab(&model));
+        let (a, b) = (build(&methods(5)[0], &model, 2), build(&methods(3)[4], &model, 2));
+        let set = Arc::new(combine(&[(&*a, 1.0), (&*b, 1.0)]).unwrap());
+        assert_eq!((set.virtual_len(), set.first_position), (8, 8));
+        let whole = logits(&model, Some(&set), &prompt, 26);
+        for part in [1, 10] {
+            assert_near(name, &logits(&model, Some(&set), &prompt, part), &whole, SAME);
+        }
+        let pass = Pass { adapters: Some(set), ..Pass::new(Precision::Exact) };
+        let last = model.decoder.next_logits(&prompt, &pass).unwrap();
+        assert_near(name, &last, &whole[25 * vocab(&model)..], TWO_KERNELS);
     }
 }
 

@@ -131,6 +131,27 @@ fn prompts_begin_as_texts_repeated_or_cut_as_random_tokens_or_normal() {
     );
 }
 
+/// peft wants a text and a tokenizer where a file says `TEXT`.
+#[test]
+fn files_say_text_only_where_peft_could_read_it() {
+    let Some(model) = model("llama2-gqa") else { return };
+    let config = |text: Option<&str>| PromptTuningConfig {
+        num_virtual_tokens: 2,
+        prompt_tuning_init: PromptTuningInit::Text,
+        prompt_tuning_init_text: text.map(str::to_owned),
+        prompt_tuning_init_tokens: Some(vec![4, 5]),
+        tokenizer_name_or_path: Some("a/tokenizer".to_owned()),
+        tokenizer_kwargs: Some(serde_json::json!({"use_fast": true})),
+    };
+    for (text, init, has_arguments) in [(Some("so"), "TEXT", true), (None, "RANDOM", false)] {
+        let method = build(&AdapterConfig::PromptTuning(config(text)), &model, 1);
+        let json = method.files().unwrap().config.1;
+        assert_eq!(json["prompt_tuning_init"], init);
+        assert_eq!(json["tokenizer_kwargs"].is_object(), has_arguments);
+        assert!(json.get("prompt_tuning_init_tokens").is_none());
+    }
+}
+
 /// Zero keys have scores of zero, not no influence: only the values are none.
 #[test]
 fn a_prefix_can_begin_at_zero() {
