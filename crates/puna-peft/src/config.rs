@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::hub::{BottleneckConfig, Hub, PartConfig};
-use crate::{Base, BitFitConfig, BottleneckOptions, HubLoraConfig, HubPrefixConfig, Ia3Config};
+use crate::{
+    AdaLoraConfig, Base, BitFitConfig, BottleneckOptions, HubLoraConfig, HubPrefixConfig, Ia3Config,
+};
 use crate::{LoraConfig, MamConfig, Method, PTuningConfig, PTuningV2Config, PeftError};
 use crate::{PrefixTuningConfig, PromptTuningConfig, UnipeltConfig};
-use crate::{bitfit, ia3, lora, p_tuning, prefix, prompt};
+use crate::{adalora, bitfit, ia3, lora, p_tuning, prefix, prompt};
 
 /// A method and its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub enum AdapterConfig {
     PrefixTuning(PrefixTuningConfig),
     /// P-Tuning v2 (arXiv:2110.07602).
     PTuningV2(PTuningV2Config),
+    /// AdaLoRA (arXiv:2303.10512).
+    #[serde(rename = "adalora")]
+    AdaLora(AdaLoraConfig),
     /// IA³ (arXiv:2205.05638).
     Ia3(Ia3Config),
     /// BitFit (arXiv:2106.10199).
@@ -64,6 +69,7 @@ impl AdapterConfig {
             C::PTuningV2(config) => {
                 Box::new(prefix::PrefixTuning::p_tuning_v2(config, base, seed)?)
             }
+            C::AdaLora(config) => Box::new(adalora::AdaLora::new(config, base, seed)?),
             C::Ia3(config) => Box::new(ia3::Ia3::new(config, base)?),
             C::BitFit(config) => Box::new(bitfit::BitFit::new(config, base)?),
             other => Box::new(other.hub(base, seed)?),

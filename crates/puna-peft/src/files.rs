@@ -11,7 +11,7 @@ use puna_nn::AdapterSet;
 use serde_json::{Map, Value};
 
 use crate::hub::Hub;
-use crate::{Base, Method, PeftError, bitfit, ia3, lora, p_tuning, prefix, prompt};
+use crate::{Base, Method, PeftError, adalora, bitfit, ia3, lora, p_tuning, prefix, prompt};
 
 /// Which model an adapter was made for, as its metadata tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,6 +107,7 @@ pub fn load(dir: &Path, base: &Base<'_>) -> Result<Box<dyn Method>, PeftError> {
         Some("PROMPT_TUNING") => Ok(Box::new(prompt::PromptTuning::load(dir, &json, base)?)),
         Some("P_TUNING") => Ok(Box::new(p_tuning::PTuning::load(dir, &json, base)?)),
         Some("PREFIX_TUNING") => Ok(Box::new(prefix::PrefixTuning::load(dir, &json, base)?)),
+        Some("ADALORA") => Ok(Box::new(adalora::AdaLora::load(dir, &json, base)?)),
         Some("IA3") => Ok(Box::new(ia3::Ia3::load(dir, &json, base)?)),
         Some(other) => Err(wrong(format!("peft_type {other} is not supported"))),
         None if json.contains_key("config") => Ok(Box::new(Hub::load(dir, &json, base)?)),

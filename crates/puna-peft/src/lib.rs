@@ -4,6 +4,7 @@
 //! the traits that puna-nn has for linear layers, branches, prefixes and embeddings; it puts them into
 //! an [`AdapterSet`], which is an argument of a pass. The base may be stored in any form.
 
+mod adalora;
 mod base;
 mod bitfit;
 mod config;
@@ -23,9 +24,11 @@ mod p_tuning;
 pub mod pet;
 mod prefix;
 mod prompt;
+mod svd;
 mod targets;
 mod virtual_tokens;
 
+pub use adalora::AdaLoraConfig;
 pub use base::{Base, Module};
 pub use bitfit::BitFitConfig;
 pub use config::AdapterConfig;
@@ -36,7 +39,7 @@ pub use hub::{
     NonLinearity, Reduction, Scaling, UnipeltConfig, drop_first_layers,
 };
 pub use ia3::Ia3Config;
-pub use lora::{Bias, LoraConfig};
+pub use lora::{Bias, LoftQ, LoraConfig, loftq, loftq_from};
 pub use merge::{changes_ends, check_mergeable, merged_values};
 pub use method::{Files, Method, SavedTensor, Trained};
 pub use p_tuning::{PTuningConfig, PromptEncoderType};

@@ -1,8 +1,11 @@
 //! LoRA (arXiv:2106.09685): `y += s B A x` beside a linear layer, with `s = α / r`, or `α / √r`
 //! (rsLoRA, arXiv:2312.03732).
 
+mod dora;
 mod embedding;
 mod layer;
+mod loftq;
+mod start;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,8 +22,12 @@ use crate::init::Random;
 use crate::json::{known_fields, peft_config};
 use crate::targets::whole;
 use crate::{Base, Files, Method, Module, PeftError, SavedTensor, Targets, Trained};
+use dora::{Dora, first_magnitude};
 use embedding::LoraEmbedding;
-use layer::LoraLayer;
+use layer::{Initial, LoraLayer, add_product};
+use start::{Start, dense, leading};
+
+pub use loftq::{LoftQ, loftq, loftq_from};
 
 /// Which biases are trained besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -61,7 +68,8 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// Weights are split into magnitude and direction (DoRA, arXiv:2402.09353).
     pub use_dora: bool,
-    /// How the matrices begin; `true`: LoRA's own way.
+    /// How the matrices begin: `true` (LoRA's own way), `false` (both random), `gaussian`, `pissa`,
+    /// `pissa_niter_N`, `loftq`.
     pub init_lora_weights: Value,
     /// Trained biases.
     pub bias: Bias,
@@ -113,22 +121,45 @@ impl LoraConfig {
             let value = self.lora_dropout.to_string();
             return setting("lora_dropout", value, "from 0 to below 1");
         }
+        let start = Start::parse(&self.init_lora_weights)?;
+        if self.use_dora && matches!(start, Start::Pissa { .. }) {
+            return setting("use_dora", "true".to_owned(), "false beside pissa");
+        }
         Ok(())
     }
 
+    /// What peft reads where matrices had begun as a part of the base: twice the rank, the same scale.
+    fn twice_the_rank(&self) -> Self {
+        let factor = if self.use_rslora { std::f64::consts::SQRT_2 } else { 2.0 };
+        let mut config = self.clone();
+        config.r *= 2;
+        config.lora_alpha *= factor;
+        config.rank_pattern.values_mut().for_each(|r| *r *= 2);
+        config.alpha_pattern.values_mut().for_each(|alpha| *alpha *= factor);
+        config.init_lora_weights = Value::Bool(true);
+        config
+    }
+
     fn is_meant(&self, path: &str, layer: Option<usize>) -> Result<bool, PeftError> {
-        if let (Some(layers), Some(layer)) = (&self.layers_to_transform, layer)
-            && !layers.contains(&layer)
-        {
-            return Ok(false);
-        }
-        if self.layers_to_transform.is_some() && layer.is_none() {
-            return Ok(false);
-        }
-        match &self.exclude_modules {
-            Some(excluded) => Ok(!excluded.has(path)?),
-            None => Ok(true),
-        }
+        let layers = self.layers_to_transform.as_deref();
+        is_meant((path, layer), layers, self.exclude_modules.as_ref())
+    }
+}
+
+/// Whether a target is adapted: in one of some blocks, and not excluded.
+pub(crate) fn is_meant(
+    (path, layer): (&str, Option<usize>),
+    layers: Option<&[usize]>,
+    excluded: Option<&Targets>,
+) -> Result<bool, PeftError> {
+    if let Some(layers) = layers
+        && !layer.is_some_and(|layer| layers.contains(&layer))
+    {
+        return Ok(false);
+    }
+    match excluded {
+        Some(excluded) => Ok(!excluded.has(path)?),
+        None => Ok(true),
     }
 }
 
@@ -154,6 +185,8 @@ pub(crate) struct Lora {
 /// Where the matrices come from.
 enum Source<'a> {
     Random(Random),
+    /// LoftQ's way: weights of the same model as they were before they were quantized.
+    Original(Base<'a>),
     File(&'a Tensors),
 }
 
@@ -161,6 +194,15 @@ impl Lora {
     /// Fresh matrices: `B` is zero.
     pub(crate) fn new(config: &LoraConfig, base: &Base<'_>, seed: u64) -> Result<Self, PeftError> {
         Self::build(config, base, Source::Random(Random::new(seed)))
+    }
+
+    /// What a quantized base has lost, as far as the rank goes.
+    pub(crate) fn loftq(
+        config: &LoraConfig,
+        base: &Base<'_>,
+        original: &Base<'_>,
+    ) -> Result<Self, PeftError> {
+        Self::build(config, base, Source::Original(*original))
     }
 
     /// From a folder of peft's.
@@ -183,7 +225,10 @@ impl Lora {
         let mut layers = Vec::new();
         for module in config.target_modules.of(base)? {
             if config.is_meant(&module.path, module.layer())? {
-                let layer = layer_of(config, &module, &mut source)?;
+                let mut layer = layer_of(config, &module, &mut source)?;
+                if config.use_dora {
+                    layer = layer.with_dora(dora_of(&module, &source)?);
+                }
                 layers.push((module.path.clone(), module.slot, Arc::new(layer)));
             }
         }
@@ -193,14 +238,23 @@ impl Lora {
                 let (rank, scale) = config.of_module(&path)?;
                 let sizes = &base.config.decoder;
                 let shapes = ([rank, sizes.vocab_size], [sizes.hidden_size, rank]);
-                let parameters = matrices(
-                    &path,
-                    (".lora_embedding_A", ".lora_embedding_B"),
-                    shapes,
-                    &mut source,
-                    // The other way round: the embedding's A is zero.
-                    true,
-                )?;
+                if config.use_dora {
+                    let (value, expected) = ("true".to_owned(), "targets without the embedding");
+                    let expected = expected.to_owned();
+                    return Err(PeftError::Setting { key: "use_dora", value, expected });
+                }
+                let start = Start::parse(&config.init_lora_weights)?;
+                let names = (".lora_embedding_A", ".lora_embedding_B");
+                let (a, b) = (key(&path, names.0), key(&path, names.1));
+                let values = match &mut source {
+                    Source::File(tensors) => {
+                        (tensors.values(&a, &shapes.0)?, tensors.values(&b, &shapes.1)?)
+                    }
+                    Source::Random(random) => start.random(shapes, true, random)?,
+                    Source::Original(_) => start.random(shapes, true, &mut Random::new(0))?,
+                };
+                let parameters =
+                    (parameter(a, shapes.0, values.0), parameter(b, shapes.1, values.1));
                 Some((path, Arc::new(LoraEmbedding::new(parameters, scale))))
             }
             false => None,
@@ -211,7 +265,7 @@ impl Lora {
             adapted: layers.iter().map(|(path, ..)| path.clone()).collect(),
         };
         let tensors = match source {
-            Source::Random(_) => None,
+            Source::Random(_) | Source::Original(_) => None,
             Source::File(tensors) => Some(tensors),
         };
         let extras = Extras::new(&wanted, base, tensors)?;
@@ -227,42 +281,67 @@ fn layer_of(
     let (rank, scale) = config.of_module(&module.path)?;
     let (out, width) = module.shape();
     let shapes = ([rank, width], [out, rank]);
-    let names = (".lora_A.weight", ".lora_B.weight");
-    let (a, b) = matrices(&module.path, names, shapes, source, false)?;
-    Ok(LoraLayer::new(LowRank { a, b, scale }, config.lora_dropout as f32, &module.path))
+    let path = module.path.as_str();
+    let (a, b) = (key(path, ".lora_A.weight"), key(path, ".lora_B.weight"));
+    let start = Start::parse(&config.init_lora_weights)?;
+    let weight = module.linear.weight();
+    let part = match start {
+        Start::Pissa { iterations } => {
+            Some(leading(&dense(weight)?, (out, width), (rank, scale), iterations, path))
+        }
+        _ => None,
+    };
+    let values = match (source, &part) {
+        (Source::File(tensors), _) => {
+            (tensors.values(&a, &shapes.0)?, tensors.values(&b, &shapes.1)?)
+        }
+        (Source::Original(original), _) => {
+            let lost = lost(module, original)?;
+            leading(&lost, (out, width), (rank, scale), LOFTQ_ITERATIONS, path)
+        }
+        (Source::Random(_), Some(part)) => part.clone(),
+        (Source::Random(random), None) => start.random(shapes, false, random)?,
+    };
+    let matrices =
+        LowRank { a: parameter(a, shapes.0, values.0), b: parameter(b, shapes.1, values.1), scale };
+    let initial = part.map(|part| Initial::new(part, rank, scale)).transpose()?;
+    Ok(LoraLayer::new(matrices, config.lora_dropout as f32, path).less(initial))
+}
+
+/// Iterations of the SVD that LoftQ begins from.
+const LOFTQ_ITERATIONS: usize = 16;
+
+/// What quantization has taken from a layer: `W − Q`.
+fn lost(module: &Module<'_>, original: &Base<'_>) -> Result<Vec<f32>, PeftError> {
+    let same = |other: &Module<'_>| other.slot == module.slot && other.shape() == module.shape();
+    let Some(before) = original.modules().into_iter().find(same) else {
+        let problem = format!("the original model has no {} of this shape", module.path);
+        return Err(PeftError::Combination { problem });
+    };
+    let mut lost = dense(before.linear.weight())?;
+    let quantized = dense(module.linear.weight())?;
+    lost.iter_mut().zip(quantized).for_each(|(w, q)| *w -= q);
+    Ok(lost)
+}
+
+/// The magnitudes of a layer: the norms of its rows, or from a file.
+fn dora_of(module: &Module<'_>, source: &Source<'_>) -> Result<Dora, PeftError> {
+    let (name, shape) = (key(&module.path, ".lora_magnitude_vector"), [module.shape().0]);
+    let weight = module.linear.weight();
+    let values = match source {
+        Source::File(tensors) => tensors.values(&name, &shape)?,
+        Source::Random(_) | Source::Original(_) => first_magnitude(weight)?,
+    };
+    Ok(Dora::new(Arc::new(Parameter::new(name, &shape, values)), Arc::clone(weight)))
+}
+
+fn parameter(name: String, shape: [usize; 2], values: Vec<f32>) -> Arc<Parameter> {
+    Arc::new(Parameter::new(name, &shape, values))
 }
 
 /// Key of a tensor in peft's files.
 pub(crate) fn key(path: &str, suffix: &str) -> String {
     format!("base_model.model.{path}{suffix}")
-}
-
-type Pair = (Arc<Parameter>, Arc<Parameter>);
-
-/// `A` and `B`: random and zero (`swapped`: zero and normal), or from a file.
-fn matrices(
-    path: &str,
-    suffixes: (&str, &str),
-    shapes: ([usize; 2], [usize; 2]),
-    source: &mut Source<'_>,
-    swapped: bool,
-) -> Result<Pair, PeftError> {
-    let (first, second) = (key(path, suffixes.0), key(path, suffixes.1));
-    let sizes = (shapes.0.iter().product(), shapes.1.iter().product());
-    let (a, b) = match source {
-        Source::File(tensors) => {
-            (tensors.values(&first, &shapes.0)?, tensors.values(&second, &shapes.1)?)
-        }
-        Source::Random(random) if swapped => (vec![0.0; sizes.0], random.normal(sizes.1, 1.0)),
-        // kaiming_uniform_(a = √5), as peft and LoRA's own code have it.
-        Source::Random(random) => {
-            let bound = 1.0 / (shapes.0[1] as f32).sqrt();
-            (random.uniform(sizes.0, bound), vec![0.0; sizes.1])
-        }
-    };
-    let parameter =
-        |name, shape: [usize; 2], values| Arc::new(Parameter::new(name, &shape, values));
-    Ok((parameter(first, shapes.0, a), parameter(second, shapes.1, b)))
 }
 
 impl Method for Lora {
@@ -273,7 +352,7 @@ impl Method for Lora {
     fn apply(&self, set: &mut AdapterSet, scale: f32) -> Result<(), PeftError> {
         for (_, slot, layer) in &self.layers {
             let adapted = set.linears.entry(*slot).or_default();
-            adapted.adapters.push(Arc::new(layer.scaled(scale)));
+            adapted.adapters.push(Arc::new(layer.scaled(scale)?));
         }
         if let Some((_, embedding)) = &self.embedding {
             if set.embedding.is_some() {
@@ -291,6 +370,7 @@ impl Method for Lora {
         for (_, _, layer) in &self.layers {
             all.push(Trained::new(&layer.matrices().a));
             all.push(Trained { lr_factor: ratio, ..Trained::new(&layer.matrices().b) });
+            all.extend(layer.dora().map(|dora| Trained::new(dora.magnitude())));
         }
         if let Some((_, embedding)) = &self.embedding {
             all.extend(embedding.parameters().map(Trained::new));
@@ -301,13 +381,20 @@ impl Method for Lora {
 
     fn files(&self) -> Result<Files, PeftError> {
         let saved = |parameter: &Parameter| SavedTensor::of(parameter.name(), parameter);
-        let matrices = self.layers.iter().flat_map(|(_, _, layer)| {
+        let layers = self.layers.iter().flat_map(|(_, _, layer)| {
             let LowRank { a, b, .. } = layer.matrices();
-            [saved(a), saved(b)]
+            let matrices = match layer.initial() {
+                None => [saved(a), saved(b)],
+                Some(initial) => with_initial(a, b, initial),
+            };
+            let magnitude = layer.dora().map(|dora| saved(dora.magnitude()));
+            matrices.into_iter().chain(magnitude)
         });
         let embedding = self.embedding.iter().flat_map(|(_, e)| e.parameters().map(|p| saved(p)));
-        let tensors = matrices.chain(embedding).chain(self.extras.saved()).collect();
-        let mut config = peft_config("LORA", &self.config);
+        let tensors = layers.chain(embedding).chain(self.extras.saved()).collect();
+        let twice = self.layers.iter().any(|(_, _, layer)| layer.initial().is_some());
+        let config = if twice { self.config.twice_the_rank() } else { self.config.clone() };
+        let mut config = peft_config("LORA", &config);
         if let Some(fields) = config.as_object_mut() {
             fields.remove("loraplus_lr_ratio");
         }
@@ -317,4 +404,22 @@ impl Method for Lora {
             more: Vec::new(),
         })
     }
+}
+
+/// Matrices of twice the rank with the same product as `B A − B₀ A₀`: `[A; A₀]` and `[B, −B₀]`, which
+/// peft loads beside the base as it is (its `path_initial_model_for_weight_conversion`).
+fn with_initial(a: &Parameter, b: &Parameter, initial: &Initial) -> [SavedTensor; 2] {
+    let (rank, width, out) = (a.shape()[0], a.shape()[1], b.shape()[0]);
+    let rows = b.values();
+    let rows = rows.chunks_exact(rank).zip(initial.b.chunks_exact(rank));
+    let rows = rows.flat_map(|(b, first)| b.iter().copied().chain(first.iter().map(|b| -b)));
+    let tensor = |p: &Parameter, shape: [usize; 2], values| SavedTensor {
+        name: p.name().to_owned(),
+        shape: shape.to_vec(),
+        values,
+    };
+    [
+        tensor(a, [2 * rank, width], [a.values().as_slice(), &initial.a].concat()),
+        tensor(b, [out, 2 * rank], rows.collect()),
+    ]
 }

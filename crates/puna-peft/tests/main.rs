@@ -1,9 +1,11 @@
 //! Tests of whole adapters.
 
+mod adalora;
 mod adapted;
 mod bitfit;
 mod golden;
 mod ia3;
+mod lora;
 mod pet;
 mod soft;
 mod virtual_cache;

@@ -1,0 +1,218 @@
+//! LoRA in its variants on golden models: ways to begin, LoRA+, DoRA.
+
+use puna_peft::{AdapterConfig, Base, LoraConfig, Targets, combine, loftq_from};
+use puna_testkit::GoldenCase;
+
+use crate::adapted::{Adapted, base_of};
+
+fn lora(base: &str, change: impl FnOnce(&mut LoraConfig)) -> Option<Adapted> {
+    let mut config = LoraConfig {
+        r: 4,
+        lora_alpha: 6.0,
+        target_modules: Targets::all_linear(),
+        ..LoraConfig::default()
+    };
+    change(&mut config);
+    Adapted::new(base, &AdapterConfig::Lora(config))
+}
+
+/// r (in + out) of all layers of text/llama2-gqa.
+const SIZE: usize = 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 192));
+
+fn far(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs()))
+}
+
+#[test]
+fn lora_begins_as_the_base_learns_merges_and_is_loaded_as_it_was_saved() {
+    for start in [serde_json::json!(true), serde_json::json!("gaussian")] {
+        let Some(adapted) = lora("text/llama2-gqa", |c| c.init_lora_weights = start.clone()) else {
+            return;
+        };
+        adapted.begins_as_the_base();
+        assert_eq!(adapted.method.size(), SIZE);
+        let losses = adapted.learns(12, 0.01);
+        println!("lora {start}: loss {:.3} → {:.3}", losses[0], losses[losses.len() - 1]);
+        adapted.randomize(0.05);
+        adapted.gradients_match("lora_");
+        adapted.merges();
+        adapted.saves();
+    }
+}
+
+#[test]
+fn lora_with_two_random_matrices_is_not_the_base() {
+    let Some(adapted) = lora("text/llama2-gqa", |c| c.init_lora_weights = false.into()) else {
+        return;
+    };
+    assert!(far(&adapted.logits(Some(adapted.set())), &adapted.logits(None)) > 0.1);
+}
+
+#[test]
+fn lora_plus_gives_b_a_multiple_of_the_learning_rate() {
+    let Some(adapted) = lora("text/llama2-gqa", |c| c.loraplus_lr_ratio = 16.0) else { return };
+    for trained in adapted.method.trained() {
+        let expected = if trained.parameter.name().contains("lora_B") { 16.0 } else { 1.0 };
+        assert_eq!(trained.lr_factor, expected, "{}", trained.parameter.name());
+    }
+    let losses = adapted.learns(12, 0.001);
+    let Some(plain) = lora("text/llama2-gqa", |_| ()) else { return };
+    let slower = plain.train(12, 0.001);
+    assert!(losses[12] < slower[12], "{} by {}", losses[12], slower[12]);
+    let (_, config) = adapted.saves();
+    assert!(config.get("loraplus_lr_ratio").is_none(), "peft knows no such field");
+}
+
+#[test]
+fn dora_begins_as_the_base_learns_merges_and_is_loaded_as_it_was_saved() {
+    for (base, norms) in [
+        ("text/llama2-gqa", 2 * (64 + 32 + 32 + 64 + 192 + 192 + 64)),
+        ("text/llama-bias", 2 * (64 + 32 + 32 + 64 + 112 + 112 + 64)),
+    ] {
+        let Some(adapted) = lora(base, |c| c.use_dora = true) else { return };
+        let Some(plain) = lora(base, |_| ()) else { return };
+        adapted.begins_as_the_base();
+        // One magnitude per output more than LoRA (section 4 of the paper).
+        assert_eq!(adapted.method.size(), plain.method.size() + norms);
+        let losses = adapted.learns(12, 0.01);
+        println!("dora on {base}: loss {:.3} → {:.3}", losses[0], losses[losses.len() - 1]);
+        adapted.randomize(0.05);
+        adapted.gradients_match("lora_magnitude_vector");
+        adapted.merges();
+        let (_, config) = adapted.saves();
+        assert_eq!(config["use_dora"], true);
+        // As in peft another scale is one of the matrices only; norms follow.
+        let half = combine(&[(&*adapted.method, 0.5)]).expect("a scaled adapter");
+        assert!(
+            far(&adapted.logits(Some(half.into())), &adapted.logits(Some(adapted.set()))) > 1e-3
+        );
+    }
+}
+
+#[test]
+fn dora_on_the_head_learns_through_the_merged_weight() {
+    let Some(adapted) = lora("text/llama2-gqa", |c| {
+        c.use_dora = true;
+        c.target_modules = Targets::names(&["lm_head"]);
+    }) else {
+        return;
+    };
+    adapted.begins_as_the_base();
+    adapted.randomize(0.05);
+    adapted.gradients_match("lora_magnitude_vector");
+    adapted.learns(12, 0.02);
+}
+
+#[test]
+fn dora_with_trained_biases_scales_around_them() {
+    let Some(adapted) = lora("text/llama-bias", |c| {
+        c.use_dora = true;
+        c.bias = puna_peft::Bias::All;
+    }) else {
+        return;
+    };
+    adapted.randomize(0.05);
+    adapted.gradients_match(".bias");
+    adapted.merges();
+    adapted.saves();
+}
+
+#[test]
+fn pissa_begins_near_the_base_and_is_saved_as_lora_of_twice_the_rank() {
+    for start in ["pissa", "pissa_niter_4"] {
+        for use_rslora in [false, true] {
+            let Some(adapted) = lora("text/llama2-gqa", |c| {
+                c.init_lora_weights = start.into();
+                c.use_rslora = use_rslora;
+            }) else {
+                return;
+            };
+            let off = far(&adapted.logits(Some(adapted.set())), &adapted.logits(None));
+            assert!(off < 1e-3, "{off}");
+            assert_eq!(adapted.method.size(), SIZE);
+            let zero = |name: &str| {
+                let trained = adapted.method.trained().into_iter();
+                let mut of_name = trained.filter(|t| t.parameter.name().contains(name));
+                of_name.any(|t| t.parameter.values().iter().all(|v| *v == 0.0))
+            };
+            assert!(!zero("lora_A") && !zero("lora_B"), "both matrices have singular vectors");
+            adapted.gradients_match("lora_");
+            let losses = adapted.learns(12, 0.003);
+            println!("{start}: loss {:.3} → {:.3}", losses[0], losses[losses.len() - 1]);
+            adapted.merges();
+            let (loaded, config) = adapted.saved_and_loaded();
+            assert_eq!((&config["r"], &config["init_lora_weights"]), (&8.into(), &true.into()));
+            assert_eq!(loaded.size(), 2 * SIZE);
+            let set = combine(&[(&*loaded, 1.0)]).expect("one adapter");
+            let off = far(&adapted.logits(Some(set.into())), &adapted.logits(Some(adapted.set())));
+            assert!(off < 1e-3, "{off}");
+        }
+    }
+}
+
+#[test]
+fn loftq_brings_a_quantized_model_nearer_to_its_original() {
+    // The same weights in Q4_0 and as they were.
+    let (Some(original), Some(quantized)) =
+        (GoldenCase::open("text/llama2-gqa"), GoldenCase::open("gguf/q4_0"))
+    else {
+        return;
+    };
+    let options = puna_model::LoadOptions::new(puna_model::Precision::Exact);
+    let original = puna_model::Model::load(&original.dir, &options).expect("a model");
+    let file = std::fs::read_dir(&quantized.dir).expect("a folder").flatten().map(|e| e.path());
+    let file = file.into_iter().find(|path| path.extension().is_some_and(|e| e == "gguf"));
+    let quantized =
+        puna_model::Model::load(&file.expect("a GGUF file"), &options).expect("a model");
+    let config = LoraConfig {
+        r: 8,
+        lora_alpha: 16.0,
+        target_modules: Targets::all_linear(),
+        init_lora_weights: "loftq".into(),
+        ..LoraConfig::default()
+    };
+    let error = AdapterConfig::Lora(config.clone())
+        .build(&base_of(&quantized), 1)
+        .expect_err("no original");
+    assert!(error.to_string().contains("loftq_from"), "{error}");
+    let method = loftq_from(&config, &base_of(&quantized), &base_of(&original)).expect("adapters");
+    let set = std::sync::Arc::new(combine(&[(&*method, 1.0)]).expect("one adapter"));
+    let logits = |base: Base<'_>, set| {
+        let tokens: Vec<u32> = (1..20).collect();
+        let mut pass = puna_nn::Pass::new(puna_model::Precision::Exact);
+        pass.adapters = set;
+        base.decoder.next_logits(&tokens, &pass).expect("logits")
+    };
+    let exact = logits(base_of(&original), None);
+    let before = far(&logits(base_of(&quantized), None), &exact);
+    let after = far(&logits(base_of(&quantized), Some(set)), &exact);
+    println!("loftq: farthest logit {before:.3} → {after:.3}");
+    assert!(after < 0.8 * before, "{before} → {after}");
+}
+
+#[test]
+fn what_cannot_be_begun_or_combined_is_named() {
+    let Some(case) = GoldenCase::open("text/llama2-gqa") else { return };
+    let options = puna_model::LoadOptions::new(puna_model::Precision::Exact);
+    let model = puna_model::Model::load(&case.dir, &options).expect("a base");
+    let message = |change: fn(&mut LoraConfig)| {
+        let mut config = LoraConfig::default();
+        change(&mut config);
+        AdapterConfig::Lora(config).build(&base_of(&model), 1).expect_err("an error").to_string()
+    };
+    let unknown = message(|c| c.init_lora_weights = "olora".into());
+    assert!(
+        unknown.starts_with("adapter.init_lora_weights = \"olora\": expected true, false"),
+        "{unknown}"
+    );
+    let both = message(|c| {
+        c.init_lora_weights = "pissa".into();
+        c.use_dora = true;
+    });
+    assert_eq!(both, "adapter.use_dora = true: expected false beside pissa");
+    let embedding = message(|c| {
+        c.use_dora = true;
+        c.target_modules = Targets::names(&["embed_tokens"]);
+    });
+    assert_eq!(embedding, "adapter.use_dora = true: expected targets without the embedding");
+}
