@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::hub::{BottleneckConfig, Hub, PartConfig};
+use crate::adamix::Adamix;
+use crate::fusion::Fusion;
+use crate::hub::{BottleneckConfig, Hub, PartConfig, Reduction};
 use crate::{
     AdaLoraConfig, Base, BitFitConfig, BottleneckOptions, HubLoraConfig, HubPrefixConfig, Ia3Config,
 };
+use crate::{AdamixConfig, FusionConfig, PrefixTuningConfig, PromptTuningConfig, UnipeltConfig};
 use crate::{LoraConfig, MamConfig, Method, PTuningConfig, PTuningV2Config, PeftError};
-use crate::{PrefixTuningConfig, PromptTuningConfig, UnipeltConfig};
 use crate::{adalora, bitfit, ia3, lora, p_tuning, prefix, prompt};
 
 /// A method and its settings.
@@ -52,6 +54,10 @@ pub enum AdapterConfig {
     Mam(MamConfig),
     /// A prefix, a bottleneck and LoRA with gates (arXiv:2110.07577).
     Unipelt(UnipeltConfig),
+    /// Trained bottlenecks joined by attention (AdapterFusion, arXiv:2005.00247).
+    Fusion(FusionConfig),
+    /// Bottlenecks in several copies, drawn at random in training (AdaMix, arXiv:2205.12410).
+    Adamix(AdamixConfig),
 }
 
 impl AdapterConfig {
@@ -72,6 +78,8 @@ impl AdapterConfig {
             C::AdaLora(config) => Box::new(adalora::AdaLora::new(config, base, seed)?),
             C::Ia3(config) => Box::new(ia3::Ia3::new(config, base)?),
             C::BitFit(config) => Box::new(bitfit::BitFit::new(config, base)?),
+            C::Fusion(config) => Box::new(Fusion::new(config, base, seed)?),
+            C::Adamix(config) => Box::new(Adamix::new(config, base, seed)?),
             other => Box::new(other.hub(base, seed)?),
         })
     }
@@ -117,15 +125,45 @@ impl AdapterConfig {
     /// Sets the size of a method (its rank, virtual tokens or bottleneck) and whatever follows from
     /// it; `false` if it has none.
     pub fn set_size(&mut self, size: usize, base: &Base<'_>) -> bool {
-        let _ = base;
+        type C = AdapterConfig;
         match self {
-            AdapterConfig::Lora(config) => {
+            C::Lora(config) => {
                 let ratio = config.lora_alpha / config.r.max(1) as f64;
                 config.r = size;
                 config.lora_alpha = ratio * size as f64;
-                true
             }
-            _ => false,
+            C::AdaLora(config) => {
+                config.init_r = size;
+                config.target_r = (2 * size / 3).max(1);
+            }
+            C::PromptTuning(config) => config.num_virtual_tokens = size,
+            C::PTuning(config) => config.encoder_hidden_size = Some(size),
+            C::PrefixTuning(config) if config.prefix_projection => {
+                config.encoder_hidden_size = Some(size);
+            }
+            C::PrefixTuning(config) => config.num_virtual_tokens = size,
+            C::PTuningV2(config) => config.num_virtual_tokens = size,
+            C::Houlsby(options) | C::Pfeiffer(options) | C::Parallel(options) => {
+                bottleneck(options, size, base);
+            }
+            C::Adamix(config) => bottleneck(&mut config.adapter, size, base),
+            C::HubPrefixTuning(config) => config.bottleneck_size = size,
+            C::HubLora(config) => config.r = size,
+            C::Mam(config) => config.prefix.bottleneck_size = size,
+            C::Unipelt(config) => config.prefix.bottleneck_size = size,
+            C::Ia3(_)
+            | C::BitFit(_)
+            | C::Compacter(_)
+            | C::CompacterPlus(_)
+            | C::HubIa3
+            | C::Fusion(_) => return false,
         }
+        true
     }
+}
+
+/// Bottlenecks of `size` features.
+fn bottleneck(options: &mut BottleneckOptions, size: usize, base: &Base<'_>) {
+    let factor = base.config.decoder.hidden_size as f64 / size as f64;
+    options.reduction_factor = Some(Reduction::All(factor));
 }

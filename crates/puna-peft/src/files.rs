@@ -10,6 +10,7 @@ use puna_io::{AtomicFile, Dtype, StoredTensor, TensorBytes, TensorInfo};
 use puna_nn::AdapterSet;
 use serde_json::{Map, Value};
 
+use crate::fusion::{Fusion, is_fusion};
 use crate::hub::Hub;
 use crate::{Base, Method, PeftError, adalora, bitfit, ia3, lora, p_tuning, prefix, prompt};
 
@@ -93,6 +94,9 @@ impl Tensors {
 /// # Errors
 /// If there is none, its method is not known, or it does not fit the model.
 pub fn load(dir: &Path, base: &Base<'_>) -> Result<Box<dyn Method>, PeftError> {
+    if is_fusion(dir) {
+        return Ok(Box::new(Fusion::load(dir, base)?));
+    }
     let path = dir.join("adapter_config.json");
     if !path.is_file() && dir.join(bitfit::CONFIG).is_file() {
         return Ok(Box::new(bitfit::BitFit::load(dir, base)?));

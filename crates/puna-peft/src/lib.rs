@@ -5,6 +5,7 @@
 //! an [`AdapterSet`], which is an argument of a pass. The base may be stored in any form.
 
 mod adalora;
+mod adamix;
 mod base;
 mod bitfit;
 mod config;
@@ -12,6 +13,7 @@ mod encoder;
 mod error;
 mod extras;
 mod files;
+mod fusion;
 mod hub;
 mod ia3;
 mod init;
@@ -29,11 +31,13 @@ mod targets;
 mod virtual_tokens;
 
 pub use adalora::AdaLoraConfig;
+pub use adamix::{AdamixConfig, Placement, Share};
 pub use base::{Base, Module};
 pub use bitfit::BitFitConfig;
 pub use config::AdapterConfig;
 pub use error::PeftError;
 pub use files::{BaseIdentity, check_base, combine, load, save};
+pub use fusion::FusionConfig;
 pub use hub::{
     BottleneckOptions, Composition, HubLoraConfig, HubPrefixConfig, InitWeights, MamConfig,
     NonLinearity, Reduction, Scaling, UnipeltConfig, drop_first_layers,

@@ -4,6 +4,7 @@ mod adalora;
 mod adapted;
 mod bitfit;
 mod golden;
+mod hub;
 mod ia3;
 mod lora;
 mod pet;

@@ -7,8 +7,12 @@
 
 use std::sync::Arc;
 
-use puna_nn::ops::{add_bias, dropout, linear};
-use puna_nn::{Branch, BranchAdapter, NnError, Parameter, Pass, Value, Vector, Weight};
+use candle_core::{Device, Tensor};
+use puna_kernels::BlockFormat;
+use puna_nn::ops::{add_bias, dropout, linear, with_f32};
+use puna_nn::{
+    BlockWeight, Branch, BranchAdapter, NnError, Parameter, Pass, Value, Vector, Weight,
+};
 
 use super::activation::NonLinearity;
 use super::builder::{Builder, Init, LinearInit};
@@ -31,6 +35,18 @@ pub(crate) enum Projection {
 impl Projection {
     pub(crate) fn dense((weight, bias): (Arc<Parameter>, Arc<Parameter>)) -> Self {
         Projection::Dense(Arc::new(Weight::Trained(weight)), Vector::Trained(bias))
+    }
+
+    /// The same without gradients of its own. Other values have none in a pass without a seed.
+    fn frozen(&self) -> Result<Self, NnError> {
+        let Projection::Dense(weight, bias) = self else { return Ok(self.clone()) };
+        let bytes = with_f32(&weight.dequantize()?, |values| {
+            values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()
+        })?;
+        let (rows, cols) = (weight.rows(), weight.cols());
+        let weight = BlockWeight::new(BlockFormat::F32, rows, cols, Arc::new(bytes))?;
+        let bias = bias.with(|bias| Tensor::new(bias, &Device::Cpu))??;
+        Ok(Projection::Dense(Arc::new(Weight::Block(weight)), Vector::Fixed(bias)))
     }
 
     pub(crate) fn forward(&self, x: &Value, pass: &Pass) -> Result<Value, NnError> {
@@ -169,6 +185,12 @@ impl Bottleneck {
             }
         };
         Self { factor, ..self.clone() }
+    }
+
+    /// The same without gradients of its own, in passes without a seed.
+    pub(crate) fn frozen(&self) -> Result<Self, NnError> {
+        let (down, up) = (self.down.frozen()?, self.up.frozen()?);
+        Ok(Self { down, up, drop_random: 0, ..self.clone() })
     }
 
     /// Its input, `[N, C]`.

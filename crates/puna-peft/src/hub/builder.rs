@@ -22,6 +22,8 @@ pub(crate) enum Init {
     Constant(f32),
     Normal(f32),
     Uniform(f32),
+    /// Ones on the diagonal of a square matrix; beside it the library has 1e-6.
+    Identity,
 }
 
 impl Init {
@@ -135,6 +137,10 @@ impl<'a> Builder<'a> {
             (Source::Random(_), Init::Constant(value)) => vec![value; len],
             (Source::Random(random), Init::Normal(std)) => random.normal(len, std),
             (Source::Random(random), Init::Uniform(bound)) => random.uniform(len, bound),
+            (Source::Random(_), Init::Identity) => {
+                let diagonal = shape.last().map_or(1, |width| width + 1);
+                (0..len).map(|i| if i % diagonal == 0 { 1.0 } else { 1e-6 }).collect()
+            }
         };
         Ok(Arc::new(Parameter::new(name, shape, values)))
     }

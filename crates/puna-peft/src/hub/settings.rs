@@ -23,7 +23,7 @@ pub enum Reduction {
 
 impl Reduction {
     /// Width of the bottleneck of a block: at least 1.
-    pub(super) fn width(&self, hidden: usize, layer: usize) -> Result<usize, PeftError> {
+    pub(crate) fn width(&self, hidden: usize, layer: usize) -> Result<usize, PeftError> {
         let factor = match self {
             Reduction::All(factor) => Some(*factor),
             Reduction::PerLayer(factors) => {
@@ -149,7 +149,7 @@ impl Default for BottleneckConfig {
 
 impl BottleneckConfig {
     /// What this crate does not compute is named.
-    pub(super) fn check(&self) -> Result<(), PeftError> {
+    pub(crate) fn check(&self) -> Result<(), PeftError> {
         let unsupported = [
             ("ln_before", self.ln_before),
             ("ln_after", self.ln_after),
