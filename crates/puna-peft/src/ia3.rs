@@ -144,7 +144,7 @@ impl LinearAdapter for Ia3Layer {
 
     fn merge(&self, weight: &mut [f32], bias: Option<&mut [f32]>) -> Result<bool, NnError> {
         let l = self.scale.values();
-        if l.is_empty() || weight.len() % l.len() != 0 {
+        if l.is_empty() || !weight.len().is_multiple_of(l.len()) {
             let (what, expected) = ("factors of a merged weight", weight.len());
             return Err(NnError::Shape { what, expected, got: l.len() });
         }

@@ -22,7 +22,7 @@ use crate::init::Random;
 use crate::json::{known_fields, peft_config};
 use crate::targets::whole;
 use crate::{Base, Files, Method, Module, PeftError, SavedTensor, Targets, Trained};
-use dora::{Dora, first_magnitude};
+use dora::Dora;
 use embedding::LoraEmbedding;
 use layer::{Initial, LoraLayer, add_product};
 use start::{Start, dense, leading};
@@ -184,7 +184,7 @@ pub(crate) struct Lora {
 
 /// Where the matrices come from.
 enum Source<'a> {
-    Random(Random),
+    Random(Box<Random>),
     /// LoftQ's way: weights of the same model as they were before they were quantized.
     Original(Base<'a>),
     File(&'a Tensors),
@@ -193,7 +193,7 @@ enum Source<'a> {
 impl Lora {
     /// Fresh matrices: `B` is zero.
     pub(crate) fn new(config: &LoraConfig, base: &Base<'_>, seed: u64) -> Result<Self, PeftError> {
-        Self::build(config, base, Source::Random(Random::new(seed)))
+        Self::build(config, base, Source::Random(Box::new(Random::new(seed))))
     }
 
     /// What a quantized base has lost, as far as the rank goes.
@@ -227,7 +227,8 @@ impl Lora {
             if config.is_meant(&module.path, module.layer())? {
                 let mut layer = layer_of(config, &module, &mut source)?;
                 if config.use_dora {
-                    layer = layer.with_dora(dora_of(&module, &source)?);
+                    let dora = dora_of(&module, layer.matrices(), &source)?;
+                    layer = layer.with_dora(dora);
                 }
                 layers.push((module.path.clone(), module.slot, Arc::new(layer)));
             }
@@ -325,14 +326,16 @@ fn lost(module: &Module<'_>, original: &Base<'_>) -> Result<Vec<f32>, PeftError>
 }
 
 /// The magnitudes of a layer: the norms of its rows, or from a file.
-fn dora_of(module: &Module<'_>, source: &Source<'_>) -> Result<Dora, PeftError> {
+fn dora_of(module: &Module<'_>, of: &LowRank, source: &Source<'_>) -> Result<Dora, PeftError> {
     let (name, shape) = (key(&module.path, ".lora_magnitude_vector"), [module.shape().0]);
-    let weight = module.linear.weight();
-    let values = match source {
-        Source::File(tensors) => tensors.values(&name, &shape)?,
-        Source::Random(_) | Source::Original(_) => first_magnitude(weight)?,
-    };
-    Ok(Dora::new(Arc::new(Parameter::new(name, &shape, values)), Arc::clone(weight)))
+    let weight = Arc::clone(module.linear.weight());
+    let dora = |values| Dora::new(Arc::new(Parameter::new(name.as_str(), &shape, values)), weight);
+    if let Source::File(tensors) = source {
+        return Ok(dora(tensors.values(&name, &shape)?));
+    }
+    let dora = dora(vec![0.0; shape[0]]);
+    dora.begin(of)?;
+    Ok(dora)
 }
 
 fn parameter(name: String, shape: [usize; 2], values: Vec<f32>) -> Arc<Parameter> {

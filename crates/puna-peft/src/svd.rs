@@ -55,7 +55,7 @@ pub(crate) fn truncated_svd(
         z = times_w(&q); // [l, cols]
         r = orthonormalize(&mut z, cols);
     }
-    // Wᵀ Q = Z R, so W ≈ Q Rᵀ Zᵀ; R is stored by columns, which are the rows of Rᵀ.
+    // Rows of Qᵀ W are sums of rows of Z with coefficients r, so W ≈ Q r Zᵀ.
     let columns = (0..l).map(|c| (0..l).map(|row| r[row][c]).collect()).collect();
     let (left, s, right) = jacobi(columns);
     Svd {
@@ -74,17 +74,17 @@ fn combine(weights: &[Vec<f64>], basis: &[f32], n: usize) -> Vec<f32> {
 }
 
 /// Makes rows of length `n` orthonormal (Gram-Schmidt, twice, as once is not enough in float32);
-/// gives for each row before its coefficients in the rows after. Rows that depend on others become
+/// gives the coefficients of each row as it was in the rows as they are. Rows that depend on others become
 /// zero.
 fn orthonormalize(vectors: &mut [f32], n: usize) -> Vec<Vec<f64>> {
     let l = vectors.len() / n;
     let mut coefficients = vec![vec![0f64; l]; l];
-    for i in 0..l {
+    for (i, coefficients) in coefficients.iter_mut().enumerate() {
         let (before, rest) = vectors.split_at_mut(i * n);
         let row = &mut rest[..n];
         let length = dot(row, row).sqrt();
         for _ in 0..2 {
-            for (other, to) in before.chunks_exact(n).zip(&mut coefficients[i]) {
+            for (other, to) in before.chunks_exact(n).zip(coefficients.iter_mut()) {
                 let along = dot(other, row);
                 *to += along;
                 row.iter_mut().zip(other).for_each(|(v, o)| *v -= (along * f64::from(*o)) as f32);
@@ -92,7 +92,7 @@ fn orthonormalize(vectors: &mut [f32], n: usize) -> Vec<Vec<f64>> {
         }
         let norm = dot(row, row).sqrt();
         let is_new = norm > 1e-6 * length && norm > 0.0;
-        coefficients[i][i] = if is_new { norm } else { 0.0 };
+        coefficients[i] = if is_new { norm } else { 0.0 };
         let factor = if is_new { 1.0 / norm } else { 0.0 };
         row.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
     }

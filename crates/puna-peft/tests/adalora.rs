@@ -90,6 +90,19 @@ fn the_gradients_of_adalora_and_of_its_orthogonality_match_central_differences()
 }
 
 #[test]
+fn adalora_on_the_head_learns_through_the_merged_weight() {
+    let Some(adapted) = adapted(|config| {
+        config.target_modules = Targets::names(&["lm_head"]);
+    }) else {
+        return;
+    };
+    adapted.randomize(0.2);
+    for part in ["lora_A", "lora_E", "lora_B"] {
+        adapted.gradients_match(part);
+    }
+}
+
+#[test]
 fn wrong_settings_of_adalora_are_named() {
     let Some(case) = puna_testkit::GoldenCase::open("text/llama2-gqa") else { return };
     let options = puna_model::LoadOptions::new(puna_model::Precision::Exact);

@@ -247,7 +247,7 @@ fn merged_layer(set: &AdapterSet, slot: Slot, linear: &Linear) -> Option<Linear>
     Some(Linear::new(Arc::new(Weight::Block(block)), bias))
 }
 
-fn dense(weight: &Weight) -> Vec<f32> {
+pub(crate) fn dense(weight: &Weight) -> Vec<f32> {
     with_f32(&weight.dequantize().expect("dense"), <[f32]>::to_vec).expect("on the CPU")
 }
 

@@ -20,7 +20,7 @@ fn ia3_begins_as_the_base_and_has_one_value_per_key_value_and_inner_activation()
 
 #[test]
 fn ia3_learns_merges_and_is_loaded_as_it_was_saved() {
-    for base in ["text/llama2-gqa", "text/llama-bias"] {
+    for base in ["text/llama2-gqa", "text/llama-bias", "bnb/nf4"] {
         let Some(adapted) = adapted(base) else { return };
         adapted.randomize(0.3);
         adapted.gradients_match("ia3_l");

@@ -26,7 +26,7 @@ impl Triplets {
         self.e.len()
     }
 
-    /// `A` and `B` are square enough for one rank; widths are `in` and `out`.
+    /// `in` and `out`.
     pub(super) fn widths(&self) -> (usize, usize) {
         (self.a.shape()[1], self.b.shape()[0])
     }
@@ -143,6 +143,33 @@ impl LinearAdapter for AdaLoraLayer {
         let b = self.triplets.b.values();
         let operands = (MatRef::rows(&b, r), MatRef::rows(&a, width));
         gemm((out, width, r), operands, (weight, width), Write::Add, Elements::F32);
+        Ok(true)
+    }
+
+    /// With `G = s Bᵀ dW`: `dA += E ∘ G`, `dE += Σ G ∘ A`, `dB += s dW (E ∘ A)ᵀ`
+    fn gradient_of_merged(&self, dw: &[f32]) -> Result<bool, NnError> {
+        let Triplets { a, e, b } = &self.triplets;
+        let (r, (width, out)) = (self.triplets.rank(), self.triplets.widths());
+        let dw = MatRef::rows(dw, width);
+        let e_values = e.values().clone();
+        let mut g = {
+            let b = b.values();
+            gemm_new((r, width, out), (MatRef::rows(&b, r).t(), dw), Elements::F32)
+        }; // [R, in]
+        let mut ea = a.values().clone();
+        e.add_to_gradient(|de| {
+            let rows = g.chunks_exact_mut(width).zip(ea.chunks_exact_mut(width));
+            for ((de, e), (g, a)) in de.iter_mut().zip(&e_values).zip(rows) {
+                *de += self.scale * g.iter().zip(a.iter()).map(|(g, a)| g * a).sum::<f32>();
+                g.iter_mut().for_each(|g| *g *= self.scale * e);
+                a.iter_mut().for_each(|a| *a *= self.scale * e);
+            }
+        });
+        a.add_to_gradient(|da| puna_kernels::add_in_place(da, &g));
+        b.add_gradient(|db, write| {
+            let operands = (dw, MatRef::rows(&ea, width).t());
+            gemm((out, r, width), operands, (db, r), write, Elements::F32);
+        });
         Ok(true)
     }
 }

@@ -41,6 +41,13 @@ impl Dora {
         Self { magnitude, weight, squares: OnceLock::new(), norms: Mutex::default() }
     }
 
+    /// Lets `m` begin as the norms, so that a fresh adapter changes no bit of what LoRA gives.
+    pub(super) fn begin(&self, of: &LowRank) -> Result<(), NnError> {
+        let norms = self.norms(of)?;
+        self.magnitude.values_mut().copy_from_slice(&norms);
+        Ok(())
+    }
+
     pub(super) fn magnitude(&self) -> &Arc<Parameter> {
         &self.magnitude
     }
@@ -120,25 +127,18 @@ impl Dora {
         let norms = self.norms(of)?;
         let dense = self.weight.dequantize()?;
         let gradient: Vec<f32> = with_f32(&dense, |w| {
-            let rows =
-                dw.chunks_exact(width).zip(w.chunks_exact(width).zip(ba.chunks_exact(width)));
-            let row = |((dw, (w, ba)), norm): ((&[f32], (&[f32], &[f32])), &f32)| {
-                let terms = dw.iter().zip(w.iter().zip(ba));
+            let row = |(o, norm): (usize, &f32)| {
+                let row = o * width..(o + 1) * width;
+                let terms = dw[row.clone()].iter().zip(w[row.clone()].iter().zip(&ba[row]));
                 terms.map(|(dw, (w, ba))| dw * (w + of.scale * ba)).sum::<f32>() / norm
             };
-            rows.zip(norms.iter()).map(row).collect()
+            norms.iter().enumerate().map(row).collect()
         })?;
         self.magnitude.add_to_gradient(|sum| puna_kernels::add_in_place(sum, &gradient));
         let rows = dw.chunks_exact_mut(width).zip(&l);
         rows.for_each(|(row, l)| row.iter_mut().for_each(|dw| *dw *= l));
         Ok(())
     }
-}
-
-/// What `m` begins as: the norms of the rows of `W`, in the arithmetic of [`Dora::norms`], so that a
-/// fresh adapter changes no bit.
-pub(super) fn first_magnitude(weight: &Weight) -> Result<Vec<f32>, NnError> {
-    Ok(row_squares(weight)?.into_iter().map(|square| square.sqrt() as f32).collect())
 }
 
 fn row_squares(weight: &Weight) -> Result<Vec<f64>, NnError> {
