@@ -18,7 +18,7 @@ use crate::hub::{
     About, BottleneckConfig, BottleneckOptions, Builder, LinearInit, NonLinearity, PartConfig,
     Projection, Reads, Scaling, Source, TENSOR_FILES, draw, times, union_to_json,
 };
-use crate::init::{Random, seed_of};
+use crate::init::seed_of;
 use crate::{Base, Files, Method, PeftError, SavedTensor, Trained};
 
 /// Where the bottlenecks are.
@@ -83,7 +83,7 @@ impl AdamixConfig {
         if self.copies == 0 {
             return setting("copies", "0".to_owned(), "at least 1");
         }
-        if !(self.consistency >= 0.0) {
+        if self.consistency.is_nan() || self.consistency < 0.0 {
             return setting("consistency", self.consistency.to_string(), "0 or more");
         }
         let config = self.adapter.over(match self.placement {
@@ -153,7 +153,7 @@ impl Adamix {
         bottleneck.check()?;
         let weight = config.consistency as f32;
         let consistency = (weight > 0.0).then(Arc::default);
-        let mut builder = Builder::new(base, "adamix", Source::Random(Random::new(seed)));
+        let mut builder = Builder::new(base, "adamix", Source::random(seed));
         let mut mixtures = Vec::new();
         for layer in (0..builder.layers()).filter(|layer| !bottleneck.leave_out.contains(layer)) {
             for (wanted, branch, place) in [

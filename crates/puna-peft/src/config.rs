@@ -8,7 +8,9 @@ use crate::hub::{BottleneckConfig, Hub, PartConfig, Reduction};
 use crate::{
     AdaLoraConfig, Base, BitFitConfig, BottleneckOptions, HubLoraConfig, HubPrefixConfig, Ia3Config,
 };
-use crate::{AdamixConfig, FusionConfig, PrefixTuningConfig, PromptTuningConfig, UnipeltConfig};
+use crate::{
+    AdamixConfig, FusionConfig, HubIa3Config, PrefixTuningConfig, PromptTuningConfig, UnipeltConfig,
+};
 use crate::{LoraConfig, MamConfig, Method, PTuningConfig, PTuningV2Config, PeftError};
 use crate::{adalora, bitfit, ia3, lora, p_tuning, prefix, prompt};
 
@@ -49,7 +51,7 @@ pub enum AdapterConfig {
     /// LoRA as AdapterHub has it.
     HubLora(HubLoraConfig),
     /// (IA)³ as AdapterHub has it (arXiv:2205.05638).
-    HubIa3,
+    HubIa3(HubIa3Config),
     /// A prefix and a parallel bottleneck (arXiv:2110.04366).
     Mam(MamConfig),
     /// A prefix, a bottleneck and LoRA with gates (arXiv:2110.07577).
@@ -66,41 +68,26 @@ impl AdapterConfig {
     /// # Errors
     /// If a setting is wrong, or nothing of the model is meant.
     pub fn build(&self, base: &Base<'_>, seed: u64) -> Result<Box<dyn Method>, PeftError> {
-        type C = AdapterConfig;
-        Ok(match self {
-            C::Lora(config) => Box::new(lora::Lora::new(config, base, seed)?),
-            C::PromptTuning(config) => Box::new(prompt::PromptTuning::new(config, base, seed)?),
-            C::PTuning(config) => Box::new(p_tuning::PTuning::new(config, base, seed)?),
-            C::PrefixTuning(config) => Box::new(prefix::PrefixTuning::new(config, base, seed)?),
-            C::PTuningV2(config) => {
-                Box::new(prefix::PrefixTuning::p_tuning_v2(config, base, seed)?)
-            }
-            C::AdaLora(config) => Box::new(adalora::AdaLora::new(config, base, seed)?),
-            C::Ia3(config) => Box::new(ia3::Ia3::new(config, base)?),
-            C::BitFit(config) => Box::new(bitfit::BitFit::new(config, base)?),
-            C::Fusion(config) => Box::new(Fusion::new(config, base, seed)?),
-            C::Adamix(config) => Box::new(Adamix::new(config, base, seed)?),
-            other => Box::new(other.hub(base, seed)?),
-        })
-    }
-
-    /// Methods of AdapterHub.
-    fn hub(&self, base: &Base<'_>, seed: u64) -> Result<Hub, PeftError> {
-        let bottleneck = |method, config: BottleneckConfig, options: &BottleneckOptions| {
-            let config = options.over(config);
-            let layers = base.config.decoder.num_layers;
-            if options.drop_layers > layers || options.drop_random > layers {
-                return Err(PeftError::Setting {
-                    key: "drop_layers",
-                    value: options.drop_layers.max(options.drop_random).to_string(),
-                    expected: format!("at most {layers}, the model's blocks"),
-                });
-            }
-            Hub::dropping((method, config), options.drop_random, base, seed)
-        };
-        let parts = |method, parts| Hub::new(method, parts, base, seed);
         type B = BottleneckConfig;
+        let bottleneck = |method, config: B, options: &BottleneckOptions| {
+            boxed(Hub::of_options((method, config), options, base, seed))
+        };
+        let union = |method, parts| boxed(Hub::new(method, parts, base, seed));
         match self {
+            AdapterConfig::Lora(config) => boxed(lora::Lora::new(config, base, seed)),
+            AdapterConfig::PromptTuning(config) => {
+                boxed(prompt::PromptTuning::new(config, base, seed))
+            }
+            AdapterConfig::PTuning(config) => boxed(p_tuning::PTuning::new(config, base, seed)),
+            AdapterConfig::PrefixTuning(config) => {
+                boxed(prefix::PrefixTuning::new(config, base, seed))
+            }
+            AdapterConfig::PTuningV2(config) => {
+                boxed(prefix::PrefixTuning::p_tuning_v2(config, base, seed))
+            }
+            AdapterConfig::AdaLora(config) => boxed(adalora::AdaLora::new(config, base, seed)),
+            AdapterConfig::Ia3(config) => boxed(ia3::Ia3::new(config, base)),
+            AdapterConfig::BitFit(config) => boxed(bitfit::BitFit::new(config, base)),
             AdapterConfig::Houlsby(options) => bottleneck("houlsby", B::houlsby(), options),
             AdapterConfig::Pfeiffer(options) => bottleneck("pfeiffer", B::pfeiffer(), options),
             AdapterConfig::Parallel(options) => bottleneck("parallel", B::parallel(), options),
@@ -109,19 +96,16 @@ impl AdapterConfig {
                 bottleneck("compacter_plus", B::compacter_plus(), options)
             }
             AdapterConfig::HubPrefixTuning(config) => {
-                parts("hub_prefix_tuning", vec![PartConfig::Prefix(config.clone())])
+                union("hub_prefix_tuning", vec![PartConfig::Prefix(config.clone())])
             }
-            AdapterConfig::HubLora(config) => {
-                parts("hub_lora", vec![PartConfig::Lora(config.clone())])
-            }
-            AdapterConfig::HubIa3 => parts("hub_ia3", vec![PartConfig::Lora(HubLoraConfig::ia3())]),
-            AdapterConfig::Mam(config) => parts("mam", config.parts()),
-            AdapterConfig::Unipelt(config) => parts("unipelt", config.parts()),
-            // What is not AdapterHub's has been built before.
-            _ => parts("union", Vec::new()),
+            AdapterConfig::HubLora(config) => union("hub_lora", vec![config.clone().into()]),
+            AdapterConfig::HubIa3(config) => union("hub_ia3", vec![config.lora().into()]),
+            AdapterConfig::Mam(config) => union("mam", config.parts()),
+            AdapterConfig::Unipelt(config) => union("unipelt", config.parts()),
+            AdapterConfig::Fusion(config) => boxed(Fusion::new(config, base, seed)),
+            AdapterConfig::Adamix(config) => boxed(Adamix::new(config, base, seed)),
         }
     }
-
     /// Sets the size of a method (its rank, virtual tokens or bottleneck) and whatever follows from
     /// it; `false` if it has none.
     pub fn set_size(&mut self, size: usize, base: &Base<'_>) -> bool {
@@ -155,7 +139,7 @@ impl AdapterConfig {
             | C::BitFit(_)
             | C::Compacter(_)
             | C::CompacterPlus(_)
-            | C::HubIa3
+            | C::HubIa3(_)
             | C::Fusion(_) => return false,
         }
         true
@@ -166,4 +150,8 @@ impl AdapterConfig {
 fn bottleneck(options: &mut BottleneckOptions, size: usize, base: &Base<'_>) {
     let factor = base.config.decoder.hidden_size as f64 / size as f64;
     options.reduction_factor = Some(Reduction::All(factor));
+}
+
+fn boxed<M: Method + 'static>(method: Result<M, PeftError>) -> Result<Box<dyn Method>, PeftError> {
+    Ok(Box::new(method?))
 }

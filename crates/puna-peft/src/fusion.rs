@@ -18,7 +18,6 @@ use crate::files::Tensors;
 use crate::hub::{
     About, Bottleneck, Builder, Hub, Init, LinearInit, Source, parse_union, union_to_json,
 };
-use crate::init::Random;
 use crate::{Base, Files, Method, PeftError, Trained};
 
 /// Which adapters are combined.
@@ -73,7 +72,7 @@ impl Fusion {
             let json = crate::files::read_json(&dir.join("adapter_config.json"))?;
             members.push(Hub::load(dir, &json, base)?);
         }
-        let source = Source::Random(Random::new(seed));
+        let source = Source::random(seed);
         Self::build(members, config.regularization as f32, base, source)
     }
 
@@ -264,7 +263,7 @@ impl Method for Fusion {
         for place in self.places.iter().filter(|_| self.regularization > 0.0) {
             let width = place.value.shape()[0];
             let values = place.value.values();
-            let off = |i: usize| values[i] - if i % (width + 1) == 0 { 1.0 } else { 0.0 };
+            let off = |i: usize| values[i] - if i.is_multiple_of(width + 1) { 1.0 } else { 0.0 };
             place.value.add_to_gradient(|gradient| {
                 for (i, g) in gradient.iter_mut().enumerate() {
                     *g += 2.0 * weight * self.regularization * off(i);

@@ -18,7 +18,9 @@ mod settings;
 pub use activation::NonLinearity;
 pub use drop::drop_first_layers;
 pub use presets::{BottleneckOptions, MamConfig, UnipeltConfig};
-pub use settings::{Composition, HubLoraConfig, HubPrefixConfig, InitWeights, Reduction, Scaling};
+pub use settings::{
+    Composition, HubIa3Config, HubLoraConfig, HubPrefixConfig, InitWeights, Reduction, Scaling,
+};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,7 +36,6 @@ pub(crate) use drop::draw;
 pub(crate) use settings::{BottleneckConfig, PartConfig, union_to_json};
 
 use crate::files::Tensors;
-use crate::init::Random;
 use crate::json::known_fields;
 use crate::{Base, Files, Method, PeftError, SavedTensor, Trained};
 use lora::HubLora;
@@ -101,20 +102,27 @@ impl Hub {
         base: &Base<'_>,
         seed: u64,
     ) -> Result<Self, PeftError> {
-        let source = Source::Random(Random::new(seed));
+        let source = Source::random(seed);
         Self::build(method, config, 0, Builder::new(base, method, source))
     }
 
-    /// The same, where training leaves out the adapters of up to `most` of the first blocks.
-    pub(crate) fn dropping(
+    /// Bottlenecks as a method has them, but for some settings.
+    pub(crate) fn of_options(
         (method, config): (&'static str, BottleneckConfig),
-        most: usize,
+        options: &BottleneckOptions,
         base: &Base<'_>,
         seed: u64,
     ) -> Result<Self, PeftError> {
-        let source = Source::Random(Random::new(seed));
-        let builder = Builder::new(base, method, source);
-        Self::build(method, vec![PartConfig::Bottleneck(config)], most, builder)
+        let layers = base.config.decoder.num_layers;
+        let dropped = options.drop_layers.max(options.drop_random);
+        if dropped > layers {
+            let expected = format!("at most {layers}, the model's blocks");
+            let value = dropped.to_string();
+            return Err(PeftError::Setting { key: "drop_layers", value, expected });
+        }
+        let builder = Builder::new(base, method, Source::random(seed));
+        let config = vec![PartConfig::Bottleneck(options.over(config))];
+        Self::build(method, config, options.drop_random, builder)
     }
 
     /// From a folder of AdapterHub's.

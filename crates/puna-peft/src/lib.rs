@@ -39,8 +39,8 @@ pub use error::PeftError;
 pub use files::{BaseIdentity, check_base, combine, load, save};
 pub use fusion::FusionConfig;
 pub use hub::{
-    BottleneckOptions, Composition, HubLoraConfig, HubPrefixConfig, InitWeights, MamConfig,
-    NonLinearity, Reduction, Scaling, UnipeltConfig, drop_first_layers,
+    BottleneckOptions, Composition, HubIa3Config, HubLoraConfig, HubPrefixConfig, InitWeights,
+    MamConfig, NonLinearity, Reduction, Scaling, UnipeltConfig, drop_first_layers,
 };
 pub use ia3::Ia3Config;
 pub use lora::{Bias, LoftQ, LoraConfig, loftq, loftq_from};

@@ -12,7 +12,7 @@ use crate::{Base, Module, PeftError};
 
 /// Fresh values, or those of a file.
 pub(crate) enum Source<'a> {
-    Random(Random),
+    Random(Box<Random>),
     File(&'a Tensors),
 }
 
@@ -51,6 +51,13 @@ pub(crate) struct HubTensors {
     pub(crate) fixed: Vec<Arc<Parameter>>,
     /// Names under which some are saved once more.
     pub(crate) copies: Vec<(String, Arc<Parameter>)>,
+}
+
+impl Source<'_> {
+    /// Fresh values: the same for the same seed.
+    pub(crate) fn random(seed: u64) -> Self {
+        Source::Random(Box::new(Random::new(seed)))
+    }
 }
 
 impl<'a> Builder<'a> {
@@ -131,15 +138,28 @@ impl<'a> Builder<'a> {
         shape: &[usize],
         init: Init,
     ) -> Result<Arc<Parameter>, PeftError> {
-        let len = shape.iter().product();
-        let values = match (&mut self.source, init) {
-            (Source::File(tensors), _) => tensors.values(name, shape)?,
-            (Source::Random(_), Init::Constant(value)) => vec![value; len],
-            (Source::Random(random), Init::Normal(std)) => random.normal(len, std),
-            (Source::Random(random), Init::Uniform(bound)) => random.uniform(len, bound),
-            (Source::Random(_), Init::Identity) => {
+        let random = match &mut self.source {
+            // The shape is compared with the file's before there is memory for it.
+            Source::File(tensors) => {
+                let values = tensors.values(name, shape)?;
+                return Ok(Arc::new(Parameter::new(name, shape, values)));
+            }
+            Source::Random(random) => random,
+        };
+        let len = shape.iter().try_fold(1usize, |len, &width| len.checked_mul(width));
+        let len = len.filter(|&len| len <= MOST_VALUES).ok_or_else(|| PeftError::Setting {
+            key: "adapter",
+            value: format!("a tensor {name} of shape {shape:?}"),
+            expected: format!("at most {MOST_VALUES} values"),
+        })?;
+        let values = match init {
+            Init::Constant(value) => vec![value; len],
+            Init::Normal(std) => random.normal(len, std),
+            Init::Uniform(bound) => random.uniform(len, bound),
+            Init::Identity => {
                 let diagonal = shape.last().map_or(1, |width| width + 1);
-                (0..len).map(|i| if i % diagonal == 0 { 1.0 } else { 1e-6 }).collect()
+                let value = |i: usize| if i.is_multiple_of(diagonal) { 1.0 } else { 1e-6 };
+                (0..len).map(value).collect()
             }
         };
         Ok(Arc::new(Parameter::new(name, shape, values)))
@@ -165,6 +185,9 @@ impl<'a> Builder<'a> {
         Ok((weight, bias))
     }
 }
+
+/// A fresh tensor with more is a mistake in a setting.
+const MOST_VALUES: usize = 1 << 32;
 
 /// Deviation of what begins as BERT's weights do.
 const BERT_STD: f32 = 0.02;

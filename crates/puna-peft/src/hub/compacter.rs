@@ -100,7 +100,7 @@ impl Phm {
 
     /// How matrices of some widths begin: `√(6 / (a + b))`, or the normal of that variance.
     fn init<'a>(&self, widths: impl Iterator<Item = &'a usize>) -> Result<Init, PeftError> {
-        let sum = widths.sum::<usize>() as f32;
+        let sum: f32 = widths.map(|&width| width as f32).sum();
         match self.config.hypercomplex_nonlinearity.as_str() {
             "glorot-uniform" => Ok(Init::Uniform((6.0 / sum).sqrt())),
             "glorot-normal" => Ok(Init::Normal((2.0 / sum).sqrt())),

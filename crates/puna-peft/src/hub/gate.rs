@@ -1,6 +1,7 @@
 //! Gates (UniPELT, arXiv:2110.07577): `g = mean over a sequence's positions of σ(W x + b)`.
 //!
-//! The mean runs over all positions, so that a token's result depends on tokens behind it.
+//! The mean runs over all positions of a row, padding and other documents too, as in the library, so
+//! that a token's result depends on tokens behind it.
 
 use std::sync::Arc;
 

@@ -76,15 +76,15 @@ impl HubPrefix {
         };
         let before = builder.tensors.trained.len();
         let encoder = Encoder::new(config, (&path, width), builder)?;
-        for parameter in builder.tensors.trained[before..].to_vec() {
+        let mut copies = Vec::new();
+        for parameter in &builder.tensors.trained[before..] {
             let Some(name) = parameter.name().strip_prefix(&path) else { continue };
-            for layer in 0..builder.layers() {
-                let copy = format!("{}{name}", in_block(builder, layer));
-                if copy != parameter.name() {
-                    builder.tensors.copies.push((copy, Arc::clone(&parameter)));
-                }
-            }
+            let places = (0..builder.layers()).map(|layer| in_block(builder, layer));
+            let names = places.map(|place| format!("{place}{name}"));
+            let others = names.filter(|copy| copy != parameter.name());
+            copies.extend(others.map(|copy| (copy, Arc::clone(parameter))));
         }
+        builder.tensors.copies.extend(copies);
         let mut gates = Vec::new();
         for layer in (0..builder.layers()).filter(|_| config.use_gating) {
             let block = builder.block(layer);
@@ -112,7 +112,10 @@ impl Encoder {
         let (len, hidden) = (config.prefix_length, builder.hidden());
         if config.flat {
             let name = format!("{path}.control_trans");
-            return Ok(Encoder::Flat(builder.trained(&name, &[len * width], Init::Normal(1.0))?));
+            let Some(values) = len.checked_mul(width) else {
+                return Err(setting("prefix_length", &len.to_string(), "a number of keys"));
+            };
+            return Ok(Encoder::Flat(builder.trained(&name, &[values], Init::Normal(1.0))?));
         }
         let inner = config.bottleneck_size;
         let name = format!("{path}.wte.weight");

@@ -33,7 +33,7 @@ pub struct BottleneckOptions {
     /// AdapterDrop (arXiv:2010.11918): the first blocks have none.
     pub drop_layers: usize,
     /// AdapterDrop in training: in every step a random number of the first blocks, at most this one,
-    /// goes without.
+    /// goes without. Inference does not know of it, so it is not saved.
     pub drop_random: usize,
     /// Compacter: `n`, the number of Kronecker products.
     pub phm_dim: Option<usize>,

@@ -307,24 +307,57 @@ impl Default for HubLoraConfig {
     }
 }
 
-impl HubLoraConfig {
-    /// (IA)³ (arXiv:2205.05638).
-    #[must_use]
-    pub fn ia3() -> Self {
+/// (IA)³ as the library has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HubIa3Config {
+    /// Scaled outputs of attention: `q`, `k`, `v`.
+    pub attn_matrices: Vec<String>,
+    /// Whether the output of the feed-forward part's last layer is scaled.
+    pub intermediate_lora: bool,
+    /// Whether that of its first layer is.
+    pub output_lora: bool,
+    /// Blocks that are not adapted.
+    pub leave_out: Vec<usize>,
+}
+
+impl Default for HubIa3Config {
+    fn default() -> Self {
         Self {
+            attn_matrices: ["k", "v"].map(str::to_owned).to_vec(),
             intermediate_lora: true,
+            output_lora: false,
+            leave_out: Vec::new(),
+        }
+    }
+}
+
+impl HubIa3Config {
+    /// As the library's LoRA that scales.
+    pub(crate) fn lora(&self) -> HubLoraConfig {
+        HubLoraConfig {
+            attn_matrices: self.attn_matrices.clone(),
+            intermediate_lora: self.intermediate_lora,
+            output_lora: self.output_lora,
+            leave_out: self.leave_out.clone(),
             r: 1,
             alpha: 1.0,
-            attn_matrices: ["k", "v"].map(str::to_owned).to_vec(),
             composition_mode: Composition::Scale,
             init_weights: InitWeights::Ia3,
-            ..Self::default()
+            ..HubLoraConfig::default()
         }
+    }
+}
+
+impl From<HubLoraConfig> for PartConfig {
+    fn from(config: HubLoraConfig) -> Self {
+        PartConfig::Lora(config)
     }
 }
 
 /// One method of an adapter.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "an adapter has one to three of them")]
 pub(crate) enum PartConfig {
     Bottleneck(BottleneckConfig),
     Prefix(HubPrefixConfig),
