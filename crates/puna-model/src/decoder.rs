@@ -210,6 +210,9 @@ impl Decoder {
     /// remembered keys depend on that length, with LongRoPE it chooses one of two tables.
     #[must_use]
     pub fn can_continue(&self, cache: &KvCache, total_len: usize) -> bool {
+        if cache.adapters().map(Arc::as_ptr) != self.adapters.as_ref().map(Arc::as_ptr) {
+            return false;
+        }
         match self.config.layers.global_rope.scaling {
             RopeScaling::DynamicNtk { .. } => false,
             _ => {

@@ -113,6 +113,11 @@ impl Extras {
         Ok(())
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.biases.is_empty() && self.weights.is_empty()
+    }
+
     fn all(&self) -> impl Iterator<Item = &Arc<Parameter>> {
         self.biases.iter().chain(&self.weights).map(|(_, parameter)| parameter)
     }

@@ -14,6 +14,7 @@ mod error;
 mod extras;
 mod files;
 mod fusion;
+mod gguf;
 mod hub;
 mod ia3;
 mod init;
@@ -38,6 +39,7 @@ pub use config::AdapterConfig;
 pub use error::PeftError;
 pub use files::{BaseIdentity, check_base, combine, load, save};
 pub use fusion::FusionConfig;
+pub use gguf::save_gguf;
 pub use hub::{
     BottleneckOptions, Composition, HubIa3Config, HubLoraConfig, HubPrefixConfig, InitWeights,
     MamConfig, NonLinearity, Reduction, Scaling, UnipeltConfig, drop_first_layers,

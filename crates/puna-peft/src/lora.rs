@@ -382,6 +382,23 @@ impl Method for Lora {
         all
     }
 
+    fn low_rank(&self) -> Result<Vec<(Slot, LowRank)>, PeftError> {
+        let more = [
+            ("weights split by DoRA", self.layers.iter().any(|(_, _, l)| l.dora().is_some())),
+            (
+                "a weight that is less its beginning (PiSSA)",
+                self.layers.iter().any(|(_, _, l)| l.initial().is_some()),
+            ),
+            ("an adapted embedding", self.embedding.is_some()),
+            ("trained biases or whole modules", !self.extras.is_empty()),
+        ];
+        if let Some((what, _)) = more.iter().find(|(_, there)| *there) {
+            let problem = format!("{what}: GGUF has no place for that; merge the adapter instead");
+            return Err(PeftError::Combination { problem });
+        }
+        Ok(self.layers.iter().map(|(_, slot, l)| (*slot, l.matrices().clone())).collect())
+    }
+
     fn files(&self) -> Result<Files, PeftError> {
         let saved = |parameter: &Parameter| SavedTensor::of(parameter.name(), parameter);
         let layers = self.layers.iter().flat_map(|(_, _, layer)| {

@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use puna_nn::{AdapterSet, Parameter};
+use puna_nn::ops::LowRank;
+use puna_nn::{AdapterSet, Parameter, Slot};
 
 use crate::PeftError;
 
@@ -88,6 +89,16 @@ pub trait Method: Debug + Send + Sync {
     /// Is told that `step` of `steps` updates have been made, with gradients still there.
     fn after_update(&self, step: u64, steps: u64) {
         let _ = (step, steps);
+    }
+
+    /// The thin matrices that it adds to layers, if it consists of nothing else: what formats that
+    /// know only LoRA can hold.
+    ///
+    /// # Errors
+    /// If it has more, or is something else.
+    fn low_rank(&self) -> Result<Vec<(Slot, LowRank)>, PeftError> {
+        let problem = format!("{} is no plain LoRA, which is all that GGUF can hold", self.name());
+        Err(PeftError::Combination { problem })
     }
 
     /// Values trained.

@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::ValueEnum;
+use puna_io::Checkpoint;
 use puna_io::write::parse_size;
 use puna_model::convert::{OutType, Target, convert};
+use puna_model::{LoadOptions, Model, Precision};
+use puna_peft::Base;
 
 use crate::args::ModelArgs;
 use crate::model_ref::ModelRef;
@@ -45,6 +48,9 @@ pub(crate) struct Args {
     /// differ by more than the new type explains
     #[arg(long)]
     verify: bool,
+    /// Write this LoRA of MODEL instead of MODEL (gguf), for llama.cpp's --lora
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["verify", "max_shard_size", "model_parallel"])]
+    adapter: Option<PathBuf>,
     /// Replace what stands at PATH
     #[arg(long)]
     force: bool,
@@ -99,6 +105,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let origin = args.model.resolve()?;
     check_out(&origin, &args.out, args.force)?;
     let checkpoint = loaded::open(&origin)?;
+    if let Some(dir) = &args.adapter {
+        return write_adapter(args, checkpoint, dir);
+    }
     let label = format!("writing {}", args.out.display());
     let mut progress = Progress::new(label, Unit::Bytes);
     let out_type = args.outtype.out_type();
@@ -119,6 +128,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         report.files.len(),
         args.out.display()
     ))?;
+    Ok(Outcome::Done)
+}
+
+/// Writes a LoRA of the model as GGUF.
+fn write_adapter(args: &Args, checkpoint: Checkpoint, dir: &Path) -> anyhow::Result<Outcome> {
+    if args.to != Format::Gguf {
+        return Err(anyhow::anyhow!("an adapter is written as GGUF only"))
+            .hint("--to gguf; `puna merge` writes a whole model with the adapter in it");
+    }
+    let model = Model::from_checkpoint(checkpoint, &LoadOptions::new(Precision::Exact))?;
+    let base = Base { decoder: &model.decoder, config: &model.config };
+    puna_peft::check_base(dir, &base)?;
+    let method = puna_peft::load(dir, &base)?;
+    puna_peft::save_gguf(&*method, &base, &args.out)?;
+    output::line(&format!("done: {} parameters at {}", method.size(), args.out.display()))?;
     Ok(Outcome::Done)
 }
 

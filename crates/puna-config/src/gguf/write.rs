@@ -56,6 +56,12 @@ impl Writer {
 }
 
 impl ModelConfig {
+    /// What GGUF calls the model's architecture.
+    #[must_use]
+    pub fn gguf_architecture(&self) -> &'static str {
+        architecture(self.family)
+    }
+
     /// The metadata that llama.cpp needs to run this model, `general.architecture` first, and
     /// `puna.*` keys for what llama.cpp has no key for.
     ///

@@ -17,6 +17,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
+use puna_io::AtomicFile;
 
 use self::curve::{Curve, grouped};
 use super::error::LogError;
@@ -77,7 +78,10 @@ fn paint(drawing: &impl Drawing, picture: Picture, path: &Path) -> Result<(), Lo
             let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
             drawing.draw(&area, picture).map_err(|error| failed(error.to_string()))?;
             drop(area);
-            std::fs::write(path, text).map_err(LogError::write(path))
+            // Whole or not at all: there may be the picture of an earlier part of the run.
+            let mut file = AtomicFile::create(path)?;
+            file.append(text.as_bytes())?;
+            Ok(file.commit()?)
         }
         Picture::Png => {
             let size = (SIZE.0 * picture.scale(), SIZE.1 * picture.scale());

@@ -1,15 +1,15 @@
 //! Pixels as a PNG file.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
+
+use puna_io::AtomicFile;
 
 use crate::log::error::LogError;
 
 /// Writes rows of red, green and blue bytes, `size` being width and height.
 pub(super) fn write(path: &Path, pixels: &[u8], size: (u32, u32)) -> Result<(), LogError> {
-    let file = File::create(path).map_err(LogError::write(path))?;
-    let mut encoder = png::Encoder::new(BufWriter::new(file), size.0, size.1);
+    let mut file = AtomicFile::create(path)?;
+    let mut encoder = png::Encoder::new(&mut file, size.0, size.1);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let written = encoder.write_header().and_then(|mut writer| {
@@ -19,5 +19,6 @@ pub(super) fn write(path: &Path, pixels: &[u8], size: (u32, u32)) -> Result<(), 
     written.map_err(|error| match error {
         png::EncodingError::IoError(source) => LogError::write(path)(source),
         other => LogError::Draw { path: path.to_path_buf(), reason: other.to_string() },
-    })
+    })?;
+    Ok(file.commit()?)
 }
