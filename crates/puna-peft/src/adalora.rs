@@ -21,7 +21,7 @@ use crate::init::Random;
 use crate::json::{known_fields, peft_config};
 use crate::lora::{is_meant, key};
 use crate::{Base, Bias, Files, Method, Module, PeftError, SavedTensor, Targets, Trained};
-use allocator::Allocator;
+use allocator::{Allocator, Importance, OfLayer};
 use layer::{AdaLoraLayer, Triplets};
 
 /// AdaLoRA's settings, in peft's names.
@@ -154,6 +154,7 @@ impl AdaLora {
                 e: vec![0.0; r],
                 b: random.normal(out * r, 0.02),
                 kept: None,
+                importance: OfLayer::default(),
             })
         };
         Self::build(config, base, None, fresh)
@@ -183,9 +184,17 @@ impl AdaLora {
             let problem = format!("rank_pattern of {name} does not have init_r values");
             return Err(PeftError::Config { path, problem });
         }
+        let state = match dir.join(STATE).is_file() {
+            true => Some(Tensors::open(dir, &[STATE])?),
+            false => None,
+        };
         let from_file = |module: &Module<'_>, shape: (usize, usize)| {
             let kept = patterns.get(module.path.as_str()).copied();
-            Values::load(&tensors, module, shape, (config.init_r, kept))
+            let pruned = Values::load(&tensors, module, shape, (config.init_r, kept))?;
+            match &state {
+                None => Ok(pruned),
+                Some(state) => pruned.unfinished(state, module, shape),
+            }
         };
         Self::build(&config, base, Some(&tensors), from_file)
     }
@@ -198,14 +207,14 @@ impl AdaLora {
     ) -> Result<Self, PeftError> {
         config.check()?;
         let (r, scale) = (config.init_r, config.scale());
-        let mut layers = Vec::new();
+        let (mut layers, mut left, mut states) = (Vec::new(), Vec::new(), Vec::new());
         for module in config.target_modules.of(base)? {
             let (path, of) = (&module.path, config.layers_to_transform.as_deref());
             if !is_meant((path, module.layer()), of, config.exclude_modules.as_ref())? {
                 continue;
             }
             let (out, width) = module.shape();
-            let Values { a, e, b, kept } = values(&module, (out, width))?;
+            let Values { a, e, b, kept, importance } = values(&module, (out, width))?;
             let parameter = |suffix, shape: [usize; 2], values| {
                 Arc::new(Parameter::new(key(path, suffix), &shape, values))
             };
@@ -215,7 +224,9 @@ impl AdaLora {
                 b: parameter(".lora_B", [out, r], b),
             };
             let layer = AdaLoraLayer::new(triplets, (scale, config.lora_dropout as f32), path);
-            layers.push((path.clone(), module.slot, Arc::new(layer), kept));
+            layers.push((path.clone(), module.slot, Arc::new(layer)));
+            left.push(kept);
+            states.push(importance);
         }
         let wanted = ExtrasConfig {
             bias: config.bias,
@@ -223,9 +234,7 @@ impl AdaLora {
             adapted: layers.iter().map(|(path, ..)| path.clone()).collect(),
         };
         let extras = Extras::new(&wanted, base, tensors)?;
-        let kept: Vec<_> = layers.iter().map(|(.., kept)| kept.clone()).collect();
-        let allocator = Mutex::new(Allocator::new(config, kept));
-        let layers = layers.into_iter().map(|(path, slot, layer, _)| (path, slot, layer)).collect();
+        let allocator = Mutex::new(Allocator::new(config, left, states));
         Ok(Self { config: config.clone(), layers, allocator, extras })
     }
 
@@ -252,7 +261,15 @@ struct Values {
     b: Vec<f32>,
     /// Which singular values are left, once some were pruned.
     kept: Option<Vec<bool>>,
+    importance: OfLayer,
 }
+
+/// What an unfinished training needs and inference does not: the values of pruned places, which may
+/// grow again, and the importance of all.
+const STATE: &str = "adalora_state.safetensors";
+
+/// The parts of a layer in the order of [`OfLayer`].
+const PARTS: [&str; 3] = [".lora_A", ".lora_E", ".lora_B"];
 
 impl Values {
     /// Pruned matrices get zeros where something was pruned, so that training goes on as it was.
@@ -281,7 +298,38 @@ impl Values {
                 b[row * init_r + to] = stored_b[row * rank + from];
             }
         }
-        Ok(Self { a, e, b, kept: kept.cloned() })
+        Ok(Self { a, e, b, kept: kept.cloned(), importance: OfLayer::default() })
+    }
+
+    /// With what the training had besides.
+    fn unfinished(
+        self,
+        state: &Tensors,
+        module: &Module<'_>,
+        (out, width): (usize, usize),
+    ) -> Result<Self, PeftError> {
+        let r = self.e.len();
+        let shapes = [[r, width], [r, 1], [out, r]];
+        let read = |index: usize, suffix: &str| {
+            let name = format!("{}{suffix}", key(&module.path, PARTS[index]));
+            state.values(&name, &shapes[index])
+        };
+        let e = read(1, "")?;
+        let kept = |i: usize| self.kept.as_ref().is_none_or(|kept| kept[i]);
+        if (0..r).any(|i| kept(i) && e[i].to_bits() != self.e[i].to_bits()) {
+            let tensor = key(&module.path, PARTS[1]);
+            let problem = "is not that of the adapter beside it".to_owned();
+            return Err(PeftError::Tensor { path: state.path.clone(), tensor, problem });
+        }
+        let mut importance = OfLayer::default();
+        for (index, importance) in importance.iter_mut().enumerate() {
+            // Absent right after the last pruning.
+            if state.has(&format!("{}.sensitivity", key(&module.path, PARTS[index]))) {
+                let sensitivity = read(index, ".sensitivity")?;
+                *importance = Importance { sensitivity, uncertainty: read(index, ".uncertainty")? };
+            }
+        }
+        Ok(Self { a: read(0, "")?, e, b: read(2, "")?, kept: self.kept, importance })
     }
 }
 
@@ -308,7 +356,7 @@ impl Method for AdaLora {
         let mut config = self.config.clone();
         config.total_step = config.total_step.or(allocator.steps());
         config.rank_pattern = None;
-        let mut tensors = Vec::new();
+        let (mut tensors, mut state) = (Vec::new(), Vec::new());
         for (index, (path, _, layer)) in self.layers.iter().enumerate() {
             let kept = allocator.kept(index);
             if let Some(kept) = kept {
@@ -316,12 +364,15 @@ impl Method for AdaLora {
                 pattern.insert(format!("{path}.lora_E"), kept.to_vec());
             }
             tensors.extend(layer.triplets().saved(kept));
+            if let Some(importance) = allocator.unfinished(index) {
+                state.extend(state_of(layer.triplets(), importance));
+            }
         }
         tensors.extend(self.extras.saved());
         Ok(Files {
             config: ("adapter_config.json", peft_config("ADALORA", &config)),
             tensors: ("adapter_model.safetensors", tensors),
-            more: Vec::new(),
+            more: if state.is_empty() { Vec::new() } else { vec![(STATE, state)] },
         })
     }
 
@@ -342,4 +393,22 @@ impl Method for AdaLora {
 /// A tensor under a parameter's name.
 fn saved(parameter: &Parameter, shape: [usize; 2], values: Vec<f32>) -> SavedTensor {
     SavedTensor { name: parameter.name().to_owned(), shape: shape.to_vec(), values }
+}
+
+/// A layer's part of [`STATE`].
+fn state_of(triplets: &Triplets, importance: &OfLayer) -> Vec<SavedTensor> {
+    let mut state = Vec::new();
+    for (parameter, of) in [&triplets.a, &triplets.e, &triplets.b].into_iter().zip(importance) {
+        state.push(SavedTensor::of(parameter.name(), parameter));
+        if of.sensitivity.is_empty() {
+            continue;
+        }
+        for (suffix, values) in [("sensitivity", &of.sensitivity), ("uncertainty", &of.uncertainty)]
+        {
+            let (name, shape) =
+                (format!("{}.{suffix}", parameter.name()), parameter.shape().to_vec());
+            state.push(SavedTensor { name, shape, values: values.clone() });
+        }
+    }
+    state
 }

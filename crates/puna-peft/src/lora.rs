@@ -188,7 +188,12 @@ enum Source<'a> {
     /// LoftQ's way: weights of the same model as they were before they were quantized.
     Original(Base<'a>),
     File(&'a Tensors),
+    /// A file with twice the rank: behind the matrices is what they began as.
+    Converted(&'a Tensors),
 }
+
+/// Where a configuration of twice the rank keeps that of the training; peft passes over it.
+const BEFORE: &str = "puna_before_conversion";
 
 impl Lora {
     /// Fresh matrices: `B` is zero.
@@ -211,8 +216,13 @@ impl Lora {
         json: &Map<String, Value>,
         base: &Base<'_>,
     ) -> Result<Self, PeftError> {
-        let config: LoraConfig = known_fields(json, &dir.join("adapter_config.json"))?;
+        let path = dir.join("adapter_config.json");
         let tensors = Tensors::open(dir, &["adapter_model.safetensors", "adapter_model.bin"])?;
+        if let Some(Value::Object(before)) = json.get(BEFORE) {
+            let config: LoraConfig = known_fields(before, &path)?;
+            return Self::build(&config, base, Source::Converted(&tensors));
+        }
+        let config: LoraConfig = known_fields(json, &path)?;
         Self::build(&config, base, Source::File(&tensors))
     }
 
@@ -248,7 +258,7 @@ impl Lora {
                 let names = (".lora_embedding_A", ".lora_embedding_B");
                 let (a, b) = (key(&path, names.0), key(&path, names.1));
                 let values = match &mut source {
-                    Source::File(tensors) => {
+                    Source::File(tensors) | Source::Converted(tensors) => {
                         (tensors.values(&a, &shapes.0)?, tensors.values(&b, &shapes.1)?)
                     }
                     Source::Random(random) => start.random(shapes, true, random)?,
@@ -267,7 +277,7 @@ impl Lora {
         };
         let tensors = match source {
             Source::Random(_) | Source::Original(_) => None,
-            Source::File(tensors) => Some(tensors),
+            Source::File(tensors) | Source::Converted(tensors) => Some(tensors),
         };
         let extras = Extras::new(&wanted, base, tensors)?;
         Ok(Self { config: config.clone(), layers, embedding, extras })
@@ -286,6 +296,13 @@ fn layer_of(
     let (a, b) = (key(path, ".lora_A.weight"), key(path, ".lora_B.weight"));
     let start = Start::parse(&config.init_lora_weights)?;
     let weight = module.linear.weight();
+    if let Source::Converted(tensors) = source {
+        let (values, part) = halves(tensors, (&a, &b), shapes)?;
+        let (a, b) = (parameter(a, shapes.0, values.0), parameter(b, shapes.1, values.1));
+        let initial = Some(Initial::new(part, rank, scale)?);
+        let matrices = LowRank { a, b, scale };
+        return Ok(LoraLayer::new(matrices, config.lora_dropout as f32, path).less(initial));
+    }
     let part = match start {
         Start::Pissa { iterations } => {
             Some(leading(&dense(weight)?, (out, width), (rank, scale), iterations, path))
@@ -293,7 +310,7 @@ fn layer_of(
         _ => None,
     };
     let values = match (source, &part) {
-        (Source::File(tensors), _) => {
+        (Source::File(tensors) | Source::Converted(tensors), _) => {
             (tensors.values(&a, &shapes.0)?, tensors.values(&b, &shapes.1)?)
         }
         (Source::Original(original), _) => {
@@ -307,6 +324,25 @@ fn layer_of(
         LowRank { a: parameter(a, shapes.0, values.0), b: parameter(b, shapes.1, values.1), scale };
     let initial = part.map(|part| Initial::new(part, rank, scale)).transpose()?;
     Ok(LoraLayer::new(matrices, config.lora_dropout as f32, path).less(initial))
+}
+
+type Matrices = (Vec<f32>, Vec<f32>);
+
+/// The matrices of a file of twice the rank, and what they began as: what [`with_initial`] has put
+/// together.
+fn halves(
+    tensors: &Tensors,
+    (a, b): (&str, &str),
+    shapes: ([usize; 2], [usize; 2]),
+) -> Result<(Matrices, Matrices), PeftError> {
+    let ([rank, width], [out, _]) = shapes;
+    let mut first_a = tensors.values(a, &[2 * rank, width])?;
+    let second_a = first_a.split_off(rank * width);
+    let both = tensors.values(b, &[out, 2 * rank])?;
+    let rows = || both.chunks_exact(2 * rank);
+    let first_b = rows().flat_map(|row| row[..rank].iter().copied()).collect();
+    let second_b = rows().flat_map(|row| row[rank..].iter().map(|b| -b)).collect();
+    Ok(((first_a, first_b), (second_a, second_b)))
 }
 
 /// Iterations of the SVD that LoftQ begins from.
@@ -330,7 +366,7 @@ fn dora_of(module: &Module<'_>, of: &LowRank, source: &Source<'_>) -> Result<Dor
     let (name, shape) = (key(&module.path, ".lora_magnitude_vector"), [module.shape().0]);
     let weight = Arc::clone(module.linear.weight());
     let dora = |values| Dora::new(Arc::new(Parameter::new(name.as_str(), &shape, values)), weight);
-    if let Source::File(tensors) = source {
+    if let Source::File(tensors) | Source::Converted(tensors) = source {
         return Ok(dora(tensors.values(&name, &shape)?));
     }
     let dora = dora(vec![0.0; shape[0]]);
@@ -416,7 +452,13 @@ impl Method for Lora {
         let config = if twice { self.config.twice_the_rank() } else { self.config.clone() };
         let mut config = peft_config("LORA", &config);
         if let Some(fields) = config.as_object_mut() {
-            fields.remove("loraplus_lr_ratio");
+            // Not peft's; a continued training needs it where it says something.
+            if self.config.loraplus_lr_ratio == 1.0 {
+                fields.remove("loraplus_lr_ratio");
+            }
+            if twice {
+                fields.insert(BEFORE.to_owned(), serde_json::json!(self.config));
+            }
         }
         Ok(Files {
             config: ("adapter_config.json", config),

@@ -58,6 +58,23 @@ fn adalora_learns_while_it_prunes_to_its_budget_and_saves_what_is_left() {
 }
 
 #[test]
+fn a_training_with_adalora_that_was_saved_goes_on_with_the_same_bits() {
+    let begun = || adapted(|config| config.delta_t = 3);
+    let Some(whole) = begun() else { return };
+    whole.train_some((1, 5), 12, 0.02);
+    let Some(mut continued) = begun() else { return };
+    let (loaded, _) = whole.saved_and_loaded();
+    continued.method = loaded;
+    let rest = whole.train_some((6, 12), 12, 0.02);
+    assert!(rest == continued.train_some((6, 12), 12, 0.02), "other losses");
+    let values = |adapted: &Adapted| -> Vec<Vec<f32>> {
+        adapted.method.trained().iter().map(|t| t.parameter.values().clone()).collect()
+    };
+    assert!(values(&whole) == values(&continued), "other values");
+    assert!(whole.method.files().unwrap().more.is_empty(), "a finished training keeps no state");
+}
+
+#[test]
 fn the_gradients_of_adalora_and_of_its_orthogonality_match_central_differences() {
     let Some(adapted) = adapted(|_| ()) else { return };
     adapted.randomize(0.2);

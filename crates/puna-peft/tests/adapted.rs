@@ -97,14 +97,19 @@ impl Adapted {
 
     /// Some steps of Adam (β 0.9, 0.999) at a learning rate; the loss before each.
     pub(crate) fn train(&self, steps: u64, lr: f32) -> Vec<f64> {
+        self.train_some((1, steps), steps, lr)
+    }
+
+    /// Steps from `first` to `last` of a training of `steps`, with moments that begin as zeros.
+    pub(crate) fn train_some(&self, (first, last): (u64, u64), steps: u64, lr: f32) -> Vec<f64> {
         let mut losses = Vec::new();
         let trained = self.method.trained();
         let mut moments: Vec<_> =
             trained.iter().map(|t| vec![(0f32, 0f32); t.parameter.len()]).collect();
-        for step in 1..=steps {
-            let regularizer = self.method.regularize(1.0).expect("a term");
-            losses.push(self.loss() + regularizer);
-            let correction = |beta: f32| 1.0 - beta.powi(step as i32);
+        for step in first..=last {
+            self.method.regularize(1.0).expect("a term");
+            losses.push(self.loss());
+            let correction = |beta: f32| 1.0 - beta.powi((step - first + 1) as i32);
             for (trained, moments) in trained.iter().zip(&mut moments) {
                 let lr = lr * trained.lr_factor as f32;
                 let gradient = trained.parameter.with_gradient(|g| g.map(|g| g.to_vec()));
@@ -212,6 +217,21 @@ impl Adapted {
         let set = Arc::new(combine(&[(&*loaded, 1.0)]).expect("one adapter"));
         assert!(self.logits(Some(set)) == self.logits(Some(self.set())), "other logits");
         (loaded, config)
+    }
+
+    /// Saved, and loaded with another configuration.
+    pub(crate) fn loaded_with(
+        &self,
+        change: impl FnOnce(&mut serde_json::Value),
+    ) -> Box<dyn Method> {
+        let dir = tempfile::tempdir().expect("a folder");
+        save(&*self.method, dir.path(), "some/base", &BaseIdentity::default()).expect("saved");
+        let path = dir.path().join("adapter_config.json");
+        let text = std::fs::read_to_string(&path).expect("a config");
+        let mut config = serde_json::from_str(&text).expect("JSON");
+        change(&mut config);
+        std::fs::write(&path, config.to_string()).expect("written");
+        load(dir.path(), &base_of(&self.model)).expect("loaded")
     }
 
     pub(crate) fn saved_and_loaded(&self) -> (Box<dyn Method>, serde_json::Value) {

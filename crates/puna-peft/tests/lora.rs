@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use puna_model::{LayerSlot, Parameter, Precision, Slot};
-use puna_nn::{Pass, Value};
-use puna_peft::{
-    AdapterConfig, BaseIdentity, LoraConfig, Targets, combine, load, loftq_from, save,
-};
+use puna_nn::{Pass, Value, Weight};
+use puna_peft::{AdapterConfig, LoraConfig, Targets, combine, loftq, loftq_from};
 use puna_testkit::{GoldenCase, random_tensor};
 
 use crate::adapted::{Adapted, base_of, dense};
@@ -66,8 +64,11 @@ fn lora_plus_gives_b_a_multiple_of_the_learning_rate() {
     let Some(plain) = lora("text/llama2-gqa", |_| ()) else { return };
     let slower = plain.train(12, 0.001);
     assert!(losses[12] < slower[12], "{} by {}", losses[12], slower[12]);
-    let (_, config) = adapted.saves();
-    assert!(config.get("loraplus_lr_ratio").is_none(), "peft knows no such field");
+    // peft knows no such field; a continued training does.
+    let (loaded, _) = adapted.saves();
+    assert!(loaded.trained().iter().any(|trained| trained.lr_factor == 16.0));
+    let (_, config) = plain.saves();
+    assert!(config.get("loraplus_lr_ratio").is_none());
 }
 
 #[test]
@@ -147,10 +148,16 @@ fn pissa_begins_near_the_base_and_is_saved_as_lora_of_twice_the_rank() {
             let losses = adapted.learns(12, 0.003);
             println!("{start}: loss {:.3} → {:.3}", losses[0], losses[losses.len() - 1]);
             adapted.merges();
-            let (loaded, config) = adapted.saved_and_loaded();
+            // A training goes on as it was.
+            let (loaded, config) = adapted.saves();
+            assert_eq!(loaded.size(), SIZE);
+            // peft passes over the field that says so, and has LoRA of twice the rank.
             assert_eq!((&config["r"], &config["init_lora_weights"]), (&8.into(), &true.into()));
-            assert_eq!(loaded.size(), 2 * SIZE);
-            let set = combine(&[(&*loaded, 1.0)]).expect("one adapter");
+            let as_peft = adapted.loaded_with(|config| {
+                config["puna_before_conversion"] = serde_json::Value::Null;
+            });
+            assert_eq!(as_peft.size(), 2 * SIZE);
+            let set = combine(&[(&*as_peft, 1.0)]).expect("one adapter");
             let off = far(&adapted.logits(Some(set.into())), &adapted.logits(Some(adapted.set())));
             assert!(off < 1e-3, "{off}");
         }
@@ -198,18 +205,24 @@ fn loftq_brings_a_quantized_model_nearer_to_its_original() {
     }
 }
 
+#[test]
+fn loftq_quantizes_with_the_codes_of_bitsandbytes() {
+    let Some(case) = GoldenCase::open("bnb/nf4") else { return };
+    let options = puna_model::LoadOptions::new(Precision::Exact);
+    let model = puna_model::Model::load(&case.dir, &options).expect("a model");
+    let found = model.decoder.linears().into_iter().find_map(|(_, l)| match &**l.weight() {
+        Weight::Codebook(weight) => Some(weight.codebook),
+        _ => None,
+    });
+    let own = loftq(&[1.0; 64], (8, 8), (1, 1.0), 1).expect("a weight").weight;
+    assert_eq!(own.codebook, found.expect("a weight in NF4"));
+}
+
 /// A run of PiSSA that was saved by peft as it was: its base is without the first matrices.
 #[test]
 fn a_file_that_says_pissa_is_loaded_beside_the_base_without_what_it_began_as() {
     let Some(adapted) = lora("text/llama2-gqa", |_| ()) else { return };
-    let dir = tempfile::tempdir().expect("a folder");
-    save(&*adapted.method, dir.path(), "base", &BaseIdentity::default()).expect("saved");
-    let path = dir.path().join("adapter_config.json");
-    let text = std::fs::read_to_string(&path).expect("a config");
-    let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    config["init_lora_weights"] = "pissa".into();
-    std::fs::write(&path, config.to_string()).expect("written");
-    let loaded = load(dir.path(), &base_of(&adapted.model)).expect("loaded");
+    let loaded = adapted.loaded_with(|config| config["init_lora_weights"] = "pissa".into());
     let set = combine(&[(&*loaded, 1.0)]).expect("one adapter");
     // B is zero, so what is left of each layer is the base without its largest singular values.
     for (slot, linear) in adapted.model.decoder.linears() {

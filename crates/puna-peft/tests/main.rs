@@ -3,6 +3,7 @@
 mod adalora;
 mod adapted;
 mod bitfit;
+mod files;
 mod golden;
 mod hub;
 mod ia3;

@@ -5,11 +5,12 @@ use puna_nn::Parameter;
 use super::AdaLoraConfig;
 use super::layer::Triplets;
 
-/// Smoothed sensitivity (eq. 9) and uncertainty (eq. 10) of a parameter's values.
+/// Smoothed sensitivity (eq. 9) and uncertainty (eq. 10) of a parameter's values; empty before the
+/// first update.
 #[derive(Debug, Default)]
-struct Importance {
-    sensitivity: Vec<f32>,
-    uncertainty: Vec<f32>,
+pub(super) struct Importance {
+    pub(super) sensitivity: Vec<f32>,
+    pub(super) uncertainty: Vec<f32>,
 }
 
 impl Importance {
@@ -35,7 +36,7 @@ impl Importance {
 }
 
 /// Importance of a layer's values: of `A`, `E` and `B`.
-type OfLayer = [Importance; 3];
+pub(super) type OfLayer = [Importance; 3];
 
 /// Prunes singular values in the course of a training.
 #[derive(Debug)]
@@ -45,12 +46,22 @@ pub(super) struct Allocator {
     /// What was left at the last pruning, by layer.
     kept: Vec<Option<Vec<bool>>>,
     steps: Option<u64>,
+    /// Whether the training goes on.
+    unfinished: bool,
 }
 
 impl Allocator {
-    pub(super) fn new(config: &AdaLoraConfig, kept: Vec<Option<Vec<bool>>>) -> Self {
-        let importance = kept.iter().map(|_| OfLayer::default()).collect();
-        Self { config: config.clone(), importance, kept, steps: None }
+    pub(super) fn new(
+        config: &AdaLoraConfig,
+        kept: Vec<Option<Vec<bool>>>,
+        importance: Vec<OfLayer>,
+    ) -> Self {
+        Self { config: config.clone(), importance, kept, steps: None, unfinished: false }
+    }
+
+    /// What the next updates of an unfinished training need of a layer.
+    pub(super) fn unfinished(&self, layer: usize) -> Option<&OfLayer> {
+        self.importance.get(layer).filter(|_| self.unfinished)
     }
 
     /// Which singular values of a layer are left; `None` before the first pruning.
@@ -67,6 +78,7 @@ impl Allocator {
     pub(super) fn after_update(&mut self, layers: &[&Triplets], step: u64, steps: u64) {
         let total = self.config.total_step.unwrap_or(steps);
         self.steps = Some(total);
+        self.unfinished = step < steps;
         let end = total.saturating_sub(self.config.tfinal);
         if step < end {
             let betas = (self.config.beta1, self.config.beta2);
@@ -150,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_budget_falls_as_a_cubic_from_all_to_the_target() {
-        let allocator = Allocator::new(&config(), vec![None; 2]);
+        let allocator = Allocator::new(&config(), vec![None; 2], Vec::new());
         let budgets: Vec<usize> = (2..=10).map(|step| allocator.budget(step, 10, 2)).collect();
         // 6 ((8 - t) / 8)³ + 2
         assert_eq!(budgets, [8, 6, 4, 3, 2, 2, 2, 2, 2]);
@@ -179,7 +191,7 @@ mod tests {
             b: parameter([1, 4], vec![1.0; 4]),
         };
         triplets.e.add_to_gradient(|g| g.fill(1.0));
-        let mut allocator = Allocator::new(&config(), vec![None]);
+        let mut allocator = Allocator::new(&config(), vec![None], vec![OfLayer::default()]);
         for step in 1..=2 {
             allocator.after_update(&[&triplets], step, 8);
             assert!(allocator.kept(0).is_none());
