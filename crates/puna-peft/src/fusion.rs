@@ -20,7 +20,7 @@ use crate::hub::{
 };
 use crate::{Base, Files, Method, PeftError, Trained};
 
-/// Which adapters are combined.
+/// Which adapters are combined. A folder that is saved has the adapters too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FusionConfig {
@@ -39,6 +39,18 @@ fn library_regularization() -> f64 {
 pub(crate) const CONFIG_FILE: &str = "adapter_fusion_config.json";
 const TENSOR_FILES: [&str; 2] =
     ["model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin"];
+
+/// The library's "dynamic" fusion.
+const SETTINGS: [(&str, bool); 8] = [
+    ("query", true),
+    ("key", true),
+    ("value", true),
+    ("query_before_ln", false),
+    ("residual_before", false),
+    ("temperature", false),
+    ("value_before_softmax", true),
+    ("value_initialized", true),
+];
 
 /// A fusion and its adapters.
 #[derive(Debug)]
@@ -97,9 +109,18 @@ impl Fusion {
             let builder = Builder::new(base, name, Source::File(&tensors));
             members.push(Hub::build("member", config, 0, builder)?);
         }
-        let regularization =
-            json.get("config").and_then(|config| config.get("regularization")?.as_f64());
-        let regularization = regularization.unwrap_or_else(library_regularization) as f32;
+        let settings = json.get("config").and_then(Json::as_object);
+        let settings = settings.ok_or_else(|| wrong("config is not an object with settings"))?;
+        for (key, expected) in SETTINGS {
+            if settings.get(key).is_some_and(|value| *value != Json::Bool(expected)) {
+                return Err(wrong(&format!("only {key} = {expected} is supported")));
+            }
+        }
+        let regularization = match settings.get("regularization") {
+            Some(Json::Bool(false)) => 0.0,
+            Some(Json::Number(factor)) => factor.as_f64().unwrap_or_default(),
+            _ => library_regularization(),
+        } as f32;
         Self::build(members, regularization, base, Source::File(&tensors))
     }
 
@@ -123,6 +144,10 @@ impl Fusion {
                 let name = &member.about().name;
                 return combination(format!("{name} has more than bottlenecks to be fused"));
             };
+            if member.is_gated() {
+                let name = &member.about().name;
+                return combination(format!("{name} has gates, which a fusion would leave out"));
+            }
             lists.push(all);
         }
         let place = |bottleneck: &Bottleneck| (bottleneck.layer, bottleneck.branch);
@@ -223,7 +248,6 @@ impl Method for Fusion {
             let at = (place.layer, place.branch);
             set.branches.entry(at).or_default().push(Arc::clone(place) as _);
         }
-        set.whole_sequence |= self.members.iter().any(Hub::is_gated);
         Ok(())
     }
 
@@ -237,13 +261,11 @@ impl Method for Fusion {
             .iter()
             .map(|m| json!({"name": m.about().name, "config": union_to_json(m.config())}))
             .collect();
-        // The library's "dynamic" fusion.
-        let config = json!({
-            "key": true, "query": true, "value": true, "query_before_ln": false,
-            "regularization": self.regularization, "residual_before": false, "temperature": false,
-            "value_before_softmax": true, "value_initialized": true, "dropout_prob": null,
-        });
-        let mut json = self.about.to_json(config);
+        let settings = SETTINGS.iter().map(|(key, value)| ((*key).to_owned(), json!(value)));
+        let mut config: serde_json::Map<String, Json> = settings.collect();
+        config.insert("regularization".to_owned(), json!(self.regularization));
+        config.insert("dropout_prob".to_owned(), Json::Null);
+        let mut json = self.about.to_json(Json::Object(config));
         if let Some(fields) = json.as_object_mut() {
             fields.insert("members".to_owned(), Json::Array(members));
         }

@@ -91,6 +91,13 @@ fn a_fusion_trains_attention_over_adapters_that_stay_as_they_are() {
     assert_eq!(adapted(&model, &*loaded), before);
     check_training("fusion", &model, &*fusion);
     assert_eq!(adapted(&model, &*members[0]), one, "a member has changed");
+    let gated = tempfile::tempdir().expect("a folder");
+    saved(&*fresh(&model, json!({"method": "houlsby", "use_gating": true})), gated.path());
+    for (other, expected) in [(gated.path(), "houlsby has gates"), (dir.path(), "cannot read")] {
+        let recipe = json!({"method": "fusion", "adapters": [paths[0], other]});
+        let error = build(&model, recipe).expect_err("refused").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
     let twice = build(&model, json!({"method": "fusion", "adapters": [paths[0], paths[0]]}));
     assert!(twice.unwrap_err().to_string().contains("two adapters of a fusion have the name"));
 }
