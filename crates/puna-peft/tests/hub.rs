@@ -162,11 +162,13 @@ fn gradients_of_golden_adapters_are_the_slopes_of_the_loss() {
 }
 
 #[test]
-fn a_few_steps_lower_the_loss_and_leave_the_base_as_it_was() {
+fn gradients_are_slopes_and_a_few_steps_lower_the_loss_and_leave_the_base_as_it_was() {
     let Some(model) = model() else { return };
     for recipe in recipes() {
         let method = fresh(&model, recipe.clone());
         scatter(&*method);
+        let routing = (method.name() == "adamix").then_some(4);
+        check_gradients(&recipe.to_string(), &model, &*method, routing);
         check_training(&recipe.to_string(), &model, &*method);
     }
 }

@@ -174,8 +174,8 @@ pub(crate) fn check_gradients(
             continue;
         }
         assert!(norm > 1e-7, "{name}: {} has no gradient", parameter.name());
-        // So far that the loss changes by more than its noise, and no farther.
-        let step = ((2e-3 / norm).clamp(5e-4, 2e-2) / norm) as f32;
+        // So far that the loss changes by more than its noise, and no farther: a ReLU has kinks.
+        let step = ((5e-4 / norm).clamp(5e-4, 2e-2) / norm) as f32;
         let moved = |sign: f32| {
             let before = parameter.values().clone();
             let mut values = parameter.values_mut();
