@@ -215,18 +215,23 @@ impl Trainer {
         };
         let micro = self.micro_batch() as usize;
         let (mut sum, last) = (LossSum::default(), rows.len().div_ceil(micro) - 1);
+        let method = self.setup.trained.method();
+        let part = 1.0 / (ranks.size() * (last + 1)) as f32;
         for (index, rows) in rows.chunks(micro).enumerate() {
             let number = (ranks.rank() * rows.len() + index) as u64;
             let pass = TrainingPass { seed: pass.seed ^ number, ..pass.clone() };
             sum += self.setup.decoder.train_on(&Batch::new(rows).rows(), &pass, |stage| {
-                if index == last {
+                if index == last && method.is_none() {
                     self.reduce(stage);
                 }
             })?;
+            // A method's own terms belong to the gradients that are reduced.
+            if let Some(method) = method {
+                method.regularize(part)?;
+            }
         }
-        let method = self.setup.trained.method();
-        if let Some(method) = method {
-            method.regularize(1.0 / ranks.size() as f32)?;
+        if method.is_some() {
+            self.reduce(Stage::Embedding);
         }
         ranks.finish()?;
         let sums = ranks.sum(vec![sum.loss, sum.balance])?;
