@@ -86,6 +86,28 @@ struct OpenShard {
     hash: Sha256,
 }
 
+/// The manifest of a preparation that was killed behind writing it, if that is what the folder
+/// holds: only the progress file is left to remove. With other settings it is not the caller's.
+pub(crate) fn finish_killed(
+    dir: &Path,
+    options: &Value,
+    existing: Existing,
+) -> Result<Option<Manifest>, DataError> {
+    let progress = dir.join(PROGRESS);
+    let both = progress.is_file() && dir.join(MANIFEST).is_file();
+    if !both || existing == Existing::Replace {
+        return Ok(None);
+    }
+    let state: State = read_json(&progress, "the progress file")?;
+    if state.options != *options {
+        return Ok(None);
+    }
+    let manifest = Manifest::read(dir)?;
+    fs::remove_file(&progress).map_err(IoError::os(&progress, "remove"))?;
+    remove_temporary(dir)?;
+    Ok(Some(manifest))
+}
+
 impl Output {
     /// Makes the folder, or takes up the unfinished preparation in it.
     pub(crate) fn open(dir: &Path, options: Value, existing: Existing) -> Result<Self, DataError> {

@@ -14,7 +14,7 @@ use super::document::pieces;
 use super::duplicates::{Duplicate, Fingerprint, Seen};
 use super::inputs::{InputFiles, expand};
 use super::options::{BadDocuments, PrepareOptions, Source, TokenizerChoice};
-use super::output::{Admission, Admitted, Output};
+use super::output::{Admission, Admitted, Output, finish_killed};
 use super::quality::{self, Reason};
 use super::read::ReadSettings;
 use super::tokenizer;
@@ -64,7 +64,11 @@ pub fn prepare(options: &PrepareOptions, progress: Listener<'_>) -> Result<Manif
     let files = tokenizer::files(&options.tokenizer)?;
     let digest = files.as_deref().and_then(tokenizer::digest);
     let pool = pool(options.threads)?;
-    let mut output = Output::open(&options.output, options.record(), options.existing)?;
+    let record = options.record();
+    if let Some(manifest) = finish_killed(&options.output, &record, options.existing)? {
+        return Ok(manifest);
+    }
+    let mut output = Output::open(&options.output, record, options.existing)?;
     let mut run = Run {
         options,
         pool,

@@ -62,6 +62,28 @@ fn a_run_stopped_anywhere_continues_to_the_same_bytes() {
 }
 
 #[test]
+fn a_kill_behind_the_manifest_leaves_finished_data() {
+    let (place, mut options) = place();
+    assert!(stopped_after(&options, 3));
+    let progress = options.output.join("progress.json");
+    let begun = fs::read(&progress).expect("progress");
+    let made = prepare(&options).expect("continued");
+    let expected = contents(&options.output);
+    fs::write(&progress, begun).expect("written");
+    assert_eq!(prepare(&options).expect("it was finished"), made);
+    assert_eq!(contents(&options.output), expected);
+    // Finished data is not made again, nor taken for that of other settings.
+    assert!(matches!(prepare(&options), Err(DataError::AlreadyPrepared { .. })));
+    options.validation_fraction = 0.2;
+    options.output = place.path("other");
+    assert!(stopped_after(&options, 3));
+    fs::copy(options.output.join("progress.json"), &progress).expect("copied");
+    options.output = place.path("out");
+    options.validation_fraction = 0.1;
+    assert!(matches!(prepare(&options), Err(DataError::AlreadyPrepared { .. })));
+}
+
+#[test]
 fn a_kill_between_a_shard_and_its_record_and_half_written_files_do_no_harm() {
     let (place, mut options) = place();
     prepare(&options).expect("prepared");
