@@ -18,6 +18,7 @@ import string
 import numpy as np
 
 SHAPES = {
+    "llama2-7b": dict(layers=32, hidden=4096, heads=32, kv_heads=32, ffn=11008, vocab=32000),
     "tinyllama-1.1b": dict(layers=22, hidden=2048, heads=32, kv_heads=4, ffn=5632, vocab=32000),
     "mixtral-small": dict(layers=8, hidden=1024, heads=16, kv_heads=4, ffn=2816, vocab=32000, experts=8, used=2),
     "tiny-moe": dict(layers=2, hidden=256, heads=8, kv_heads=4, ffn=512, vocab=4096, experts=8, used=2),

@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("puna-model", &["puna-config", "puna-kernels", "puna-io", "puna-text", "puna-nn"]),
     ("puna-infer", &["puna-config", "puna-kernels", "puna-text", "puna-nn", "puna-model"]),
     ("puna-data", &["puna-io", "puna-text"]),
+    ("puna-peft", &["puna-config", "puna-kernels", "puna-io", "puna-nn", "puna-model"]),
     (
         "puna-train",
         &[
@@ -28,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "puna-kernels",
             "puna-nn",
             "puna-model",
+            "puna-peft",
         ],
     ),
     (
@@ -41,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "puna-model",
             "puna-infer",
             "puna-data",
+            "puna-peft",
             "puna-train",
         ],
     ),
@@ -49,7 +52,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Where candle-core enters: the leaves and the binary stay free of it.
-const CANDLE_CORE: &[&str] = &["puna-nn", "puna-model", "puna-infer", "puna-train", "puna-testkit"];
+const CANDLE_CORE: &[&str] =
+    &["puna-nn", "puna-model", "puna-infer", "puna-peft", "puna-train", "puna-testkit"];
 
 /// Their fused ops have no backward and say nothing (docs/decisions/0001-candle-core-only.md).
 const BANNED: &[&str] = &["candle-nn", "candle-transformers"];

@@ -22,7 +22,7 @@ use crate::{interrupt, output, threads, units};
     puna compare-adapters recipes/compare.toml --parameters 50000\n  \
     puna compare-adapters recipes/compare.toml --minutes 5 --only lora --only ia3\n\n\
     The recipe is one of `puna train` with a list of [[compare]] sections, each what [adapter] would \
-    be, and a name. The output folder gets a run for each, compare.json, compare.svg and compare.png. \
+    be, with a name and, if it wants another, a learning rate `lr`. The output folder gets a run for each, compare.json, compare.svg and compare.png. \
     A run that is done is not made again.")]
 pub(crate) struct Args {
     /// The recipe
@@ -57,6 +57,8 @@ pub(crate) struct Args {
 struct Candidate {
     name: String,
     config: AdapterConfig,
+    /// Instead of the recipe's: methods want different ones.
+    lr: Option<f64>,
     parameters: usize,
 }
 
@@ -102,8 +104,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     print(args, &recipe, &rows)
 }
 
+/// A `[[compare]]` section: a name, settings and a learning rate.
+type Compared = (String, AdapterConfig, Option<f64>);
+
 /// The recipe without its list, and the list.
-fn read(args: &Args) -> anyhow::Result<(Recipe, Vec<(String, AdapterConfig)>)> {
+fn read(args: &Args) -> anyhow::Result<(Recipe, Vec<Compared>)> {
     let path = &args.recipe;
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -119,13 +124,20 @@ fn read(args: &Args) -> anyhow::Result<(Recipe, Vec<(String, AdapterConfig)>)> {
         let method = section.get("method").and_then(toml::Value::as_str).unwrap_or("?").to_owned();
         let name = section.remove("name").and_then(|name| name.as_str().map(str::to_owned));
         let name = name.unwrap_or_else(|| method.replace('_', "-"));
+        let lr = match section.remove("lr") {
+            None => None,
+            Some(toml::Value::Float(lr)) => Some(lr),
+            Some(other) => {
+                bail!("{}: [[compare]] {name}: lr = {other} is no number", path.display())
+            }
+        };
         let config = section
             .try_into::<AdapterConfig>()
             .with_context(|| format!("{}: [[compare]] {name}", path.display()))?;
-        if compared.iter().any(|(other, _)| *other == name) {
+        if compared.iter().any(|(other, ..): &Compared| *other == name) {
             bail!("{}: two [[compare]] sections are called {name}", path.display());
         }
-        compared.push((name, config));
+        compared.push((name, config, lr));
     }
     let recipe = Recipe::parse(&table.to_string(), path, &args.set)?;
     Ok((recipe, compared))
@@ -135,10 +147,11 @@ fn read(args: &Args) -> anyhow::Result<(Recipe, Vec<(String, AdapterConfig)>)> {
 fn candidates(
     args: &Args,
     recipe: &Recipe,
-    compared: Vec<(String, AdapterConfig)>,
+    compared: Vec<Compared>,
 ) -> anyhow::Result<Vec<Candidate>> {
-    if let Some(unknown) = args.only.iter().find(|only| !compared.iter().any(|(n, _)| n == *only)) {
-        let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
+    if let Some(unknown) = args.only.iter().find(|only| !compared.iter().any(|(n, ..)| n == *only))
+    {
+        let names: Vec<&str> = compared.iter().map(|(name, ..)| name.as_str()).collect();
         return Err(anyhow!("no method is called {unknown}")).hint(names.join(", "));
     }
     let path = recipe.model.from.clone();
@@ -146,7 +159,7 @@ fn candidates(
     let model = Model::load(&path, &LoadOptions::new(Precision::Exact))?;
     let base = Base { decoder: &model.decoder, config: &model.config };
     let mut found = Vec::new();
-    for (name, config) in compared {
+    for (name, config, lr) in compared {
         if !args.only.is_empty() && !args.only.contains(&name) {
             continue;
         }
@@ -155,7 +168,7 @@ fn candidates(
             None => config,
         };
         let parameters = config.build(&base, recipe.seed).with_context(|| name.clone())?.size();
-        found.push(Candidate { name, config, parameters });
+        found.push(Candidate { name, config, lr, parameters });
     }
     Ok(found)
 }
@@ -213,6 +226,7 @@ fn recipe_of(
     let mut own = recipe.clone();
     own.adapter = Some(candidate.config.clone());
     own.output = folder.to_path_buf();
+    own.optimizer.lr = candidate.lr.unwrap_or(own.optimizer.lr);
     std::fs::create_dir_all(&recipe.output)
         .with_context(|| format!("cannot create {}", recipe.output.display()))?;
     let path = folder.with_extension("toml");
