@@ -40,7 +40,7 @@ mod simd;
 mod softmax;
 mod training;
 
-pub use activation::{GateActivation, gate_in_place, gated, soft_cap};
+pub use activation::{GateActivation, gate_in_place, gated, gated_new, soft_cap};
 pub use attention::{
     AttentionMask, AttentionShape, KV_PAGE, KvLayout, KvPage, KvType, KvView, ScoreTransform,
     attention,

@@ -76,6 +76,23 @@ pub fn zeros(len: usize) -> Vec<f32> {
     values
 }
 
+/// A copy of some values, each chunk of which `change` gets behind its copying; its memory is written
+/// once. `first` is the index of the chunk's first value.
+pub(crate) fn changed_copy(
+    of: &[f32],
+    chunk: usize,
+    change: impl Fn(usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let mut values = Vec::with_capacity(of.len());
+    let room = &mut values.spare_capacity_mut()[..of.len()];
+    for_each_chunk_mut(room, chunk, |first, part| {
+        change(first, part.write_copy_of_slice(&of[first..first + part.len()]));
+    });
+    // SAFETY: as many values as `of` has were written.
+    unsafe { values.set_len(of.len()) };
+    values
+}
+
 /// Values per task of [`zeros`].
 const ZEROS_CHUNK: usize = 128 * 1024;
 

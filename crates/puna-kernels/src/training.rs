@@ -3,7 +3,7 @@
 use crate::activation::GateActivation;
 use crate::kernels::Kernels;
 use crate::math;
-use crate::parallel::{OutPtr, for_each_chunk_mut};
+use crate::parallel::{OutPtr, changed_copy, for_each_chunk_mut};
 use crate::pool;
 use crate::simd::{LANES, Simd};
 
@@ -47,29 +47,31 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
     parts.iter().sum()
 }
 
-/// The gradients of gate and up of `out = act(gate) * up`.
+/// The gradients of gate and up of `out = act(gate) * up`, in new memory.
 ///
 /// # Panics
 /// If the lengths differ.
+#[must_use]
 pub fn gated_backward(
     act: GateActivation,
     (gate, up): (&[f32], &[f32]),
     d_out: &[f32],
-    (d_gate, d_up): (&mut [f32], &mut [f32]),
-) {
+) -> (Vec<f32>, Vec<f32>) {
     let len = gate.len();
     assert_eq!((up.len(), d_out.len()), (len, len), "gate, up and gradient");
-    assert_eq!((d_gate.len(), d_up.len()), (len, len), "gradients");
     let kernels = Kernels::get();
-    let d_up = OutPtr::new(d_up);
-    for_each_chunk_mut(d_gate, CHUNK, |first, d_gate| {
+    let mut d_up = Vec::with_capacity(len);
+    let d_up_at = OutPtr::new(&mut d_up.spare_capacity_mut()[..len]);
+    let d_gate = changed_copy(gate, CHUNK, |first, d_gate| {
         let part = first..first + d_gate.len();
-        d_gate.copy_from_slice(&gate[part.clone()]);
         // SAFETY: chunks are disjoint, and both outputs have one length.
-        let d_up = unsafe { d_up.slice(part.clone()) };
-        d_up.copy_from_slice(&d_out[part.clone()]);
+        let room = unsafe { d_up_at.slice(part.clone()) };
+        let d_up = room.write_copy_of_slice(&d_out[part.clone()]);
         kernels.gate_gradient(act, &up[part], d_gate, d_up);
     });
+    // SAFETY: every chunk of it was written.
+    unsafe { d_up.set_len(len) };
+    (d_gate, d_up)
 }
 
 /// Slices of equal length: `x` holds the gate and becomes its gradient, `d` holds the output's
@@ -94,6 +96,18 @@ pub(crate) fn gate_gradient<S: Simd>(
     let mut at = 0;
     while at < x.len() {
         let n = (x.len() - at).min(LANES);
+        if n == LANES {
+            // SAFETY: 16 values lie behind `at` in all three, which have one length.
+            unsafe {
+                let (x, d) = (x[at..].as_mut_ptr(), d[at..].as_mut_ptr());
+                let (g, dy, u) = (s.load(x), s.load(d), s.load(up[at..].as_ptr()));
+                let (value, slope) = value_and_slope(s, act, g);
+                s.store(x, s.mul(s.mul(dy, u), slope));
+                s.store(d, s.mul(dy, value));
+            }
+            at += n;
+            continue;
+        }
         let mut padded = [[0f32; LANES]; 3];
         for (padded, from) in padded.iter_mut().zip([&x[at..], &d[at..], &up[at..]]) {
             padded[..n].copy_from_slice(&from[..n]);
@@ -362,8 +376,7 @@ mod tests {
                 crate::gated(act, &moved, &up, &mut out);
                 out
             };
-            let (mut d_gate, mut d_up) = (vec![0.0; 35], vec![0.0; 35]);
-            gated_backward(act, (&gate, &up), &[1.0; 35], (&mut d_gate, &mut d_up));
+            let (d_gate, d_up) = gated_backward(act, (&gate, &up), &[1.0; 35]);
             let (above, below, value) = (at(1.0 / 64.0), at(-1.0 / 64.0), at(0.0));
             for i in 0..35 {
                 let slope = (above[i] - below[i]) * 32.0;

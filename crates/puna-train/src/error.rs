@@ -41,7 +41,7 @@ pub enum TrainError {
     },
     /// An adapter cannot be built, loaded or saved.
     #[error(transparent)]
-    Adapter(#[from] PeftError),
+    Adapter(Box<PeftError>),
     /// The tokenizer of the data knows more tokens than the model has rows for.
     #[error("{} has {tokens} tokens, but the embedding of the model only {rows} rows", path.display())]
     Vocabulary {
@@ -162,4 +162,10 @@ pub enum TrainError {
     /// The records.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl From<PeftError> for TrainError {
+    fn from(error: PeftError) -> Self {
+        Self::Adapter(Box::new(error))
+    }
 }

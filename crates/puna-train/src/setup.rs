@@ -314,10 +314,15 @@ fn sft_rows(
         Renderer { tools: data.tools, now: recipe.now(), ..Renderer::new(&template, tokenizer) };
     let unusable = data.unusable;
     let reader = SftReader { format: data.format, unusable, ..SftReader::default() };
-    let read = |paths: &[PathBuf]| -> Result<Vec<Conversation>, TrainError> {
+    let mut read = |paths: &[PathBuf]| -> Result<Vec<Conversation>, TrainError> {
         let mut all = Vec::new();
         for path in paths {
-            all.extend(reader.read(path)?.conversations);
+            let file = reader.read(path)?;
+            if let Some(first) = file.unusable.first() {
+                let (count, path) = (file.unusable.len(), path.display());
+                notes.push(format!("{path}: {count} records left out, the first: {first}"));
+            }
+            all.extend(file.conversations);
         }
         Ok(all)
     };

@@ -208,6 +208,7 @@ fn ten_steps_of_a_lora_are_those_of_peft() {
 }
 
 /// Loss, gradients, ten updates and the final weights of a case.
+#[expect(clippy::unwrap_used, reason = "what a test is made of")]
 fn ten_steps(case: &GoldenCase, trained: &Trained, last: &str) {
     let batch = Batch::read(&case.dir.join("batch.safetensors"));
     let number = |key: &str| case.json["hyper"][key].as_f64().unwrap();

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::repo::Repo;
 
 /// Folders that may hold data, with the bytes they may hold in all.
-const LIMITS: &[(&str, u64)] = &[("testdata/", 18_000_000), ("models/", 8_000_000)];
+const LIMITS: &[(&str, u64)] = &[("testdata/", 22_000_000), ("models/", 8_000_000)];
 
 /// The largest file anywhere else (Cargo.lock and tables are well below).
 const OTHER_FILE: u64 = 500_000;
@@ -40,9 +40,9 @@ mod tests {
 
     #[test]
     fn a_folder_of_data_is_limited_in_all_and_other_files_one_by_one() {
-        assert!(too_large(&[("testdata/a", 18_000_000), ("src/a.rs", 500_000)]).is_empty());
-        let problems = too_large(&[("testdata/a", 9_000_000), ("testdata/b", 10_000_000)]);
-        assert_eq!(problems, ["testdata/: 19000000 bytes, at most 18000000"]);
+        assert!(too_large(&[("testdata/a", 22_000_000), ("src/a.rs", 500_000)]).is_empty());
+        let problems = too_large(&[("testdata/a", 12_000_000), ("testdata/b", 11_000_000)]);
+        assert_eq!(problems, ["testdata/: 23000000 bytes, at most 22000000"]);
         assert_eq!(too_large(&[("crates/x/big.bin", 500_001)]).len(), 1);
     }
 }

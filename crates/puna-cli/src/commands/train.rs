@@ -5,6 +5,7 @@ mod show;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use puna_data::SftError;
 use puna_train::{Outcome as RunOutcome, Ranks, Recipe, RunMode, Setup, TrainError, Trainer};
 use serde_json::json;
 
@@ -133,6 +134,12 @@ fn advise(error: TrainError) -> anyhow::Error {
         TrainError::NoMpi { .. } => {
             "build with --features mpi (Debian: libopenmpi-dev libclang-dev)"
         }
+        TrainError::Sft(
+            SftError::Read { .. }
+            | SftError::Empty { .. }
+            | SftError::Encoding { .. }
+            | SftError::Json { .. },
+        ) => return error.into(),
         TrainError::Sft(_) => {
             "data.unusable = \"skip\" leaves such records out and counts them; data.tools = \"text\" \
              writes calls of tools as text where a template has no place for them"

@@ -139,18 +139,22 @@ fn with_three<T>(
 
 /// The same by [`super::attention`], document by document: what the kernel is tested against.
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::value::tests::gradcheck;
     use puna_kernels::AttentionMask;
     use puna_testkit::{GradTolerance, random_tensor};
     use std::sync::Arc;
 
-    fn flat(x: &Tensor) -> Vec<f32> {
+    pub(in crate::ops) fn flat(x: &Tensor) -> Vec<f32> {
         x.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    fn attention(len: usize, starts: &[u32], window: Option<usize>) -> BatchAttention {
+    pub(in crate::ops) fn attention(
+        len: usize,
+        starts: &[u32],
+        window: Option<usize>,
+    ) -> BatchAttention {
         BatchAttention {
             shape: AttentionShape { heads: 4, kv_heads: 2, head_dim: 8 },
             rows: RowsOfTokens { len, visible_from: Arc::new(starts.to_vec()) },
@@ -185,7 +189,7 @@ mod tests {
     }
 
     /// Two rows of `len` tokens, the second of two documents.
-    fn two_rows(len: usize) -> Vec<u32> {
+    pub(in crate::ops) fn two_rows(len: usize) -> Vec<u32> {
         let second = len as u32 / 3;
         let row = (0..len as u32).map(|i| if i < second { 0 } else { second });
         (0..len).map(|_| 0).chain(row).collect()
@@ -251,74 +255,5 @@ mod tests {
                 assert!((a - b).abs() < 1e-5 * largest.max(1.0), "{a} {b}");
             }
         }
-    }
-
-    /// A prefix is what a document would see if it stood before it without seeing itself: here against
-    /// softmax over the keys of both, composed.
-    #[test]
-    fn a_prefix_joins_the_softmax_and_its_gradients_match_central_differences() {
-        for (window, softcap, groups) in [(None, None, 0), (Some(4), Some(2.0), 0), (None, None, 2)]
-        {
-            let mut of = attention(6, &two_rows(6), window);
-            of.scores.softcap = softcap;
-            of.prefix_groups = groups;
-            let rows = 3 * groups.max(1);
-            let inputs = [
-                random_tensor(4, &[12, 32]),
-                random_tensor(5, &[12, 16]),
-                random_tensor(6, &[12, 16]),
-                random_tensor(7, &[rows, 32]),
-            ];
-            let expected = composed(&inputs, &of);
-            let values = inputs.clone().map(Value::constant);
-            let [q, k, v, kv] = &values;
-            let y = batch_attention(q, k, v, Some(kv), of.clone()).unwrap();
-            for (a, b) in flat(y.tensor()).iter().zip(&expected) {
-                assert!((a - b).abs() < 1e-5, "{window:?} {groups}: {a} {b}");
-            }
-            gradcheck(
-                |x| batch_attention(&x[0], &x[1], &x[2], Some(&x[3]), of.clone()),
-                &inputs,
-                GradTolerance::default(),
-            );
-        }
-    }
-
-    /// Key by key in float64.
-    fn composed([q, k, v, kv]: &[Tensor; 4], of: &BatchAttention) -> Vec<f32> {
-        let (q, k, v, kv) = (flat(q), flat(k), flat(v), flat(kv));
-        let (starts, len) = (&of.rows.visible_from, of.rows.len);
-        let window = of.window.unwrap_or(usize::MAX);
-        let mut out = Vec::new();
-        for t in 0..starts.len() {
-            let (row, start) = (t / len * len, starts[t] as usize);
-            let group = if of.prefix_groups == 0 { 0 } else { 3 * (t / len) };
-            for head in 0..4 {
-                let at = head / 2 * 8;
-                let mut keys: Vec<(&[f32], &[f32])> = Vec::new();
-                for p in 0..3 {
-                    if (t - row - start) + 3 - p < window {
-                        let kv = &kv[(group + p) * 32..][..32];
-                        keys.push((&kv[at..at + 8], &kv[16 + at..16 + at + 8]));
-                    }
-                }
-                for j in (row + start).max((t + 1).saturating_sub(window))..=t {
-                    keys.push((&k[j * 16 + at..][..8], &v[j * 16 + at..][..8]));
-                }
-                let q = &q[t * 32 + head * 8..][..8];
-                let score = |k: &[f32]| {
-                    let s: f64 = q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum::<f64>() * 0.6;
-                    of.scores.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
-                };
-                let weights: Vec<f64> = keys.iter().map(|(k, _)| score(k).exp()).collect();
-                let sum: f64 = weights.iter().sum();
-                for d in 0..8 {
-                    let one =
-                        keys.iter().zip(&weights).map(|((_, v), w)| w / sum * f64::from(v[d]));
-                    out.push(one.sum::<f64>() as f32);
-                }
-            }
-        }
-        out
     }
 }

@@ -113,7 +113,8 @@ fn chunks(
     let chunk = (LOGITS / vocab.max(1)).clamp(64, 1024);
     let mut logits = puna_kernels::zeros(chunk.min(wanted.len()) * vocab);
     let mut sum = LossSum::default();
-    let packed = if wanted.len() > chunk {
+    // Packing pays from three products on.
+    let packed = if wanted.len() > 2 * chunk {
         Packed::new(weight, (vocab, width), elements, !dx.is_empty())
     } else {
         Packed::default()

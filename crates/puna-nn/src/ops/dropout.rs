@@ -1,5 +1,7 @@
 //! `y = x ∘ m / (1 − p)` with a random mask `m` (arXiv:1207.0580).
 //!
+//! Backward: `dx = dy ∘ m / (1 − p)`.
+//!
 //! The mask is a function of a seed and the place of a value, so that a pass that is computed twice
 //! has the same one, whatever the number of threads.
 
@@ -39,6 +41,17 @@ fn uniform(seed: u64, index: u64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::tests::gradcheck;
+    use puna_testkit::{GradTolerance, random_tensor};
+
+    #[test]
+    fn dropout_backward_matches_central_differences() {
+        gradcheck(
+            |x| dropout(&x[0], 0.4, 3),
+            &[random_tensor(1, &[5, 7])],
+            GradTolerance::default(),
+        );
+    }
 
     #[test]
     fn a_tenth_is_dropped_the_mean_stays_and_gradients_have_the_same_mask() {

@@ -35,18 +35,13 @@ pub fn gated(
     if !g.device().is_cpu() {
         return Value::by_candle(&[gate, up], move |x| composed(activation, &x[0], &x[1]));
     }
-    let mut y = puna_kernels::zeros(g.elem_count());
-    with_f32(g, |g| with_f32(u, |u| puna_kernels::gated(activation, g, u, &mut y)))??;
+    let y = with_f32(g, |g| with_f32(u, |u| puna_kernels::gated_new(activation, g, u)))??;
     let y = Tensor::from_vec(y, g.shape(), &Device::Cpu)?;
     let (g, u) = (g.clone(), u.clone());
     Ok(Value::derived(y, &[gate, up], move |dy| {
-        let (mut dg, mut du) =
-            (puna_kernels::zeros(g.elem_count()), puna_kernels::zeros(g.elem_count()));
-        with_f32(&g, |g| {
+        let (dg, du) = with_f32(&g, |g| {
             with_f32(&u, |u| {
-                with_f32(dy, |dy| {
-                    puna_kernels::gated_backward(activation, (g, u), dy, (&mut dg, &mut du));
-                })
+                with_f32(dy, |dy| puna_kernels::gated_backward(activation, (g, u), dy))
             })
         })???;
         let tensor = |values| Tensor::from_vec(values, g.shape(), &Device::Cpu);

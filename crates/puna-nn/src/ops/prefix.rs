@@ -2,7 +2,7 @@
 //! what [`super::batch_attention`] has computed over the sequence itself.
 //!
 //! With the logarithms `l₁` of a token's exponential sums over its sequence and `l₂` over the prefix,
-//! `L = log(e^l₁ + e^l₂)` and `out = e^(l₁ − L) out₁ + Σ_p e^(s_p − L) v_p`. The backward of each part
+//! `L = log(e^l₁ + e^l₂)` and `out = e^(l₁ − L) out₁ + Σ_p e^(s_p − L) v_p`. Backward: each part
 //! then needs only `L` and the joined `out`: `dS = P ∘ (dO Vᵀ − rowsum(dO ∘ out))` with
 //! `P = e^(S − L)`, whatever other keys there are.
 
@@ -160,5 +160,85 @@ impl Prefix<'_> {
             gemm(shape, (p.t(), d_out), to, Write::Add, Elements::F32);
         }
         d_kv
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Tensor;
+    use puna_testkit::{GradTolerance, random_tensor};
+
+    use super::super::batch_attention::tests::{attention, flat, two_rows};
+    use super::super::{BatchAttention, batch_attention};
+    use crate::Value;
+    use crate::value::tests::gradcheck;
+
+    /// A prefix is what a document would see if it stood before it without seeing itself: here against
+    /// softmax over the keys of both, composed.
+    #[test]
+    fn a_prefix_joins_the_softmax_and_its_gradients_match_central_differences() {
+        for (window, softcap, groups) in [(None, None, 0), (Some(4), Some(2.0), 0), (None, None, 2)]
+        {
+            let mut of = attention(6, &two_rows(6), window);
+            of.scores.softcap = softcap;
+            of.prefix_groups = groups;
+            let rows = 3 * groups.max(1);
+            let inputs = [
+                random_tensor(4, &[12, 32]),
+                random_tensor(5, &[12, 16]),
+                random_tensor(6, &[12, 16]),
+                random_tensor(7, &[rows, 32]),
+            ];
+            let expected = composed(&inputs, &of);
+            let values = inputs.clone().map(Value::constant);
+            let [q, k, v, kv] = &values;
+            let y = batch_attention(q, k, v, Some(kv), of.clone()).unwrap();
+            for (a, b) in flat(y.tensor()).iter().zip(&expected) {
+                assert!((a - b).abs() < 1e-5, "{window:?} {groups}: {a} {b}");
+            }
+            gradcheck(
+                |x| batch_attention(&x[0], &x[1], &x[2], Some(&x[3]), of.clone()),
+                &inputs,
+                GradTolerance::default(),
+            );
+        }
+    }
+
+    /// Key by key in float64.
+    fn composed([q, k, v, kv]: &[Tensor; 4], of: &BatchAttention) -> Vec<f32> {
+        let (q, k, v, kv) = (flat(q), flat(k), flat(v), flat(kv));
+        let (starts, len) = (&of.rows.visible_from, of.rows.len);
+        let window = of.window.unwrap_or(usize::MAX);
+        let mut out = Vec::new();
+        for t in 0..starts.len() {
+            let (row, start) = (t / len * len, starts[t] as usize);
+            let group = if of.prefix_groups == 0 { 0 } else { 3 * (t / len) };
+            for head in 0..4 {
+                let at = head / 2 * 8;
+                let mut keys: Vec<(&[f32], &[f32])> = Vec::new();
+                for p in 0..3 {
+                    if (t - row - start) + 3 - p < window {
+                        let kv = &kv[(group + p) * 32..][..32];
+                        keys.push((&kv[at..at + 8], &kv[16 + at..16 + at + 8]));
+                    }
+                }
+                for j in (row + start).max((t + 1).saturating_sub(window))..=t {
+                    keys.push((&k[j * 16 + at..][..8], &v[j * 16 + at..][..8]));
+                }
+                let q = &q[t * 32 + head * 8..][..8];
+                let score = |k: &[f32]| {
+                    let s: f64 = q.iter().zip(k).map(|(a, b)| f64::from(a * b)).sum::<f64>() * 0.6;
+                    of.scores.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
+                };
+                let weights: Vec<f64> = keys.iter().map(|(k, _)| score(k).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for d in 0..8 {
+                    let one =
+                        keys.iter().zip(&weights).map(|((_, v), w)| w / sum * f64::from(v[d]));
+                    out.push(one.sum::<f64>() as f32);
+                }
+            }
+        }
+        out
     }
 }

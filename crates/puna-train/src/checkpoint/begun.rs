@@ -22,8 +22,9 @@ use crate::{Ranks, Recipe, Task, TrainError};
 pub(super) const NOW: &str = "puna.now";
 pub(super) const DATA: &str = "puna.data";
 
-/// Settings that say which text is in which row.
-const ROWS: [&str; 12] = [
+/// Settings that say which text is in which row, and what is trained.
+const ROWS: [&str; 13] = [
+    "adapter",
     "task",
     "data.sequence_length",
     "data.shuffle",
