@@ -62,9 +62,11 @@ def main():
     parser.add_argument("--shape", choices=[name for name in SHAPES if "experts" not in SHAPES[name]], default="llama2-7b")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--context", type=int, default=4096, help="max_position_embeddings")
+    parser.add_argument("--layers", type=int, metavar="N", help="fewer than the shape has")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    shape, rng = SHAPES[args.shape], np.random.default_rng(args.seed)
+    shape, rng = dict(SHAPES[args.shape]), np.random.default_rng(args.seed)
+    shape["layers"] = args.layers or shape["layers"]
     quantization = dict(
         quant_method="bitsandbytes", load_in_4bit=True, load_in_8bit=False, bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="bfloat16", bnb_4bit_quant_storage="uint8",

@@ -276,11 +276,16 @@ impl Linear {
         pass: &Pass,
     ) -> Result<Value, NnError> {
         let tokens = x.tensor().dims2()?.0;
-        let weight = replaced.unwrap_or_else(|| match x.is_tracked() {
-            true => self.weight(),
-            false => self.weight_for(tokens),
-        });
-        let y = ops::linear(x, weight, pass.precision)?; // [N, out]
+        let y = match pass.seed {
+            Some(_) => {
+                let weight = replaced.unwrap_or(self.weight());
+                ops::linear_in_training(x, weight, pass.precision)?
+            }
+            None => {
+                let weight = replaced.unwrap_or_else(|| self.weight_for(tokens));
+                ops::linear(x, weight, pass.precision)?
+            }
+        }; // [N, out]
         match bias {
             None => Ok(y),
             Some(bias) => ops::add_bias(&y, bias),

@@ -25,7 +25,7 @@ pub use cross_entropy::{CrossEntropy, LossSum, cross_entropy};
 pub use dropout::dropout;
 pub use embedding::embedding_backward;
 pub use gated::gated;
-pub use linear::linear;
+pub use linear::{linear, linear_in_training};
 pub use load_balance::load_balance;
 pub use low_rank::{LowRank, low_rank};
 pub use rms_norm::rms_norm;

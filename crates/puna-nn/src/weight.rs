@@ -247,14 +247,14 @@ impl GroupWeight {
 }
 
 /// bitsandbytes 4-bit: flat element `n` is `codebook[nibble n] * absmax[n / block]`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CodebookWeight {
     /// Output features.
     pub rows: usize,
     /// Input features.
     pub cols: usize,
     /// Two per byte, the first in the high nibble.
-    pub nibbles: Vec<u8>,
+    pub nibbles: SharedBytes,
     /// Values of the sixteen codes.
     pub codebook: [f32; 16],
     /// Scales of the blocks.
@@ -283,6 +283,12 @@ pub enum CodebookScales {
     },
 }
 
+impl std::fmt::Debug for CodebookWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CodebookWeight([{}, {}])", self.rows, self.cols)
+    }
+}
+
 impl CodebookWeight {
     fn matrix(&self) -> Matrix<'_> {
         let absmax = match &self.scales {
@@ -292,7 +298,7 @@ impl CodebookWeight {
             }
         };
         let data = MatrixData::Codebook(CodebookMatrix {
-            nibbles: &self.nibbles,
+            nibbles: (*self.nibbles).as_ref(),
             codebook: &self.codebook,
             absmax,
             block: self.block,
@@ -407,7 +413,7 @@ impl Weight {
                         quants.len() + size_of_val(&**absmax)
                     }
                 };
-                w.nibbles.len() + scales
+                (*w.nibbles).as_ref().len() + scales
             }
             Weight::Fp8(w) => w.rows * w.cols + size_of_val(&*w.scales),
         }

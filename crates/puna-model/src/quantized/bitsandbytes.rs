@@ -1,11 +1,15 @@
 //! bitsandbytes as transformers saves it: NF4 and FP4 (Dettmers et al. 2023, arXiv:2305.14314)
 //! with or without double quantization, and LLM.int8() (arXiv:2208.07339).
 
-use puna_nn::{CodebookScales, CodebookWeight, GroupWeight, GroupWeightQuants, Weight};
+use std::sync::Arc;
+
+use puna_nn::{
+    CodebookScales, CodebookWeight, GroupWeight, GroupWeightQuants, SharedBytes, Weight,
+};
 use serde::Deserialize;
 
 use crate::ModelError;
-use crate::loader::Loader;
+use crate::loader::{Loader, Shared};
 use puna_io::Dtype;
 
 /// The JSON in `….quant_state.bitsandbytes__nf4` (or `__fp4`).
@@ -28,8 +32,11 @@ pub(super) fn load_4bit(
     if state.blocksize == 0 {
         return Err(loader.quantized_error(name, "a block size of 0"));
     }
-    let nibbles = bytes(loader, name)?;
-    if nibbles.len() != (rows * cols).div_ceil(2) {
+    let stored = loader.stored(name)?;
+    if stored.info.dtype != Dtype::U8 {
+        return Err(loader.dtype_error(name, stored.info.dtype, "bytes"));
+    }
+    if stored.bytes.len() != (rows * cols).div_ceil(2) {
         return Err(loader.quantized_error(name, "not half a byte per value"));
     }
     let codebook = loader.floats(&format!("{name}.quant_map"), "a codebook")?;
@@ -57,6 +64,8 @@ pub(super) fn load_4bit(
         }
     };
     let block = state.blocksize;
+    // Where the file has them.
+    let nibbles: SharedBytes = Arc::new(Shared(stored.bytes));
     Ok(Weight::Codebook(CodebookWeight { rows, cols, nibbles, codebook, scales, block }))
 }
 

@@ -36,7 +36,24 @@ pub fn linear(x: &Value, weight: &Arc<Weight>, precision: Precision) -> Result<V
             })
         }
         Weight::Trained(parameter) => trained(x, parameter, elements(precision)),
-        _ => frozen(x, weight, precision),
+        _ => frozen(x, weight, precision, false),
+    }
+}
+
+/// [`linear`] in training: frozen weights multiply as general products do, which round activations to
+/// bfloat16 at most, where inference may take 8-bit ones; and a pass that is computed twice to save
+/// memory is the same both times.
+///
+/// # Errors
+/// As there.
+pub fn linear_in_training(
+    x: &Value,
+    weight: &Arc<Weight>,
+    precision: Precision,
+) -> Result<Value, NnError> {
+    match &**weight {
+        Weight::Dense(_) | Weight::Trained(_) => linear(x, weight, precision),
+        _ => frozen(x, weight, precision, true),
     }
 }
 
@@ -48,19 +65,24 @@ pub(super) fn elements(precision: Precision) -> Elements {
     }
 }
 
-fn frozen(x: &Value, weight: &Arc<Weight>, precision: Precision) -> Result<Value, NnError> {
+fn frozen(
+    x: &Value,
+    weight: &Arc<Weight>,
+    precision: Precision,
+    training: bool,
+) -> Result<Value, NnError> {
     let (tokens, elements) = (x.tensor().dims2()?.0, elements(precision));
     let shape = (tokens, weight.rows(), weight.cols());
-    let y = match as_words(weight, elements).filter(|_| x.is_tracked()) {
+    let y = if training {
         // Rounded once for all products of `x`.
-        Some(w) => x.rounded().map(|x| gemm_new(shape, (x.as_mat(), w.t()), elements))?,
-        None => {
-            let mut y = puna_kernels::zeros(tokens * weight.rows());
-            if let Some(matrix) = weight.matrix() {
-                with_f32(x.tensor(), |x| puna_kernels::matmul(&matrix, x, &mut y, precision))?;
-            }
-            y
+        let x = Rows::of(x, elements)?;
+        with_matrix(weight, elements, |w| x.with(|x| gemm_new(shape, (x, w.t()), elements)))??
+    } else {
+        let mut y = puna_kernels::zeros(tokens * weight.rows());
+        if let Some(matrix) = weight.matrix() {
+            with_f32(x.tensor(), |x| puna_kernels::matmul(&matrix, x, &mut y, precision))?;
         }
+        y
     };
     let y = Tensor::from_vec(y, (tokens, weight.rows()), &Device::Cpu)?;
     let weight = Arc::clone(weight);

@@ -1,7 +1,9 @@
 //! LoftQ (arXiv:2310.08659, algorithm 1): a quantized weight and thin matrices that are close to a
 //! weight together.
 
-use puna_nn::{CodebookScales, CodebookWeight, NnError, Weight};
+use std::sync::Arc;
+
+use puna_nn::{CodebookScales, CodebookWeight, NnError, SharedBytes, Weight};
 
 use super::start::{dense, leading};
 use super::{Lora, add_product};
@@ -107,8 +109,9 @@ fn nf4(w: &[f32], (rows, cols): (usize, usize)) -> CodebookWeight {
         scales.push(absmax);
     }
     let pair = |pair: &[u8]| pair[0] << 4 | pair.get(1).copied().unwrap_or_default();
-    let nibbles = codes.chunks(2).map(pair).collect();
+    let nibbles: Vec<u8> = codes.chunks(2).map(pair).collect();
     let scales = CodebookScales::Single(scales);
+    let nibbles: SharedBytes = Arc::new(nibbles);
     CodebookWeight { rows, cols, nibbles, codebook: NF4, scales, block: BLOCK }
 }
 
