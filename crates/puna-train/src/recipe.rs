@@ -441,7 +441,15 @@ mod tests {
             entries.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
         assert!(recipes.len() >= 3, "{recipes:?}");
         for path in recipes {
-            Recipe::read(&path, &[]).unwrap();
+            let mut table: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+            // What `puna compare-adapters` takes out of its recipes.
+            for section in table.remove("compare").iter().flat_map(|list| list.as_array().unwrap())
+            {
+                let mut section = section.as_table().unwrap().clone();
+                section.retain(|key, _| key != "name" && key != "lr");
+                section.try_into::<AdapterConfig>().unwrap();
+            }
+            Recipe::parse(&table.to_string(), &path, &[]).unwrap();
         }
     }
 

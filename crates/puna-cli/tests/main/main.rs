@@ -1,5 +1,6 @@
 //! End-to-end tests: the binary, as a user calls it.
 
+mod adapters;
 mod bad_input;
 mod chat;
 mod convert;
