@@ -106,6 +106,24 @@ impl AdapterConfig {
             AdapterConfig::Adamix(config) => boxed(Adamix::new(config, base, seed)),
         }
     }
+    /// The text whose embeddings a prompt is to begin as, if its tokens are not given.
+    #[must_use]
+    pub fn init_text(&self) -> Option<&str> {
+        match self {
+            AdapterConfig::PromptTuning(config) if config.prompt_tuning_init_tokens.is_none() => {
+                config.prompt_tuning_init_text.as_deref()
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives the tokens of [`Self::init_text`], which this crate has no tokenizer for.
+    pub fn set_init_tokens(&mut self, tokens: Vec<u32>) {
+        if let AdapterConfig::PromptTuning(config) = self {
+            config.prompt_tuning_init_tokens = Some(tokens);
+        }
+    }
+
     /// Sets the size of a method (its rank, virtual tokens or bottleneck) and whatever follows from
     /// it; `false` if it has none.
     pub fn set_size(&mut self, size: usize, base: &Base<'_>) -> bool {

@@ -14,7 +14,7 @@ use puna_io::{Sha256, hex};
 use puna_model::export::{RandomInit, write_random};
 use puna_model::{Decoder, LoadOptions, Model, Precision, chat_template, convert, tokenizer};
 use puna_peft::{AdapterConfig, Base, BaseIdentity};
-use puna_text::{Builtin, ChatTemplate, Tokenizer};
+use puna_text::{Builtin, ChatTemplate, SpecialTokens, Tokenizer};
 
 use crate::checkpoint::{BegunRecipe, Checkpoint, list_checkpoints, remove_checkpoints};
 use crate::trained::{Trained, TrainedAdapter};
@@ -103,7 +103,12 @@ impl Setup {
             None => Trained::Model(decoder.make_trainable(|slot| slot.to_string())?),
             Some(adapter) => {
                 let base = Base { decoder: &decoder, config: &config };
-                adapter_of((&recipe, adapter), base, resume.as_ref(), template_hash)?
+                let mut adapter = adapter.clone();
+                if let (Some(text), Some(tokenizer)) = (adapter.init_text(), &tokenizer) {
+                    let tokens = tokenizer.encode(text, SpecialTokens::Add)?;
+                    adapter.set_init_tokens(tokens);
+                }
+                adapter_of((&recipe, &adapter), base, resume.as_ref(), template_hash)?
             }
         };
         let (train, validation) = rows;
