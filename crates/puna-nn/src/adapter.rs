@@ -20,8 +20,8 @@ pub struct Pass {
     pub adapters: Option<Arc<AdapterSet>>,
     /// Tokens of each sequence of the pass, which all have the same length.
     pub row_len: usize,
-    /// In training, and only there: where the random numbers of dropout and routing begin. The same for both passes
-    /// of a block that is computed twice.
+    /// In training, and only there: where the random numbers of dropout and routing begin. The same
+    /// for both passes of a block that is computed twice.
     pub seed: Option<u64>,
 }
 
@@ -44,10 +44,7 @@ impl Pass {
     /// If there is no memory for a copy.
     pub fn parameter(&self, parameter: &Arc<Parameter>) -> Result<Value, NnError> {
         let value = Value::of_parameter(parameter)?;
-        match self.seed {
-            Some(_) => Ok(value),
-            None => Ok(Value::constant(value.tensor().clone())),
-        }
+        Ok(if self.seed.is_some() { value } else { Value::constant(value.tensor().clone()) })
     }
 
     fn adapted(&self, slot: Option<Slot>) -> Option<&AdaptedLinear> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use puna_nn::ops::with_f32;
 use puna_nn::{Linear, NnError, Parameter, Pass, Slot, Value, Weight};
 
@@ -126,14 +126,9 @@ impl Decoder {
                 }
             })?;
         }
-        let device = own_device();
-        let x = Tensor::from_vec(x, (rows.tokens.len(), width), &device).map_err(NnError::from)?;
-        Ok(EmbeddedRows { x, parts })
+        let x = Tensor::from_vec(x, (rows.tokens.len(), width), &Device::Cpu);
+        Ok(EmbeddedRows { x: x.map_err(NnError::from)?, parts })
     }
-}
-
-fn own_device() -> candle_core::Device {
-    candle_core::Device::Cpu
 }
 
 impl EmbeddedRows {
@@ -149,7 +144,7 @@ impl EmbeddedRows {
         let own = |&n: &u32| rows.tokens[n as usize] < FIRST_VIRTUAL;
         let places: Vec<u32> = (0..rows.tokens.len() as u32).filter(own).collect();
         let tokens = places.iter().map(|&n| rows.tokens[n as usize]).collect();
-        let places = Tensor::new(places, &own_device()).map_err(NnError::from)?;
+        let places = Tensor::new(places, &Device::Cpu).map_err(NnError::from)?;
         Ok((Cow::Owned(tokens), dx.index_select(&places, 0).map_err(NnError::from)?))
     }
 
@@ -164,7 +159,7 @@ impl EmbeddedRows {
                     sum.iter_mut().zip(&dx[from * width..]).for_each(|(sum, d)| *sum += d);
                 }
             })?;
-            let seed = Tensor::from_vec(seed, (rows, width), &own_device());
+            let seed = Tensor::from_vec(seed, (rows, width), &Device::Cpu);
             value.backward(seed.map_err(NnError::from)?)?;
         }
         Ok(())

@@ -10,6 +10,7 @@ mod scatter;
 
 pub use scatter::{Dot, plot_scatter};
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -127,6 +128,29 @@ pub fn plot_loss(
 /// What drawing gives.
 type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
 
+/// Title, subtitle and the place of a chart under them.
+fn frame<'a, DB: DrawingBackend>(
+    area: &'a DrawingArea<DB, Shift>,
+    (title, subtitle): (&str, &str),
+    (x, y): (Range<f64>, Range<f64>),
+    picture: Picture,
+) -> Result<Chart<'a, DB>, DrawingAreaErrorKind<DB::ErrorType>> {
+    let scale = picture.scale();
+    let font = |points: u32, color: &RGBColor| (FONT, points * scale).into_font().color(color);
+    let at = |x: u32, y: u32| ((x * scale) as i32, (y * scale) as i32);
+    area.fill(&WHITE)?;
+    area.draw_text(title, &font(20, &INK), at(24, 18))?;
+    area.draw_text(subtitle, &font(13, &QUIET_INK), at(24, 44))?;
+    ChartBuilder::on(area)
+        .margin_top(72 * scale)
+        .margin_right(28 * scale)
+        .margin_bottom(14 * scale)
+        .margin_left(14 * scale)
+        .x_label_area_size(46 * scale)
+        .y_label_area_size(62 * scale)
+        .build_cartesian_2d(x, y)
+}
+
 /// Draws the curve and all around it.
 fn draw<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
@@ -136,18 +160,8 @@ fn draw<DB: DrawingBackend>(
 ) -> Drawn<DB> {
     let scale = picture.scale();
     let font = |points: u32, color: &RGBColor| (FONT, points * scale).into_font().color(color);
-    let at = |x: u32, y: u32| ((x * scale) as i32, (y * scale) as i32);
-    area.fill(&WHITE)?;
-    area.draw_text(title, &font(20, &INK), at(24, 18))?;
-    area.draw_text(&curve.summary(), &font(13, &QUIET_INK), at(24, 44))?;
-    let mut chart = ChartBuilder::on(area)
-        .margin_top(72 * scale)
-        .margin_right(28 * scale)
-        .margin_bottom(14 * scale)
-        .margin_left(14 * scale)
-        .x_label_area_size(46 * scale)
-        .y_label_area_size(62 * scale)
-        .build_cartesian_2d(curve.x_range(), curve.y_range())?;
+    let ranges = (curve.x_range(), curve.y_range());
+    let mut chart = frame(area, (title, &curve.summary()), ranges, picture)?;
     let decimals = curve.y_decimals();
     chart
         .configure_mesh()

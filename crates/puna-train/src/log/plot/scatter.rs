@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::curve::short;
-use super::{AXIS, Drawing, Drawn, FONT, GRID, INK, MEAN, Picture, QUIET_INK, STEP, paint};
+use super::{AXIS, Drawing, Drawn, FONT, GRID, INK, MEAN, Picture, QUIET_INK, STEP, frame, paint};
 use crate::log::LogError;
 
 /// A method.
@@ -73,21 +73,10 @@ fn draw<DB: DrawingBackend>(
 ) -> Drawn<DB> {
     let scale = picture.scale();
     let font = |points: u32, color: &RGBColor| (FONT, points * scale).into_font().color(color);
-    let at = |x: u32, y: u32| ((x * scale) as i32, (y * scale) as i32);
-    area.fill(&WHITE)?;
-    area.draw_text(title, &font(20, &INK), at(24, 18))?;
-    area.draw_text(subtitle, &font(13, &QUIET_INK), at(24, 44))?;
     let x = range(dots.iter().map(|dot| dot.parameters.log10()), 0.12);
     let y = range(dots.iter().map(|dot| dot.loss), 0.1);
     let decimals = if y.end - y.start < 0.2 { 3 } else { 2 };
-    let mut chart = ChartBuilder::on(area)
-        .margin_top(72 * scale)
-        .margin_right(28 * scale)
-        .margin_bottom(14 * scale)
-        .margin_left(14 * scale)
-        .x_label_area_size(46 * scale)
-        .y_label_area_size(62 * scale)
-        .build_cartesian_2d(x, y)?;
+    let mut chart = frame(area, (title, subtitle), (x, y), picture)?;
     chart
         .configure_mesh()
         .bold_line_style(GRID.stroke_width(scale))
