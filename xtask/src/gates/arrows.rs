@@ -45,8 +45,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "puna-data",
             "puna-peft",
             "puna-train",
+            "puna-laws",
         ],
     ),
+    ("puna-laws", &["puna-config"]),
     ("puna-testkit", &[]),
     ("xtask", &[]),
 ];
