@@ -3,13 +3,35 @@
 //! A law says which loss a number of parameters and tokens leads to, so that a budget can be
 //! divided between them before it is spent. Everything here is arithmetic on a few numbers; no
 //! model is loaded.
+//!
+//! From a table of runs to a prediction with its interval:
+//!
+//! ```no_run
+//! use puna_laws::{Count, FitOptions, Level, bootstrap, fit, read_points};
+//!
+//! let file = read_points("sweep.csv".as_ref(), Count::Matmul)?;
+//! let options = FitOptions::default();
+//! let fitted = fit(&file.points, &options, &|_, _| ())?;
+//! let ensemble = bootstrap(&file.points, &fitted, &options, 1000, &|_, _| ())?;
+//! let loss = fitted.law.loss(1e9, 20e9);
+//! let between = ensemble.loss(1e9, 20e9, Level::Percent80);
+//! # Ok::<(), puna_laws::LawError>(())
+//! ```
 
+mod ensemble;
 mod error;
+mod fit;
 mod law;
+mod points;
 mod power_law;
 mod repeated;
 
+pub use ensemble::{Ensemble, Interval, Level};
 pub use error::LawError;
+pub use fit::{DELTA, Fit, FitOptions, RobustLoss, bootstrap, fit, objective_of};
 pub use law::{Allocation, LawName, ParametricLaw, SERVE_FLOPS, TRAIN_FLOPS};
+pub use points::{
+    Count, FEWEST_POINTS, Outliers, Point, PointFile, parse_points, read_points, without_outliers,
+};
 pub use power_law::{FrontierLaw, PowerLaw, PowerLawName, kaplan_loss};
 pub use repeated::{MOST_EPOCHS, RepeatedAllocation, RepeatedData};

@@ -1,6 +1,7 @@
 //! Tests of puna-laws against published and reference numbers, and on planted laws.
 
 mod main {
+    mod fits;
     mod published;
     mod reference;
 }
