@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, compare_adapters, completions, convert, data, detokenize, generate, info, merge,
-    pull, score, template, tokenize, train,
+    bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info,
+    merge, pull, score, template, tokenize, train,
 };
 
 /// Run, measure and convert LLaMA-family models.
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Data(data::Args),
     /// Train a model from a recipe
     Train(train::Args),
+    /// Fit scaling laws to the losses of runs
+    Fit(fit::Args),
     /// Token ids of a text
     Tokenize(tokenize::Args),
     /// Text of token ids

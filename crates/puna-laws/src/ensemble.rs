@@ -66,14 +66,12 @@ impl Ensemble {
 
     /// The interval of any number that follows from a law.
     pub fn interval(&self, level: Level, of: impl Fn(&ParametricLaw) -> f64) -> Interval {
-        let values = self.sorted(of);
-        let [low, high] = [level.tail(), 1.0 - level.tail()].map(|part| percentile(&values, part));
-        Interval { low, high }
+        interval_of(self.laws.iter().map(of), level)
     }
 
     /// The median of any number that follows from a law.
     pub fn median(&self, of: impl Fn(&ParametricLaw) -> f64) -> f64 {
-        percentile(&self.sorted(of), 0.5)
+        percentile(&sorted(self.laws.iter().map(of)), 0.5)
     }
 
     /// The standard deviation of any number that follows from a law.
@@ -108,12 +106,19 @@ impl Ensemble {
     pub fn loss(&self, params: f64, tokens: f64, level: Level) -> Interval {
         self.interval(level, |law| law.loss(params, tokens))
     }
+}
 
-    fn sorted(&self, of: impl Fn(&ParametricLaw) -> f64) -> Vec<f64> {
-        let mut values: Vec<f64> = self.laws.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values
-    }
+/// The interval of some values.
+pub(crate) fn interval_of(values: impl Iterator<Item = f64>, level: Level) -> Interval {
+    let values = sorted(values);
+    let [low, high] = [level.tail(), 1.0 - level.tail()].map(|part| percentile(&values, part));
+    Interval { low, high }
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
 }
 
 /// A line of numbers; the line of names is none.

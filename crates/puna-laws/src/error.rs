@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use puna_plot::PlotError;
 use thiserror::Error;
 
 /// Errors of this crate.
@@ -24,6 +25,17 @@ pub enum LawError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A file or folder that could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A picture that could not be drawn or written.
+    #[error(transparent)]
+    Plot(#[from] PlotError),
     /// A table without points.
     #[error("{name} holds no points: a line of column names and a line for each run are needed")]
     Empty {

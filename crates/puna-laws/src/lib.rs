@@ -19,19 +19,30 @@
 //! ```
 
 mod ensemble;
+mod envelope;
 mod error;
+mod figures;
 mod fit;
+mod frontier;
+mod gopher;
+mod isoflop;
 mod law;
 mod points;
 mod power_law;
 mod repeated;
 
 pub use ensemble::{Ensemble, Interval, Level};
+pub use envelope::{Envelope, envelope};
 pub use error::LawError;
+pub use figures::{Study, draw_figures};
 pub use fit::{DELTA, Fit, FitOptions, RobustLoss, bootstrap, fit, objective_of};
+pub use frontier::FrontierEnsemble;
+pub use gopher::GopherShape;
+pub use isoflop::{Budgets, Group, IsoFlop, Parabola, WINDOW, group_by_budget, isoflop};
 pub use law::{Allocation, LawName, ParametricLaw, SERVE_FLOPS, TRAIN_FLOPS};
 pub use points::{
-    Count, FEWEST_POINTS, Outliers, Point, PointFile, parse_points, read_points, without_outliers,
+    Count, FEWEST_POINTS, Outliers, Point, PointFile, is_besiroglu2024, parse_points, read_points,
+    without_outliers,
 };
 pub use power_law::{FrontierLaw, PowerLaw, PowerLawName, kaplan_loss};
 pub use repeated::{MOST_EPOCHS, RepeatedAllocation, RepeatedData};

@@ -1,9 +1,11 @@
 //! Points to fit: what size, how many tokens, which loss.
 
+mod known;
 mod read;
 
 use std::collections::BTreeSet;
 
+pub use self::known::is_besiroglu2024;
 pub use self::read::{Count, PointFile, parse_points, read_points};
 
 use crate::error::LawError;
@@ -49,24 +51,14 @@ pub enum Outliers {
     Highest(usize),
 }
 
-/// The highest losses of the points that Besiroglu et al. read from Hoffmann's figure 4; they keep
-/// those below the fifth.
-const BESIROGLU_HIGHEST: [f64; 5] = [5.005_582, 4.665_232, 3.793_872, 3.765_563, 3.446_995];
-const BESIROGLU_POINTS: usize = 245;
-
 /// Leaves out the highest losses; the second number says how many.
 pub fn without_outliers(points: &[Point], rule: Outliers) -> (Vec<Point>, usize) {
     let mut by_loss: Vec<usize> = (0..points.len()).collect();
     by_loss.sort_by(|&x, &y| points[y].loss.total_cmp(&points[x].loss));
     let drop = match rule {
         Outliers::Highest(count) => count.min(points.len()),
-        Outliers::Published => {
-            let highest = by_loss.iter().map(|&index| points[index].loss);
-            let same = |(got, expected): (f64, &f64)| (got - expected).abs() < 1e-4;
-            let known =
-                points.len() == BESIROGLU_POINTS && highest.zip(&BESIROGLU_HIGHEST).all(same);
-            if known { BESIROGLU_HIGHEST.len() } else { 0 }
-        }
+        Outliers::Published if is_besiroglu2024(points) => known::DROPPED,
+        Outliers::Published => 0,
     };
     let dropped: BTreeSet<usize> = by_loss.into_iter().take(drop).collect();
     let kept = points.iter().enumerate().filter(|(index, _)| !dropped.contains(index));

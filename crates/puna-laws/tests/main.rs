@@ -2,6 +2,8 @@
 
 mod main {
     mod fits;
+    mod intervals;
+    mod pictures;
     mod published;
     mod reference;
 }

@@ -14,6 +14,7 @@ mod run_log;
 pub use error::LogError;
 pub use events::EventWriter;
 pub use metrics::{Metrics, MetricsLog, StepMetrics, ValidationMetrics, read_metrics};
-pub use plot::{Dot, Picture, plot_loss, plot_scatter};
+pub use plot::{Dot, plot_loss, plot_scatter};
+pub use puna_plot::Picture;
 pub use resident::{peak_rss_bytes, rss_bytes};
 pub use run_log::RunLog;

@@ -30,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "puna-nn",
             "puna-model",
             "puna-peft",
+            "puna-plot",
         ],
     ),
     (
@@ -45,10 +46,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "puna-data",
             "puna-peft",
             "puna-train",
+            "puna-plot",
             "puna-laws",
         ],
     ),
-    ("puna-laws", &["puna-config"]),
+    ("puna-plot", &["puna-io"]),
+    ("puna-laws", &["puna-config", "puna-plot"]),
     ("puna-testkit", &[]),
     ("xtask", &[]),
 ];

@@ -11,6 +11,7 @@ use puna_data::{DataError, Problem};
 use puna_infer::InferError;
 use puna_io::IoError;
 use puna_model::ModelError;
+use puna_plot::PlotError;
 use puna_train::TrainError;
 use puna_train::log::LogError;
 
@@ -122,9 +123,15 @@ fn train(error: &TrainError) -> Option<&'static str> {
         TrainError::Log(LogError::Line { .. }) => {
             return Some("mend the line or remove the file: training itself does not need it");
         }
-        TrainError::File { source, .. } | TrainError::Log(LogError::Write { source, .. }) => source,
+        TrainError::File { source, .. }
+        | TrainError::Log(
+            LogError::Write { source, .. } | LogError::Plot(PlotError::Write { source, .. }),
+        ) => source,
         TrainError::Io(IoError::Os { source, .. })
-        | TrainError::Log(LogError::Replace(IoError::Os { source, .. }))
+        | TrainError::Log(
+            LogError::Replace(IoError::Os { source, .. })
+            | LogError::Plot(PlotError::Replace(IoError::Os { source, .. })),
+        )
         | TrainError::Model(ModelError::Io(IoError::Os { source, .. })) => source,
         TrainError::Io(error) | TrainError::Model(ModelError::Io(error)) => return files(error),
         _ => return None,

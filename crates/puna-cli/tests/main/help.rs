@@ -4,7 +4,7 @@ use crate::run::{command, puna};
 use std::io::Read;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "chat",
     "generate",
     "score",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 12] = [
     "template",
     "pull",
     "bench",
+    "fit",
     "completions",
 ];
 

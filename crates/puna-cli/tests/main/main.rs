@@ -5,6 +5,7 @@ mod bad_input;
 mod chat;
 mod convert;
 mod data;
+mod fit;
 mod full_disk;
 mod golden;
 mod help;

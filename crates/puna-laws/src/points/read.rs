@@ -5,8 +5,10 @@
 
 use std::path::Path;
 
+use super::known::{self, is_besiroglu2024};
 use super::{Point, usable};
 use crate::error::LawError;
+use crate::isoflop::Budgets;
 use crate::law::TRAIN_FLOPS;
 
 /// Which parameters are counted where a table has both counts.
@@ -31,6 +33,19 @@ pub struct PointFile {
     pub counted: String,
     /// Whether the table names the budget of each run.
     pub has_budgets: bool,
+}
+
+impl PointFile {
+    /// Where Approach 2 finds budgets: in the table, in the paper of known points, or in the runs.
+    pub fn budgets(&self) -> Budgets {
+        if self.has_budgets {
+            Budgets::Named
+        } else if is_besiroglu2024(&self.points) {
+            Budgets::Given(known::BUDGETS.to_vec())
+        } else {
+            Budgets::Found
+        }
+    }
 }
 
 const PARAMS: [&str; 4] = ["n_params", "params", "parameters", "n"];

@@ -1,8 +1,9 @@
 //! Fits to the Chinchilla points and to planted laws.
 
 use puna_laws::{
-    Count, FitOptions, LawName, Outliers, ParametricLaw, Point, RobustLoss, bootstrap, fit,
-    objective_of, read_points, without_outliers,
+    Count, FitOptions, GopherShape, LawName, Outliers, ParametricLaw, Point, PowerLaw,
+    PowerLawName, RobustLoss, bootstrap, envelope, fit, group_by_budget, isoflop, objective_of,
+    read_points, without_outliers,
 };
 
 use super::reference::{agrees, near, path, table};
@@ -68,7 +69,9 @@ fn least_absolute_deviations_give_the_published_refit() {
     let huber = objective_of(&points, &recorded, RobustLoss::Huber { delta: 1e-6 });
     near(huber / 1e-6, 1.12938, 1e-5, "Huber sum of the recorded fit");
     assert!(found.objective <= objective_of(&points, &recorded, RobustLoss::L1));
-    assert!(found.objective <= objective_of(&points, &LawName::default().parametric(), RobustLoss::L1));
+    assert!(
+        found.objective <= objective_of(&points, &LawName::default().parametric(), RobustLoss::L1)
+    );
 }
 
 #[test]
@@ -77,6 +80,94 @@ fn the_outliers_move_the_fit() {
     agrees("fit_245_outliers_A", found.law.a);
     near(found.law.b, 12845.6, 1e-3, "B");
     near(found.objective, 1.8260105e-3, 1e-6, "objective");
+}
+
+#[test]
+fn parabolas_give_the_recorded_optima_and_exponent() {
+    let file = read_points(&path("chinchilla_points.csv"), Count::Matmul).unwrap();
+    let groups = group_by_budget(&file.points, &file.budgets());
+    let found = isoflop(&groups).unwrap();
+    let rows = table("chinchilla_isoflop_fit.csv");
+    assert_eq!((found.parabolas.len(), found.left_out.len()), (rows.len(), 0));
+    for (row, parabola) in rows.iter().zip(&found.parabolas) {
+        near(parabola.budget, row.number("budget_flops"), 1e-12, "budget");
+        assert_eq!(parabola.points as f64, row.number("points_within_0.12_ln"));
+        assert_eq!(parabola.fitted as f64, row.number("points_in_parabola_window_1.2_ln"));
+        near(parabola.params, row.number("N_opt"), 1e-5, "N");
+        near(parabola.tokens, row.number("D_opt=C/6N"), 1e-5, "D");
+        near(parabola.tokens / parabola.params, row.number("tokens_per_param"), 1e-4, "D/N");
+        near(parabola.loss, row.number("loss_min"), 1e-5, "loss");
+    }
+    agrees("isoflop_a", found.law.params.exponent);
+    near(found.law.params.coefficient, 0.0479675, 1e-3, "coefficient");
+    near(found.law.params_for_flops(5.76e23), 7.303e10, 1e-3, "Gopher's budget");
+    // Exponents by window, of which the last two budgets' digits are recorded.
+    let recorded = [0.509, 0.503, 0.513, 0.514, 0.512, 0.502];
+    for ((window, law), expected) in found.windows.iter().zip(recorded) {
+        let exponent = law.params.exponent;
+        assert!((exponent - expected).abs() < 6e-4, "{window}: {exponent} instead of {expected}");
+    }
+}
+
+#[test]
+fn every_size_of_the_points_is_one_of_the_paper_s() {
+    let sizes: Vec<f64> = table("chinchilla_tableA9.csv")
+        .iter()
+        .map(|row| {
+            let shape = GopherShape {
+                layers: row.number("n_layers") as u64,
+                hidden: row.number("d_model") as u64,
+                ffn: row.number("ffw_size") as u64,
+                attention: (row.number("n_heads") * row.number("kv_size")) as u64,
+            };
+            let printed = row.number("params_million") * 1e6;
+            near(shape.params() as f64, printed, 0.01, "size by formula");
+            printed
+        })
+        .collect();
+    for point in all_points() {
+        let nearest = sizes.iter().map(|size| (point.params / size).ln().abs());
+        assert!(nearest.fold(f64::INFINITY, f64::min) < 0.006, "{point:?}");
+    }
+    for row in table("chinchilla_tableA4.csv") {
+        let shape = GopherShape {
+            layers: row.number("layers") as u64,
+            hidden: row.number("d_model") as u64,
+            ffn: row.number("ffw") as u64,
+            attention: (row.number("heads") * row.number("kv")) as u64,
+        };
+        // The paper divides by sizes that it prints with two or three digits.
+        let ratio = shape.layer_flops(2048) as f64 / (6.0 * shape.params() as f64 * 2048.0);
+        assert!((ratio - row.number("printed_ratio")).abs() < 0.01, "{ratio}");
+        near(ratio, row.number("layers_only_ratio"), 0.011, "ratio");
+    }
+}
+
+/// The log of nanochat prints exponents of its own, from unrounded optima: within 0.02.
+#[test]
+fn the_count_of_parameters_moves_a_small_sweep_s_exponent() {
+    for (count, params, tokens) in [
+        ("matmul (transformer+lm_head)", 0.54, 0.49),
+        ("all", 0.37, 0.50),
+        ("transformer only", 0.70, 0.41),
+    ] {
+        let exponent = |column: &str| {
+            let rows = table("nanochat_isoflop_optima.csv");
+            let rows = rows.iter().filter(|row| row.text("param_convention") == count);
+            let points = rows.map(|row| (row.number("flops"), row.number(column)));
+            PowerLaw::fit(points.collect::<Vec<_>>()).unwrap().exponent
+        };
+        assert!((exponent("eff_params") - params).abs() < 0.02, "{count}");
+        assert!((exponent("tokens") - tokens).abs() < 0.02, "{count}");
+    }
+}
+
+#[test]
+fn the_envelope_of_the_points_lies_near_the_paper_s_line() {
+    let found = envelope(&points()).unwrap();
+    assert!((found.law.params.exponent - 0.498).abs() < 0.05, "{:?}", found.law);
+    let paper = PowerLawName::HoffmannApproach1.frontier().params_for_flops(1e21);
+    near(found.law.params_for_flops(1e21), paper, 0.15, "best size for 1e21");
 }
 
 /// The Chinchilla sizes and tokens with a law's losses.

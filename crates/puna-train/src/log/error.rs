@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use puna_io::IoError;
+use puna_plot::PlotError;
 
 /// Error of a run's records and pictures.
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +41,9 @@ pub enum LogError {
     /// There is nothing to draw.
     #[error("no step has a finite loss: there is no curve to draw")]
     NoCurve,
-    /// The curve could not be drawn.
-    #[error("cannot draw {}: {reason}", path.display())]
-    Draw {
-        /// The picture.
-        path: PathBuf,
-        /// What the library says.
-        reason: String,
-    },
+    /// The picture could not be drawn or written.
+    #[error(transparent)]
+    Plot(#[from] PlotError),
 }
 
 impl LogError {

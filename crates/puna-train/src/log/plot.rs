@@ -1,99 +1,23 @@
-//! The loss curve as a picture.
-//!
-//! Drawn by `plotters`, twice from one description: as SVG, and as PNG with letters from a font
-//! inside the binary, so that a machine without fonts draws the same. The thin line is what each
-//! step saw, the strong one its running mean, the dots are validation.
+//! The loss curve as a picture: the thin line is what each step saw, the strong one its running mean,
+//! the dots are validation.
 
 mod curve;
-mod png;
 mod scatter;
 
 pub use scatter::{Dot, plot_scatter};
 
-use std::ops::Range;
 use std::path::Path;
-use std::sync::OnceLock;
 
-use plotters::coord::Shift;
-use plotters::coord::types::RangedCoordf64;
-use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
-use puna_io::AtomicFile;
+use puna_plot::plotters::coord::Shift;
+use puna_plot::plotters::prelude::*;
+use puna_plot::style::{CONTRAST, GRID, INK, PALE, STRONG};
+use puna_plot::{
+    Chart, Drawing, Drawn, Frame, Picture, Scale, draw_axes, font, frame, grouped, paint,
+};
 
-use self::curve::{Curve, grouped};
+use self::curve::Curve;
 use super::error::LogError;
 use super::metrics::Metrics;
-
-/// Kind of a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Picture {
-    /// Lines, at any size.
-    Svg,
-    /// Dots, 1920 × 1080.
-    Png,
-}
-
-/// Size in points.
-const SIZE: (u32, u32) = (960, 540);
-
-impl Picture {
-    /// Pixels to a point.
-    fn scale(self) -> u32 {
-        match self {
-            Self::Svg => 1,
-            Self::Png => 2,
-        }
-    }
-}
-
-const FONT: &str = "sans-serif";
-static FONT_BYTES: &[u8] = include_bytes!("../../assets/roboto-latin.ttf");
-
-const INK: RGBColor = RGBColor(33, 37, 41);
-const QUIET_INK: RGBColor = RGBColor(95, 103, 112);
-const GRID: RGBColor = RGBColor(232, 235, 238);
-const AXIS: RGBColor = RGBColor(160, 167, 175);
-const STEP: RGBColor = RGBColor(120, 172, 230);
-const MEAN: RGBColor = RGBColor(21, 96, 189);
-const VALIDATION: RGBColor = RGBColor(217, 95, 14);
-
-/// Something drawn, the same for both kinds of pictures.
-trait Drawing {
-    fn draw<DB: DrawingBackend>(
-        &self,
-        area: &DrawingArea<DB, Shift>,
-        picture: Picture,
-    ) -> Drawn<DB>;
-}
-
-/// Draws into a file.
-fn paint(drawing: &impl Drawing, picture: Picture, path: &Path) -> Result<(), LogError> {
-    let failed = |reason: String| LogError::Draw { path: path.to_path_buf(), reason };
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-    if !REGISTERED.get_or_init(|| register_font(FONT, FontStyle::Normal, FONT_BYTES).is_ok()) {
-        return Err(failed("the font inside the program is damaged".into()));
-    }
-    match picture {
-        Picture::Svg => {
-            let mut text = String::new();
-            let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-            drawing.draw(&area, picture).map_err(|error| failed(error.to_string()))?;
-            drop(area);
-            // Whole or not at all: there may be the picture of an earlier part of the run.
-            let mut file = AtomicFile::create(path)?;
-            file.append(text.as_bytes())?;
-            Ok(file.commit()?)
-        }
-        Picture::Png => {
-            let size = (SIZE.0 * picture.scale(), SIZE.1 * picture.scale());
-            let mut pixels = vec![0; (size.0 * size.1 * 3) as usize];
-            let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
-            drawing.draw(&area, picture).map_err(|error| failed(error.to_string()))?;
-            drop(area);
-            png::write(path, &pixels, size)
-        }
-    }
-}
 
 /// A loss curve under its title.
 struct LossCurve<'a> {
@@ -122,33 +46,7 @@ pub fn plot_loss(
     path: &Path,
 ) -> Result<(), LogError> {
     let curve = Curve::of(metrics).ok_or(LogError::NoCurve)?;
-    paint(&LossCurve { curve, title }, picture, path)
-}
-
-/// What drawing gives.
-type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
-
-/// Title, subtitle and the place of a chart under them.
-fn frame<'a, DB: DrawingBackend>(
-    area: &'a DrawingArea<DB, Shift>,
-    (title, subtitle): (&str, &str),
-    (x, y): (Range<f64>, Range<f64>),
-    picture: Picture,
-) -> Result<Chart<'a, DB>, DrawingAreaErrorKind<DB::ErrorType>> {
-    let scale = picture.scale();
-    let font = |points: u32, color: &RGBColor| (FONT, points * scale).into_font().color(color);
-    let at = |x: u32, y: u32| ((x * scale) as i32, (y * scale) as i32);
-    area.fill(&WHITE)?;
-    area.draw_text(title, &font(20, &INK), at(24, 18))?;
-    area.draw_text(subtitle, &font(13, &QUIET_INK), at(24, 44))?;
-    ChartBuilder::on(area)
-        .margin_top(72 * scale)
-        .margin_right(28 * scale)
-        .margin_bottom(14 * scale)
-        .margin_left(14 * scale)
-        .x_label_area_size(46 * scale)
-        .y_label_area_size(62 * scale)
-        .build_cartesian_2d(x, y)
+    Ok(paint(&LossCurve { curve, title }, picture, path)?)
 }
 
 /// Draws the curve and all around it.
@@ -159,25 +57,18 @@ fn draw<DB: DrawingBackend>(
     picture: Picture,
 ) -> Drawn<DB> {
     let scale = picture.scale();
-    let font = |points: u32, color: &RGBColor| (FONT, points * scale).into_font().color(color);
-    let ranges = (curve.x_range(), curve.y_range());
-    let mut chart = frame(area, (title, &curve.summary()), ranges, picture)?;
     let decimals = curve.y_decimals();
-    chart
-        .configure_mesh()
-        .bold_line_style(GRID.stroke_width(scale))
-        .light_line_style(TRANSPARENT)
-        .axis_style(AXIS.stroke_width(scale))
-        .label_style(font(13, &INK))
-        .axis_desc_style(font(14, &INK))
-        .x_labels(9)
-        .y_labels(8)
-        .set_all_tick_mark_size(4 * scale)
-        .x_label_formatter(&|step| grouped(*step))
-        .y_label_formatter(&|loss| format!("{loss:.decimals$}"))
-        .x_desc(curve.x_label())
-        .y_desc("loss (nats per token)")
-        .draw()?;
+    let around = Frame {
+        title,
+        subtitle: &curve.summary(),
+        x: Scale::even(curve.x_label(), curve.x_range(), 9, grouped),
+        y: Scale::even("loss (nats per token)", curve.y_range(), 8, move |loss| {
+            format!("{loss:.decimals$}")
+        }),
+        right: 28,
+    };
+    let mut chart = frame(area, &around, picture)?;
+    draw_axes(&mut chart, &around, picture)?;
     series(&mut chart, curve, picture)?;
     chart
         .configure_series_labels()
@@ -186,13 +77,10 @@ fn draw<DB: DrawingBackend>(
         .legend_area_size(26 * scale)
         .background_style(WHITE.mix(0.9))
         .border_style(GRID.stroke_width(scale))
-        .label_font(font(13, &INK))
+        .label_font(font(13, &INK, picture))
         .draw()?;
     area.present()
 }
-
-/// A chart of losses over steps.
-type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 fn series<'a, DB: DrawingBackend + 'a>(
     chart: &mut Chart<'a, DB>,
@@ -204,7 +92,7 @@ fn series<'a, DB: DrawingBackend + 'a>(
         let half = 11 * scale as i32;
         move |(x, y): (i32, i32)| PathElement::new(vec![(x, y), (x + 2 * half, y)], style)
     };
-    let step = STEP.stroke_width(scale);
+    let step = PALE.stroke_width(scale);
     let points = curve.steps.iter().copied();
     match picture {
         Picture::Svg => chart.draw_series(LineSeries::new(points, step))?,
@@ -214,7 +102,7 @@ fn series<'a, DB: DrawingBackend + 'a>(
             chart.draw_series(curve.steps.windows(2).map(piece))?
         }
     };
-    let mean = MEAN.stroke_width(2 * scale);
+    let mean = STRONG.stroke_width(2 * scale);
     let line = chart.draw_series(LineSeries::new(curve.mean.iter().copied(), mean))?;
     line.label("training, mean").legend(key(mean));
     // The thin line's place in the legend comes after the strong one's.
@@ -225,8 +113,8 @@ fn series<'a, DB: DrawingBackend + 'a>(
     if curve.validation.is_empty() {
         return Ok(());
     }
-    let line = VALIDATION.stroke_width(scale);
-    let dot = VALIDATION.filled();
+    let line = CONTRAST.stroke_width(scale);
+    let dot = CONTRAST.filled();
     let radius = 4 * scale as i32;
     chart.draw_series(LineSeries::new(curve.validation.iter().copied(), line))?;
     let dots = curve.validation.iter().map(|&point| Circle::new(point, radius, dot));

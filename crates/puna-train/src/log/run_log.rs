@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::error::LogError;
 use super::events::EventWriter;
 use super::metrics::{Metrics, MetricsLog, read_metrics};
-use super::plot::{Picture, plot_loss};
+use super::plot::plot_loss;
+use puna_plot::Picture;
 
 /// Names inside a run's folder.
 const METRICS: &str = "metrics.jsonl";

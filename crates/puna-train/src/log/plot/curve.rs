@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use puna_plot::{grouped, short};
+
 use crate::log::metrics::Metrics;
 
 /// Points of the thin line; more do not show and make an SVG large.
@@ -155,30 +157,6 @@ fn thinned(points: &[(f64, f64)], groups: usize, thinning: Thinning) -> Vec<(f64
     kept
 }
 
-/// A whole number with its thousands apart.
-pub(super) fn grouped(value: f64) -> String {
-    let digits = format!("{:.0}", value.abs());
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    if value < 0.0 { format!("-{out}") } else { out }
-}
-
-/// A count in a few digits: 512, 16,384, 32.8 M, 1.20 B.
-pub(super) fn short(value: f64) -> String {
-    match value {
-        v if v < 1e5 => grouped(v),
-        v if v < 1e6 => format!("{:.0} k", v / 1e3),
-        v if v < 1e9 => format!("{:.1} M", v / 1e6),
-        v if v < 1e12 => format!("{:.2} B", v / 1e9),
-        v => format!("{:.2} T", v / 1e12),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,14 +198,5 @@ mod tests {
         assert_eq!(curve.steps.last(), Some(&(100_000.0, 3.0)));
         assert_eq!(curve.x_label(), "step (512 tokens each)");
         assert!(curve.summary().ends_with("100,000 steps  ·  51.2 M tokens"));
-    }
-
-    #[test]
-    fn numbers_are_short_and_grouped() {
-        assert_eq!(grouped(0.0), "0");
-        assert_eq!(grouped(1_234_567.0), "1,234,567");
-        assert_eq!(short(16_384.0), "16,384");
-        assert_eq!(short(524_288.0), "524 k");
-        assert_eq!(short(1.2e9), "1.20 B");
     }
 }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use plotters::coord::Shift;
-use plotters::prelude::*;
+use puna_plot::plotters::coord::Shift;
+use puna_plot::plotters::prelude::*;
+use puna_plot::style::{INK, PALE, QUIET_INK, STRONG};
+use puna_plot::{Drawing, Drawn, Frame, Picture, Scale, draw_axes, font, frame, paint, short};
 
-use super::curve::short;
-use super::{AXIS, Drawing, Drawn, FONT, GRID, INK, MEAN, Picture, QUIET_INK, STEP, frame, paint};
 use crate::log::LogError;
 
 /// A method.
@@ -37,7 +37,7 @@ pub fn plot_scatter(
     if dots.is_empty() {
         return Err(LogError::NoCurve);
     }
-    paint(&Scatter { dots, title, subtitle }, picture, path)
+    Ok(paint(&Scatter { dots, title, subtitle }, picture, path)?)
 }
 
 /// The range of some values, with a part of it to both sides.
@@ -72,37 +72,32 @@ fn draw<DB: DrawingBackend>(
     picture: Picture,
 ) -> Drawn<DB> {
     let scale = picture.scale();
-    let font = |points: u32, color: &RGBColor| (FONT, points * scale).into_font().color(color);
     let x = range(dots.iter().map(|dot| dot.parameters.log10()), 0.12);
     let y = range(dots.iter().map(|dot| dot.loss), 0.1);
     let decimals = if y.end - y.start < 0.2 { 3 } else { 2 };
-    let mut chart = frame(area, (title, subtitle), (x, y), picture)?;
-    chart
-        .configure_mesh()
-        .bold_line_style(GRID.stroke_width(scale))
-        .light_line_style(TRANSPARENT)
-        .axis_style(AXIS.stroke_width(scale))
-        .label_style(font(13, &INK))
-        .axis_desc_style(font(14, &INK))
-        .x_labels(8)
-        .y_labels(8)
-        .set_all_tick_mark_size(4 * scale)
-        .x_label_formatter(&|log| short(10f64.powf(*log)))
-        .y_label_formatter(&|loss| format!("{loss:.decimals$}"))
-        .x_desc("trained parameters")
-        .y_desc("validation loss (nats per token)")
-        .draw()?;
+    let x = 10f64.powf(x.start)..10f64.powf(x.end);
+    let around = Frame {
+        title,
+        subtitle,
+        x: Scale::logarithmic("trained parameters", x, short),
+        y: Scale::even("validation loss (nats per token)", y, 8, move |loss| {
+            format!("{loss:.decimals$}")
+        }),
+        right: 28,
+    };
+    let mut chart = frame(area, &around, picture)?;
+    draw_axes(&mut chart, &around, picture)?;
     let mut front: Vec<(f64, f64)> =
-        dots.iter().filter(|dot| dot.best).map(|dot| (dot.parameters.log10(), dot.loss)).collect();
+        dots.iter().filter(|dot| dot.best).map(|dot| (dot.parameters, dot.loss)).collect();
     front.sort_by(|a, b| a.0.total_cmp(&b.0));
-    chart.draw_series(LineSeries::new(front, STEP.stroke_width(scale)))?;
+    chart.draw_series(LineSeries::new(front, PALE.stroke_width(scale)))?;
     let radius = 5 * scale as i32;
     for dot in dots {
-        let color = if dot.best { MEAN } else { QUIET_INK };
-        let label = font(12, if dot.best { &INK } else { &QUIET_INK });
+        let color = if dot.best { STRONG } else { QUIET_INK };
+        let label = font(12, if dot.best { &INK } else { &QUIET_INK }, picture);
         let shift = ((radius + 4), -(7 * scale as i32));
         chart.draw_series(std::iter::once(
-            EmptyElement::at((dot.parameters.log10(), dot.loss))
+            EmptyElement::at((dot.parameters, dot.loss))
                 + Circle::new((0, 0), radius, color.filled())
                 + Text::new(dot.name.clone(), shift, label),
         ))?;
