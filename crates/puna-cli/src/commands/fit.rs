@@ -24,7 +24,9 @@ const FRONTIER_RESAMPLES: usize = 400;
 
 /// Fits scaling laws to a table of runs by Hoffmann's three approaches, with intervals, and predicts.
 #[derive(Debug, clap::Args)]
-#[command(allow_negative_numbers = true, after_help = "Examples:\n  \
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:\n  \
     puna fit sweep.csv\n  \
     puna fit sweep.csv --out figures --predict-flops 1e21\n  \
     puna fit chinchilla_points.csv --loss l1 --bootstrap 4000 --json\n  \
@@ -33,7 +35,8 @@ const FRONTIER_RESAMPLES: usize = 400;
     N; params_matmul and params_total of `puna sweep`), n_tokens (tokens, D) and train_flop (flops, \
     C), with C = 6ND. A column budget_flops says which runs belong together.\n\
     Approach 1 is the lower envelope of the sizes' losses, 2 a parabola for each budget, 3 the law \
-    L = E + A/N^alpha + B/D^beta.")]
+    L = E + A/N^alpha + B/D^beta."
+)]
 pub(crate) struct Args {
     /// Table of runs, comma-separated
     file: PathBuf,

@@ -123,15 +123,15 @@ fn train(error: &TrainError) -> Option<&'static str> {
         TrainError::Log(LogError::Line { .. }) => {
             return Some("mend the line or remove the file: training itself does not need it");
         }
-        TrainError::File { source, .. }
-        | TrainError::Log(
-            LogError::Write { source, .. } | LogError::Plot(PlotError::Write { source, .. }),
-        ) => source,
+        TrainError::File { source, .. } | TrainError::Log(LogError::Write { source, .. }) => source,
+        TrainError::Log(LogError::Plot(error)) => match error.as_ref() {
+            PlotError::Write { source, .. } | PlotError::Replace(IoError::Os { source, .. }) => {
+                source
+            }
+            _ => return None,
+        },
         TrainError::Io(IoError::Os { source, .. })
-        | TrainError::Log(
-            LogError::Replace(IoError::Os { source, .. })
-            | LogError::Plot(PlotError::Replace(IoError::Os { source, .. })),
-        )
+        | TrainError::Log(LogError::Replace(IoError::Os { source, .. }))
         | TrainError::Model(ModelError::Io(IoError::Os { source, .. })) => source,
         TrainError::Io(error) | TrainError::Model(ModelError::Io(error)) => return files(error),
         _ => return None,

@@ -13,7 +13,7 @@ fn chinchilla() -> String {
 /// Writes a table and gives its path.
 fn table(folder: &Path, text: &str) -> String {
     let path: PathBuf = folder.join("runs.csv");
-    std::fs::write(&path, text).unwrap();
+    std::fs::write(&path, text).expect("a scratch folder");
     path.to_string_lossy().into_owned()
 }
 
@@ -26,7 +26,8 @@ fn sweep() -> String {
             let tokens = budget / (6.0 * params);
             let loss = 1.5 + 300.0 * params.powf(-0.35) + 1000.0 * tokens.powf(-0.36);
             let all = params * 1.5;
-            writeln!(text, "{budget:e},{params},{all},{tokens},{budget:e},{loss}").unwrap();
+            writeln!(text, "{budget:e},{params},{all},{tokens},{budget:e},{loss}")
+                .expect("text grows");
         }
     }
     text

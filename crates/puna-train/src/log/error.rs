@@ -43,7 +43,13 @@ pub enum LogError {
     NoCurve,
     /// The picture could not be drawn or written.
     #[error(transparent)]
-    Plot(#[from] PlotError),
+    Plot(Box<PlotError>),
+}
+
+impl From<PlotError> for LogError {
+    fn from(error: PlotError) -> Self {
+        Self::Plot(Box::new(error))
+    }
 }
 
 impl LogError {
