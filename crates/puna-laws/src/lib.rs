@@ -31,6 +31,16 @@ mod points;
 mod power_law;
 mod repeated;
 
+// Machines, memory and plans.
+mod claims;
+mod cost;
+mod hardware;
+mod layout;
+mod memory;
+mod numbers;
+mod plan;
+mod shape;
+
 pub use ensemble::{Ensemble, Interval, Level};
 pub use envelope::{Envelope, envelope};
 pub use error::LawError;
@@ -46,3 +56,25 @@ pub use points::{
 };
 pub use power_law::{FrontierLaw, PowerLaw, PowerLawName, kaplan_loss};
 pub use repeated::{MOST_EPOCHS, RepeatedAllocation, RepeatedData};
+
+pub use claims::{
+    CARDS, Card, Claim, Figure, Fill, MIN_FILL, RESERVED_GIB, TrainingFill, Unit, WEIGHT_FACTOR,
+    claims, inference_fill, training_fill,
+};
+pub use cost::{
+    Effort, GptShape, USUAL_MFU, USUAL_PUE, USUAL_UPTIME, decode_bound, energy_kwh, flops_of_hours,
+    gpu_hours, serving_flops, training_flops, training_flops_with_attention, utilization,
+};
+pub use hardware::{GIB, Gpu, Machine, MemorySource, Peak};
+pub use layout::{Batch, Fixed, Layout, Placed, search};
+pub use memory::{
+    ActivationShape, AdapterTraining, CONTEXT_BYTES, Inference, Item, Need, Optimizer, Recompute,
+    StateBytes, Training, WeightFormat, Zero, adapter_params, adapter_training, inference,
+    llama_block_bytes, training, weight_bytes,
+};
+pub use numbers::{parse_count, short_count, short_power};
+pub use plan::{
+    Choice, DATA_FLOPS, Guard, Intervals, MANY_TOKENS, Method, Overview, Plan, Question, Repeated,
+    Resources, Said, Serving, Setting, Warning, Wish, overview, side_by_side,
+};
+pub use shape::{Text, shape_for};

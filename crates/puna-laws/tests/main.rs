@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod main {
+    mod checks;
+    mod claims;
     mod fits;
     mod intervals;
+    mod machines;
     mod pictures;
     mod published;
     mod reference;
