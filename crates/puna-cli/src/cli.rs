@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info,
-    merge, pull, score, template, tokenize, train,
+    merge, plan, pull, score, template, tokenize, train,
 };
 
 /// Run, measure and convert LLaMA-family models.
@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Train(train::Args),
     /// Fit scaling laws to the losses of runs
     Fit(fit::Args),
+    /// Size, tokens, memory, time and cost of a training, before it is paid for
+    Plan(plan::Args),
     /// Token ids of a text
     Tokenize(tokenize::Args),
     /// Text of token ids

@@ -11,6 +11,7 @@ pub(crate) mod fit;
 pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod merge;
+pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod score;
 pub(crate) mod template;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Detokenize(args) => detokenize::run(&args),
         Command::Template(args) => template::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -4,7 +4,7 @@ use crate::run::{command, puna};
 use std::io::Read;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "chat",
     "generate",
     "score",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 13] = [
     "tokenize",
     "detokenize",
     "template",
+    "plan",
     "pull",
     "bench",
     "fit",

@@ -1,0 +1,147 @@
+//! `puna plan`: size, tokens, memory, layout, time and cost of a training, before it is paid for.
+
+mod answer;
+mod arguments;
+mod json;
+mod numbers;
+mod text;
+mod why;
+
+use anyhow::anyhow;
+use puna_laws::{LawError, Method, Plan, Question};
+
+use crate::output;
+use crate::report::{Hint, Outcome};
+use answer::Answer;
+use arguments::{MachineArgs, ModelArgs, RuleArgs, SettingArgs, WishArgs};
+
+/// Plans a training, or says whether a model fits a machine.
+///
+/// Give what is known: a budget (--flops, or --gpu with --gpus and --days, or --budget with
+/// --price), a size (--params or --model), tokens, or a loss. One of them leaves the scaling law to
+/// decide the rest; two decide everything.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    puna plan --flops 5.76e23                       the best model for a budget\n  \
+    puna plan --gpu h100 --gpus 8 --days 7          the same, for a week on a node\n  \
+    puna plan --budget 50000 --price 2.50 --gpu h100   the same, for money\n  \
+    puna plan --params 7B --serve-tokens 1T         a smaller model is cheaper to serve\n  \
+    puna plan --flops 1e20 --unique-tokens 100M     when text is scarce\n  \
+    puna plan --params 13B --seq 4096 --gpus 8 --gpu a100-40   does it fit?\n  \
+    puna plan --params 8B --method qlora --gpu 4090 does fine-tuning fit?\n  \
+    puna plan --model llama-3.1-8b --method inference --precision q4_0 --gpu 3060\n  \
+    puna plan --why                                 rules of thumb, computed before your eyes\n\n\
+    Numbers may be written 70B, 1.4T, 100M or 5.76e23. With --gpus, the exit code is 1 if the model \
+    does not fit.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    wish: WishArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+    #[command(flatten)]
+    setting: SettingArgs,
+    #[command(flatten)]
+    rules: RuleArgs,
+    /// Compute six well-known claims about sizes and machines, with their assumptions
+    #[arg(long)]
+    why: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    if args.why {
+        return why::run(args.json);
+    }
+    let answer = match answer(args) {
+        Ok(answer) => answer,
+        Err(error) => {
+            let hint = advice(&error).unwrap_or_default();
+            return Err(error).hint(hint);
+        }
+    };
+    if args.json {
+        output::json(&json::answer(&answer))?;
+    } else {
+        output::text(&text::answer(&answer))?;
+    }
+    let warnings = answer.plan.iter().flat_map(|plan| &plan.warnings);
+    for warning in warnings {
+        output::note(&format!("warning: {warning}"));
+    }
+    let asked_whether_it_fits = answer.machine_given;
+    let fits = answer.placed.as_ref().is_none_or(|placed| placed.fits);
+    Ok(if fits || !asked_whether_it_fits { Outcome::Done } else { Outcome::No })
+}
+
+fn answer(args: &Args) -> anyhow::Result<Answer> {
+    let given = args.model.given()?;
+    let resources = args.machine.resources()?;
+    let question = Question { params: given.params(), ..args.wish.question() };
+    let method = args.setting.method();
+    if method != Method::Full {
+        refuse_law_options(args, &question)?;
+        return Answer::without_law(&question, given, resources, &args.setting);
+    }
+    let wished = [question.flops, question.params, question.tokens, question.loss]
+        .iter()
+        .any(Option::is_some);
+    let flops = match (question.flops, resources.flops(wished)?) {
+        (Some(_), Some(_)) => {
+            return Err(anyhow!("--flops and GPU time or money cannot both be given"))
+                .hint("both are budgets: leave out --flops, or --days, --hours and --budget");
+        }
+        (flops, other) => flops.or(other),
+    };
+    let plan = Plan::of(&Question { flops, ..question }, &args.rules.choice());
+    Answer::with_law(plan?, given, resources, &args.setting)
+}
+
+/// What to type instead, by the kind of the error.
+fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    Some(match error.downcast_ref::<LawError>()? {
+        LawError::NothingAsked => {
+            "give --flops, --params, --tokens or --loss, or --gpu, --gpus and --days; \
+             `puna plan --help` has examples"
+        }
+        LawError::BeyondData { .. } => "add --extrapolate to use the law there all the same",
+        LawError::RoundedLaw { .. } => {
+            "use --law hoffmann2022_tex, or --force to see what the rounded constants say"
+        }
+        LawError::Unreachable { .. } => {
+            "ask for a higher loss, or for a larger model on more tokens"
+        }
+        LawError::TwoWishes { .. } | LawError::Disagree { .. } => "leave one of them out",
+        LawError::DoesNotDivide { .. }
+        | LawError::BeyondDomain { .. }
+        | LawError::OtherGpuCount { .. } => {
+            "leave out --tp, --pp or --dp to have a layout searched for, or change --gpus"
+        }
+        LawError::NoPeak { .. } => "choose another --gpu for the time",
+        _ => return None,
+    })
+}
+
+/// A law of pretraining says nothing about adapters or serving: its options are not ignored.
+fn refuse_law_options(args: &Args, question: &Question) -> anyhow::Result<()> {
+    let given = [
+        ("--flops", question.flops.is_some()),
+        ("--loss", question.loss.is_some()),
+        ("--serve-tokens", question.serve_tokens.is_some()),
+        ("--unique-tokens", question.unique_tokens.is_some()),
+        ("--law", args.rules.law.is_some()),
+        ("--days, --hours or --budget", args.machine.has_budget()),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+        return Err(anyhow!("{option} is about training all parameters from scratch"))
+            .hint("leave it out, or plan with --method full");
+    }
+    if question.params.is_none() {
+        return Err(anyhow!("which model? this method starts from a trained one"))
+            .hint("add --params 8B, or --model llama-3.1-8b or --model config.json");
+    }
+    Ok(())
+}
