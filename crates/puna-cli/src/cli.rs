@@ -3,8 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info,
-    merge, plan, pull, score, template, tokenize, train,
+    bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info, merge, plan, pull, score, sweep, template, tokenize, train,
 };
 
 /// Run, measure and convert LLaMA-family models.
@@ -50,6 +49,8 @@ pub(crate) enum Command {
     Fit(fit::Args),
     /// Size, tokens, memory, time and cost of a training, before it is paid for
     Plan(plan::Args),
+    /// Train a grid of sizes and budgets and fit the scaling law
+    Sweep(sweep::Args),
     /// Token ids of a text
     Tokenize(tokenize::Args),
     /// Text of token ids

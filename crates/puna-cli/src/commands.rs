@@ -14,6 +14,7 @@ pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod score;
+pub(crate) mod sweep;
 pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod train;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Fit(args) => fit::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Detokenize(args) => detokenize::run(&args),
         Command::Template(args) => template::run(&args),

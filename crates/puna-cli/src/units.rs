@@ -21,6 +21,16 @@ pub(crate) fn count(count: u64) -> String {
     }
 }
 
+/// A time as people say it: `45 s`, `12 min`, `3.2 h`, `4.1 days`.
+pub(crate) fn duration(time: std::time::Duration) -> String {
+    match time.as_secs_f64() {
+        s if s < 99.5 => format!("{s:.0} s"),
+        s if s < 5_970.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3_600.0),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}
+
 /// Digits in groups of three.
 pub(crate) fn grouped(count: u64) -> String {
     let digits = count.to_string();
@@ -45,5 +55,7 @@ mod tests {
         assert_eq!(count(5_475_584), "5.48 M (5,475,584)");
         assert_eq!(grouped(1_000), "1,000");
         assert_eq!(grouped(999), "999");
+        let said = [45, 720, 11_520, 354_240].map(|s| duration(std::time::Duration::from_secs(s)));
+        assert_eq!(said, ["45 s", "12 min", "3.2 h", "4.1 days"]);
     }
 }

@@ -72,6 +72,13 @@ impl MachineLimits {
         Self { threads: pool::threads(), read_bytes_per_sec: read_speed(), peaks }
     }
 
+    /// The arithmetic alone, of the instruction set that the kernels use: quick, and without the
+    /// buffer that memory's speed takes.
+    #[must_use]
+    pub fn measure_peak() -> Option<IsaPeak> {
+        peak(Kernels::get().isa())
+    }
+
     /// The limits of the instruction set that the kernels use.
     #[must_use]
     pub fn best_peak(&self) -> Option<&IsaPeak> {

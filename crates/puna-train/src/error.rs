@@ -39,6 +39,9 @@ pub enum TrainError {
         /// What it should be.
         expected: &'static str,
     },
+    /// A shape of a sweep is none that a decoder can have.
+    #[error("sweep.shape gives no model")]
+    Shape(#[from] puna_config::ConfigError),
     /// An adapter cannot be built, loaded or saved.
     #[error(transparent)]
     Adapter(Box<PeftError>),

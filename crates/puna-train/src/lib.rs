@@ -12,6 +12,7 @@ mod recipe;
 mod sample;
 mod schedule;
 mod setup;
+pub mod sweep;
 mod trained;
 mod trainer;
 
@@ -27,4 +28,4 @@ pub use recipe::{
 pub use schedule::{Schedule, ScheduleName};
 pub use setup::{RunMode, Setup};
 pub use trained::Member;
-pub use trainer::{Event, Outcome, Trainer};
+pub use trainer::{Event, Outcome, Probe, Trainer};

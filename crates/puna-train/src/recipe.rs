@@ -382,7 +382,7 @@ impl Recipe {
 }
 
 /// `section.key=value` into a table.
-fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
+pub(crate) fn apply(table: &mut toml::Table, setting: &str) -> Result<(), String> {
     let (key, value) = setting.split_once('=').ok_or("expected section.key=value")?;
     let value: toml::Value = toml::from_str::<toml::Table>(&format!("value = {value}"))
         .ok()
@@ -449,7 +449,14 @@ mod tests {
                 section.retain(|key, _| key != "name" && key != "lr");
                 section.try_into::<AdapterConfig>().unwrap();
             }
-            Recipe::parse(&table.to_string(), &path, &[]).unwrap();
+            // And `puna sweep`, which decides the rest itself.
+            let mut set = Vec::new();
+            if let Some(section) = table.remove("sweep") {
+                section.try_into::<crate::sweep::SweepSection>().unwrap();
+                let decided = ["model.config=c.json", "train.steps=50", "train.batch_sequences=1"];
+                set.extend(decided.map(str::to_owned));
+            }
+            Recipe::parse(&table.to_string(), &path, &set).unwrap();
         }
     }
 

@@ -1,11 +1,11 @@
 //! The training loop.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use puna_data::Row;
 use puna_kernels::MachineLimits;
-use puna_model::{LossSum, Recompute, Stage, TrainingPass};
+use puna_model::{LossSum, Stage, TrainingPass};
 use puna_nn::Pass;
 
 use crate::batch::{Batch, targets};
@@ -47,6 +47,25 @@ pub enum Event<'a> {
     },
     /// A checkpoint is on disk.
     Saved(&'a Checkpoint),
+}
+
+/// What a few steps of a run say about all of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Probe {
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Tokens of a step.
+    pub tokens_per_step: u64,
+    /// Median of the measured steps.
+    pub seconds_per_step: f64,
+    /// How many were measured.
+    pub measured_steps: usize,
+    /// Floating-point operations of a step.
+    pub flops_per_step: f64,
+    /// Operations per second that the machine can do at most, where that was measured.
+    pub peak: Option<f64>,
+    /// Memory that the run needs.
+    pub need: MemoryNeed,
 }
 
 /// How a run ended.
@@ -106,8 +125,7 @@ impl Trainer {
         let steps = recipe.steps(setup.train.rows_per_epoch());
         let length = recipe.data.sequence_length;
         let forward = setup.config.decoder.prefill_flops(0, length, length) as f64;
-        let limits = MachineLimits::measure();
-        let peak = limits.best_peak().map(|peak| match recipe.train.precision {
+        let peak = MachineLimits::measure_peak().map(|peak| match recipe.train.precision {
             RecipePrecision::F32 => peak.f32_flops_per_sec,
             RecipePrecision::Bf16 => peak.bf16_flops_per_sec.unwrap_or(peak.f32_flops_per_sec),
         });
@@ -157,6 +175,33 @@ impl Trainer {
         self.finish(last_validation)
     }
 
+    /// Makes a few steps to see how long they take, and records nothing: at least one behind the
+    /// first, which pays for buffers and pages, and more until `limit` has passed. The run is
+    /// spoiled afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn probe(&mut self, limit: Duration) -> Result<Probe, TrainError> {
+        const STEPS: usize = 25;
+        self.step()?;
+        let (start, mut seconds) = (Instant::now(), Vec::new());
+        while seconds.is_empty() || (seconds.len() < STEPS && start.elapsed() < limit) {
+            seconds.push(self.step()?.seconds);
+        }
+        seconds.sort_by(f64::total_cmp);
+        let recipe = &self.setup.recipe;
+        let tokens = recipe.train.batch_sequences * recipe.data.sequence_length as u64;
+        Ok(Probe {
+            steps: self.steps,
+            tokens_per_step: tokens,
+            seconds_per_step: seconds[seconds.len() / 2],
+            measured_steps: seconds.len(),
+            flops_per_step: self.flops_per_token * tokens as f64,
+            peak: self.peak,
+            need: self.need(),
+        })
+    }
+
     fn record(&mut self, metrics: &Metrics) -> Result<(), TrainError> {
         match &mut self.log {
             Some(log) => Ok(log.record(metrics)?),
@@ -166,29 +211,27 @@ impl Trainer {
 
     fn begin(&self) -> Event<'static> {
         let recipe = &self.setup.recipe;
-        let tokens = recipe.data.sequence_length as u64;
-        let micro = self.micro_batch();
-        let recompute = Recompute::from(recipe.train.recompute);
-        let state = self.optimizer.state_bytes();
-        let config = &self.setup.config.decoder;
-        let need = {
-            let precision = recipe.train.precision.into();
-            MemoryNeed::of(
-                (config, self.frozen_bytes()),
-                &self.members,
-                state,
-                micro * tokens,
-                recompute,
-                precision,
-            )
-        };
+        let tokens = recipe.train.batch_sequences * recipe.data.sequence_length as u64;
         Event::Begin {
             parameters: self.members.iter().map(|m| m.parameter.len() as u64).sum(),
             steps: (self.steps, self.progress.step),
-            need,
-            flops_per_step: self.flops_per_token * (recipe.train.batch_sequences * tokens) as f64,
+            need: self.need(),
+            flops_per_step: self.flops_per_token * tokens as f64,
             peak: self.peak,
         }
+    }
+
+    fn need(&self) -> MemoryNeed {
+        let recipe = &self.setup.recipe;
+        let tokens = self.micro_batch() * recipe.data.sequence_length as u64;
+        MemoryNeed::of(
+            (&self.setup.config.decoder, self.frozen_bytes()),
+            &self.members,
+            self.optimizer.state_bytes(),
+            tokens,
+            recipe.train.recompute.into(),
+            recipe.train.precision.into(),
+        )
     }
 
     /// One optimizer step.

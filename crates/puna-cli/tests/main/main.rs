@@ -14,4 +14,5 @@ mod hub;
 mod plan;
 mod run;
 mod shapes;
+mod sweep;
 mod train;
