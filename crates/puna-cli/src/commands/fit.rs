@@ -15,9 +15,12 @@ use puna_laws::{
     fit, group_by_budget, isoflop, read_points, without_outliers,
 };
 
+use puna_laws::{FrontierLaw, ParametricLaw};
+
 use crate::output;
 use crate::progress::{Progress, Unit};
 use crate::report::Outcome;
+use predict::Prediction;
 
 /// Resamples of Approaches 1 and 2: their intervals need no fine ends.
 const FRONTIER_RESAMPLES: usize = 400;
@@ -141,7 +144,82 @@ struct Results {
     missing: Vec<(&'static str, &'static str)>,
 }
 
+/// What a sweep's table says.
+pub(crate) struct SweepLaw {
+    pub(crate) law: ParametricLaw,
+    pub(crate) ensemble: Option<Ensemble>,
+    parabolas: Option<FrontierLaw>,
+    /// As `puna fit` prints it, and as JSON.
+    pub(crate) text: String,
+    pub(crate) json: serde_json::Value,
+}
+
+impl SweepLaw {
+    /// The best size for a budget, by the parabolas.
+    pub(crate) fn best_params(&self, flops: f64) -> Option<f64> {
+        self.parabolas.as_ref().map(|frontier| frontier.params_for_flops(flops))
+    }
+}
+
+/// Fits the table of a sweep; figures, fit.json and bootstrap.csv go into `out`.
+pub(crate) fn of_sweep(file: &Path, out: &Path) -> anyhow::Result<SweepLaw> {
+    let args = Args {
+        file: file.to_path_buf(),
+        loss: LossArg::Huber,
+        delta: None,
+        starts: 300,
+        bootstrap: 1000,
+        approach: Vec::new(),
+        count: CountArg::Matmul,
+        drop_highest: None,
+        budgets: Vec::new(),
+        out: Some(out.to_path_buf()),
+        predict_flops: Vec::new(),
+        predict: Vec::new(),
+        extrapolate: false,
+        seed: 0,
+        json: false,
+    };
+    let (results, predictions) = study(&args)?;
+    let written = write(&args, &results)?;
+    let json = report(&args, &results, &predictions, &written)?;
+    let text = print::text(&results, &predictions, args.out.as_deref());
+    let parabolas = results.parabolas.as_ref().map(|(_, found, _)| found.law);
+    let parametric = results.parametric.context("the parametric fit was asked for")?;
+    let Parametric { fit, ensemble } = parametric;
+    Ok(SweepLaw { law: fit.law, ensemble, parabolas, text, json })
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let (results, predictions) = study(args)?;
+    let written = write(args, &results)?;
+    let report = report(args, &results, &predictions, &written)?;
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::text(&print::text(&results, &predictions, args.out.as_deref()))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Everything as JSON, also in the folder for figures.
+fn report(
+    args: &Args,
+    results: &Results,
+    predictions: &[Prediction],
+    written: &[PathBuf],
+) -> anyhow::Result<serde_json::Value> {
+    let report = results::json(results, predictions, written);
+    if let Some(folder) = &args.out {
+        let path = folder.join("fit.json");
+        std::fs::write(&path, serde_json::to_string_pretty(&report)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report)
+}
+
+/// All that the arguments ask for.
+fn study(args: &Args) -> anyhow::Result<(Results, Vec<Prediction>)> {
     let options = options(args)?;
     let wants = |approach| args.approach.is_empty() || args.approach.contains(&approach);
     let predicts = !args.predict.is_empty() || !args.predict_flops.is_empty();
@@ -176,19 +254,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         bail!("{}: approach {approach} is not possible: {why}", results.name);
     }
     let predictions = predict::answers(args, &results, &questions)?;
-    let written = write(args, &results)?;
-    let report = results::json(&results, &predictions, &written);
-    if let Some(folder) = &args.out {
-        let path = folder.join("fit.json");
-        std::fs::write(&path, serde_json::to_string_pretty(&report)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if args.json {
-        output::json(&report)?;
-    } else {
-        output::text(&print::text(&results, &predictions, args.out.as_deref()))?;
-    }
-    Ok(Outcome::Done)
+    Ok((results, predictions))
 }
 
 fn options(args: &Args) -> anyhow::Result<FitOptions> {

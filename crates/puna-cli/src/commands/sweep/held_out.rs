@@ -53,9 +53,8 @@ pub(super) fn check(
         }
     };
     let Prediction { run, loss, interval_80, .. } = &prediction;
-    let between = interval_80.map_or_else(String::new, |[low, high]| {
-        format!(" (80 %: {low:.3} to {high:.3})")
-    });
+    let between = interval_80
+        .map_or_else(String::new, |[low, high]| format!(" (80 %: {low:.3} to {high:.3})"));
     output::note(&format!(
         "held out: {:.2e} FLOPs, {} parameters, {} tokens; the law predicts {loss:.3}{between}",
         run.budget_flops,
@@ -86,8 +85,8 @@ fn predict(plan: &SweepPlan, law: &SweepLaw, budget: f64) -> anyhow::Result<Pred
     Ok(Prediction {
         loss: law.law.loss(n, d),
         size_from: size_from.to_owned(),
-        interval_80: ends(Level::P80),
-        interval_95: ends(Level::P95),
+        interval_80: ends(Level::Percent80),
+        interval_95: ends(Level::Percent95),
         run,
     })
 }
