@@ -3,15 +3,18 @@
 mod answer;
 mod arguments;
 mod json;
+mod machine;
 mod numbers;
 mod text;
 mod why;
 
+use std::path::PathBuf;
+
 use anyhow::anyhow;
 use puna_laws::{LawError, Method, Plan, Question};
 
-use crate::output;
 use crate::report::{Hint, Outcome};
+use crate::{output, threads};
 use answer::Answer;
 use arguments::{MachineArgs, ModelArgs, RuleArgs, SettingArgs, WishArgs};
 
@@ -30,6 +33,7 @@ use arguments::{MachineArgs, ModelArgs, RuleArgs, SettingArgs, WishArgs};
     puna plan --params 13B --seq 4096 --gpus 8 --gpu a100-40   does it fit?\n  \
     puna plan --params 8B --method qlora --gpu 4090 does fine-tuning fit?\n  \
     puna plan --model llama-3.1-8b --method inference --precision q4_0 --gpu 3060\n  \
+    puna plan --machine recipes/pretrain-5m.toml    speed and memory of a recipe on this computer\n  \
     puna plan --why                                 rules of thumb, computed before your eyes\n\n\
     Numbers may be written 70B, 1.4T, 100M or 5.76e23. With --gpus, the exit code is 1 if the model \
     does not fit.")]
@@ -47,12 +51,26 @@ pub(crate) struct Args {
     /// Compute six well-known claims about sizes and machines, with their assumptions
     #[arg(long)]
     why: bool,
+    /// Measure this computer and, with a recipe of `puna train`, predict tokens/s, hours and memory of
+    /// its run; after the run, the prediction beside the outcome
+    #[arg(long = "machine", value_name = "RECIPE", num_args = 0..=1, conflicts_with = "why")]
+    this_machine: Option<Option<PathBuf>>,
+    /// --machine: change a setting of the recipe: section.key=value
+    #[arg(long, value_name = "KEY=VALUE", requires = "this_machine")]
+    set: Vec<String>,
+    /// --machine: threads [default: physical cores]
+    #[arg(short = 't', long, value_name = "N", requires = "this_machine")]
+    threads: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    if let Some(recipe) = &args.this_machine {
+        threads::start(args.threads);
+        return machine::run(recipe.as_deref(), &args.set, args.json);
+    }
     if args.why {
         return why::run(args.json);
     }

@@ -75,8 +75,17 @@ struct Taken {
     steps: u64,
 }
 
-/// Predicts a recipe, and compares where its run is done.
-pub(super) fn run(recipe: &Path, set: &[String], as_json: bool) -> anyhow::Result<Outcome> {
+/// Measures the machine; predicts a recipe, and compares where its run is done.
+pub(super) fn run(recipe: Option<&Path>, set: &[String], as_json: bool) -> anyhow::Result<Outcome> {
+    let Some(recipe) = recipe else {
+        let limits = MachineLimits::measure();
+        if as_json {
+            output::json(&machine_json(&limits))?;
+        } else {
+            output::line(&machine_text(&limits))?;
+        }
+        return Ok(Outcome::Done);
+    };
     let recipe = Recipe::read(recipe, set)?;
     let kept = recipe.output.join(KEPT);
     let taken = taken(&recipe)?;
@@ -103,7 +112,10 @@ pub(super) fn run(recipe: &Path, set: &[String], as_json: bool) -> anyhow::Resul
     }
     print(&limits, &predicted, taken.as_ref(), said_before)?;
     if taken.is_none() {
-        output::line(&format!("\nkept in {}; the same command after the run compares", kept.display()))?;
+        output::line(&format!(
+            "\nkept in {}; the same command after the run compares",
+            kept.display()
+        ))?;
     }
     Ok(Outcome::Done)
 }
@@ -158,12 +170,7 @@ fn machine_json(limits: &MachineLimits) -> serde_json::Value {
     })
 }
 
-fn print(
-    limits: &MachineLimits,
-    predicted: &Prediction,
-    taken: Option<&Taken>,
-    said_before: bool,
-) -> anyhow::Result<()> {
+fn machine_text(limits: &MachineLimits) -> String {
     let peak = limits.best_peak();
     let giga = |rate: f64| format!("{:.0} GFLOP/s", rate / 1e9);
     let mut machine = vec![format!("{} threads", limits.threads)];
@@ -171,7 +178,16 @@ fn print(
     machine.extend(peak.map(|peak| format!("{} f32", giga(peak.f32_flops_per_sec))));
     let bf16 = peak.and_then(|peak| peak.bf16_flops_per_sec);
     machine.extend(bf16.map(|rate| format!("{} bf16", giga(rate))));
-    output::line(&format!("machine     {}", machine.join(", ")))?;
+    format!("machine     {}", machine.join(", "))
+}
+
+fn print(
+    limits: &MachineLimits,
+    predicted: &Prediction,
+    taken: Option<&Taken>,
+    said_before: bool,
+) -> anyhow::Result<()> {
+    output::line(&machine_text(limits))?;
     let mfu = predicted.mfu.map_or_else(String::new, |mfu| {
         format!(", {:.0} % of the machine's arithmetic", 100.0 * mfu)
     });
