@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
-import { answers, ask, button, ended, launch, needsMock, questions, withPage } from './browser.mjs';
+import { answers, ask, button, ended, launch, modelsKnown, needsMock, questions, withPage } from './browser.mjs';
 
 let at;
 let axe;
@@ -93,7 +93,7 @@ async function assertFocusSeen(page) {
 
 test('everything is done with the keyboard alone', async () => {
   await withPage(at, {}, async (page) => {
-    await page.locator('.picker option[value]:not([value=""])').first().waitFor({ state: 'attached' });
+    await modelsKnown(page);
     await page.waitForFunction(() => document.activeElement?.matches('.composer textarea'));
     await page.keyboard.type('Line one');
     await page.keyboard.press('Shift+Enter');

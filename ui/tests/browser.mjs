@@ -64,10 +64,14 @@ export const field = (page) => page.getByRole('textbox', { name: 'Your message' 
 
 /** Sends a message and waits until its answer has ended. */
 export async function ask(page, text) {
-  await page.locator('.picker option[value]:not([value=""])').first().waitFor({ state: 'attached' });
+  await modelsKnown(page);
   await field(page).fill(text);
   await field(page).press('Enter');
   await ended(page);
+}
+
+export async function modelsKnown(page) {
+  await page.waitForFunction(() => document.querySelector('.picker')?.value);
 }
 
 export async function ended(page) {

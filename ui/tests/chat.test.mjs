@@ -167,28 +167,28 @@ test('nothing that a model writes runs or loads', needsMock, async () => {
 
 test('chats are renamed, searched, deleted and brought back', async () => {
   await withPage(at, {}, async (page) => {
-    await ask(page, 'About llamas');
+    await ask(page, 'On quinoa');
     await page.keyboard.press('Control+k');
-    await ask(page, 'About alpacas');
+    await ask(page, 'On potatoes');
     const titles = page.locator('.chats .title');
-    assert.deepEqual(await titles.allTextContents(), ['About alpacas', 'About llamas']);
-    await page.getByRole('searchbox', { name: 'Search chats' }).fill('llamas');
-    assert.deepEqual(await titles.allTextContents(), ['About llamas']);
+    assert.deepEqual(await titles.allTextContents(), ['On potatoes', 'On quinoa']);
+    await page.getByRole('searchbox', { name: 'Search chats' }).fill('QUINOA on');
+    assert.deepEqual(await titles.allTextContents(), ['On quinoa']);
     await titles.first().hover();
-    await page.getByRole('button', { name: 'Rename “About llamas”' }).click();
+    await page.getByRole('button', { name: 'Rename “On quinoa”' }).click();
     await page.getByRole('textbox', { name: 'New title' }).fill('Wool');
     await page.keyboard.press('Enter');
     await page.getByRole('searchbox', { name: 'Search chats' }).fill('');
-    assert.deepEqual(await titles.allTextContents(), ['About alpacas', 'Wool']);
+    assert.deepEqual(await titles.allTextContents(), ['On potatoes', 'Wool']);
     await titles.last().hover();
     await page.getByRole('button', { name: 'Delete “Wool”' }).click();
-    assert.deepEqual(await titles.allTextContents(), ['About alpacas']);
+    assert.deepEqual(await titles.allTextContents(), ['On potatoes']);
     await button(page, 'Undo').click();
-    assert.deepEqual(await titles.allTextContents(), ['About alpacas', 'Wool']);
+    assert.deepEqual(await titles.allTextContents(), ['On potatoes', 'Wool']);
     await page.waitForTimeout(600);
     await page.reload();
     await titles.first().waitFor();
-    assert.deepEqual((await titles.allTextContents()).sort(), ['About alpacas', 'Wool']);
+    assert.deepEqual((await titles.allTextContents()).sort(), ['On potatoes', 'Wool']);
   });
 });
 
@@ -241,13 +241,13 @@ test('the view follows a growing answer until the reader scrolls away', needsMoc
     await field(page).fill('/long');
     await field(page).press('Enter');
     const gap = () => page.locator('.thread').evaluate((box) => box.scrollHeight - box.scrollTop - box.clientHeight);
-    await page.getByText('Paragraph 8.').waitFor();
+    await answers(page).getByText('Paragraph 8.').waitFor();
     assert.ok((await gap()) < 200, `${await gap()} px from the end`);
     await page.locator('.thread').hover();
     await page.mouse.wheel(0, -600);
     await button(page, 'To the latest').waitFor();
     const top = await page.locator('.thread').evaluate((box) => box.scrollTop);
-    await page.getByText('Paragraph 14.').waitFor({ state: 'attached' });
+    await answers(page).getByText('Paragraph 14.').waitFor({ state: 'attached' });
     assert.equal(await page.locator('.thread').evaluate((box) => box.scrollTop), top);
     await button(page, 'To the latest').click();
     assert.ok((await gap()) < 200);

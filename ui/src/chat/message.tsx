@@ -2,7 +2,7 @@
 
 import { memo } from 'preact/compat';
 import type { VNode } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { Markdown } from '../markdown/markdown';
 import { alternativesWanted } from '../shell/preferences';
 import { CopyButton } from '../shell/copybutton';
@@ -157,7 +157,7 @@ function Numbers({ stats, finish }: { stats: Stats | undefined; finish: string |
 
 function Editor(props: { text: string; label: string; onSave: (text: string) => void; onCancel: () => void }): VNode {
   const area = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     area.current?.focus();
     area.current?.setSelectionRange(props.text.length, props.text.length);
   }, []);

@@ -1,7 +1,7 @@
 // A button that opens a short list of actions. Arrow keys move, Esc closes and gives the focus back.
 
 import type { VNode } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { Icon } from './icons';
 
 export interface MenuItem {
@@ -13,9 +13,12 @@ export function Menu({ label, items }: { label: string; items: MenuItem[] }): VN
   const [open, setOpen] = useState(false);
   const box = useRef<HTMLDivElement>(null);
   const button = useRef<HTMLButtonElement>(null);
+  // Before the next key arrives.
+  useLayoutEffect(() => {
+    if (open) box.current?.querySelector<HTMLElement>('[role=menuitem]')?.focus();
+  }, [open]);
   useEffect(() => {
     if (!open) return;
-    box.current?.querySelector<HTMLElement>('[role=menuitem]')?.focus();
     const away = (event: Event): void => {
       if (!box.current?.contains(event.target as Node)) setOpen(false);
     };

@@ -2,7 +2,7 @@
 
 import { signal } from '@preact/signals';
 import type { VNode } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { hasKey } from '../api/client';
 import { conversations, currentId, put, running, take } from '../chat/store';
 import type { Conversation } from '../chat/tree';
@@ -112,7 +112,7 @@ function ChatItem({ conversation }: { conversation: Conversation }): VNode {
 function Rename({ conversation, onDone }: { conversation: Conversation; onDone: () => void }): VNode {
   const input = useRef<HTMLInputElement>(null);
   const left = useRef(false);
-  useEffect(() => input.current?.select(), []);
+  useLayoutEffect(() => input.current?.select(), []);
   const end = (keep: boolean): void => {
     if (left.current) return;
     left.current = true;
