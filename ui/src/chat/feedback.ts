@@ -1,6 +1,6 @@
 // Thumbs up or down: kept with the answer, and sent to POST /v1/feedback where the server takes it.
 
-import { request } from '../api/client';
+import { ApiError, request } from '../api/client';
 import { put } from './store';
 import { promptFor, type Conversation, type Message, type Rating } from './tree';
 import { say } from '../shell/notice';
@@ -21,7 +21,9 @@ export async function rate(conversation: Conversation, message: Message, rating:
   try {
     await request('v1/feedback', { method: 'POST', body });
     say('Thank you: the rating is stored on the server.');
-  } catch {
-    say('The server stores no ratings; yours is kept in this browser. Menu › “Export ratings” gives the file.');
+  } catch (error) {
+    const missing = error instanceof ApiError && [404, 405, 501].includes(error.status);
+    const why = missing ? 'The server stores no ratings' : `The server did not take the rating (${(error as Error).message})`;
+    say(`${why}; it is kept in this browser. “Export ratings” in the menu gives the file.`);
   }
 }

@@ -16,7 +16,7 @@ interface NumberField {
 }
 
 const FIELDS: NumberField[] = [
-  { key: 'temperature', label: 'Temperature', hint: '0 always takes the likeliest token', min: 0, max: 5, step: 'any' },
+  { key: 'temperature', label: 'Temperature', hint: '0 always takes the likeliest token', min: 0, max: 2, step: 'any' },
   { key: 'top_p', label: 'Top p', hint: 'likeliest tokens that together have this probability', min: 0, max: 1, step: 'any' },
   { key: 'top_k', label: 'Top k', hint: 'only this many of the likeliest', min: 1, step: 1 },
   { key: 'min_p', label: 'Min p', hint: 'at least this share of the likeliest token’s probability', min: 0, max: 1, step: 'any' },

@@ -25,9 +25,14 @@ export function percent(value: number): string {
   return `${(100 * value).toFixed(value < 0.01 ? 2 : 1)} %`;
 }
 
+/** A token that is part of a character comes as `bytes:\xe2`; its bytes are what there is to show. */
+function plain(text: string): string {
+  return text.startsWith('bytes:\\x') ? text.slice('bytes:'.length) : text;
+}
+
 /** Spaces and line breaks made visible, for the list of alternatives. */
 export function visible(text: string): string {
-  return text === '' ? '(nothing)' : text.replace(/\n/g, '↵').replace(/\t/g, '⇥').replace(/ /g, '␣');
+  return text === '' ? '(nothing)' : plain(text).replace(/\n/g, '↵').replace(/\t/g, '⇥').replace(/ /g, '␣');
 }
 
 export function Tokens({ tokens }: { tokens: TokenChoice[] }): VNode {
@@ -68,7 +73,7 @@ export function Tokens({ tokens }: { tokens: TokenChoice[] }): VNode {
             onFocus={() => { setStop(at); setShown(at); setStay(true); }}
             onBlur={() => { setShown(undefined); setStay(false); }}
           >
-            {token.text.replace(/\n/g, '↵\n')}
+            {plain(token.text).replace(/\n/g, '↵\n')}
           </span>
         ))}
         {shown !== undefined && tokens[shown] && <Card token={tokens[shown]} at={shown} within={place.current} />}

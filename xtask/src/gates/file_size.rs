@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::repo::Repo;
 
 const MAX_LINES: usize = 600;
-const ENDINGS: &[&str] = &[".rs", ".py", ".ts"];
+const ENDINGS: &[&str] = &[".rs", ".py", ".ts", ".tsx", ".mjs"];
 
 /// Comes whole from the team that makes the golden data, and is not this repository's reading.
 const EXEMPT: &[&str] = &["testdata/golden/make_golden.py"];

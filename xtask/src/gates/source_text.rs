@@ -16,7 +16,7 @@ pub(super) fn check(repo: &Repo) -> Result<Vec<String>> {
         problems.extend(rust_problems(name, &text));
         problems.extend(left_over(name, &text));
     }
-    for name in repo.ending(&[".py", ".ts", ".sh", ".toml", ".ci/run"]) {
+    for name in repo.ending(&[".py", ".ts", ".tsx", ".mjs", ".sh", ".toml", ".ci/run"]) {
         if !name.starts_with("testdata/golden/") {
             problems.extend(left_over(name, &repo.read(name)?));
         }
