@@ -38,6 +38,17 @@ test('a plan that cannot be made says why', needsMock, async () => {
   });
 });
 
+test('a server without planner and runs says so', needsMock, async () => {
+  await withPage(at, {}, async (page) => {
+    const absent = { status: 404, json: { error: { message: 'not found' } } };
+    await page.route(/v1\/(plan|runs)/, (route) => route.fulfill(absent));
+    await page.goto(`${at.server.url}#/plan`);
+    await page.getByText('This server plans no training runs').waitFor();
+    await page.goto(`${at.server.url}#/runs`);
+    await page.getByText('This server shows no training runs').waitFor();
+  });
+});
+
 test('a plan with few fields is still a plan', needsMock, async () => {
   await withPage(at, {}, async (page) => {
     await page.route('**/v1/plan**', (route) => route.fulfill({ json: { flops: 1e21, params: 2e9, new_field: 3 } }));

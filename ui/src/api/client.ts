@@ -96,8 +96,22 @@ export interface Explanation {
   wait?: number;
 }
 
+/** Where something went wrong: what to do depends on it. */
+export type Place = 'chat' | 'plan' | 'runs';
+
+const ABSENT: Record<Place, string> = {
+  chat: 'Choose another model above.',
+  plan: 'This server plans no training runs; `puna plan` in a terminal does.',
+  runs: 'This server shows no training runs.',
+};
+const REFUSED: Record<Place, [title: string, advice: string]> = {
+  chat: ['The server refused the request', 'Check the settings of this chat.'],
+  plan: ['This cannot be planned', ''],
+  runs: ['The server refused the request', ''],
+};
+
 /** Says what went wrong and what to do. */
-export function explain(error: unknown): Explanation {
+export function explain(error: unknown, place: Place = 'chat'): Explanation {
   if (!(error instanceof ApiError)) {
     return { title: 'The answer broke off', detail: String((error as Error)?.message ?? error), remedy: 'retry' };
   }
@@ -113,14 +127,15 @@ export function explain(error: unknown): Explanation {
     const wait = error.retryAfter ?? 5;
     return { title: 'The server is busy', detail: `${detail} It has more requests than it takes at once.`, remedy: 'wait', wait };
   }
-  if (/context|too long|max_tokens|maximum.*length/i.test(`${error.code} ${error.message}`)) {
+  if (place === 'chat' && /context|too long|max_tokens|maximum.*length/i.test(`${error.code} ${error.message}`)) {
     return { title: 'The conversation is too long for this model', detail: `${detail} Lower “Max tokens”, edit an earlier message, or start a new chat.`, remedy: 'new-chat' };
   }
   if (error.status === 404) {
-    return { title: 'The server does not have this', detail: `${detail} Choose another model above.`, remedy: 'model' };
+    return { title: 'The server does not have this', detail: `${detail} ${ABSENT[place]}`, remedy: 'model' };
   }
   if (error.status >= 400 && error.status < 500) {
-    return { title: 'The server refused the request', detail: `${detail} Check the settings of this chat.`, remedy: 'settings' };
+    const [title, advice] = REFUSED[place];
+    return { title, detail: `${detail} ${advice}`.trim(), remedy: 'settings' };
   }
   return { title: 'The server failed', detail: `${detail} Its log says more.`, remedy: 'retry' };
 }

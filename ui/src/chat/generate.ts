@@ -2,7 +2,7 @@
 
 import { ApiError, explain } from '../api/client';
 import { streamChat, type Delta, type TokenChoice, type Usage } from '../api/completions';
-import { byId, put, running, touch } from './store';
+import { byId, put, running, saveNow, touch } from './store';
 import { addMessage, changeMessage, newId, promptFor, titleFrom, tokensPerSec, type Conversation, type Message, type Stats } from './tree';
 
 /** Text is shown at most this often: drawing Markdown for every token would cost more than it shows. */
@@ -29,6 +29,7 @@ export function answer(conversationId: string, questionId: string, alternatives:
   void new Answering(conversationId, message.id, controller.signal).run(alternatives).finally(() => {
     const { [conversationId]: _ended, ...others } = running.value;
     running.value = others;
+    void saveNow(conversationId);
   });
 }
 

@@ -10,6 +10,8 @@ import { changeMessage, emptyConversation, type Conversation, type Settings } fr
 const DEFAULTS = 'puna.defaults';
 const CURRENT = 'puna.current';
 const SAVE_DELAY_MS = 300;
+/** While an answer grows, each save writes the whole conversation again. */
+const SAVE_DELAY_RUNNING_MS = 2000;
 
 export const conversations = signal<Conversation[]>([]);
 export const currentId = signal(sessionStorage.getItem(CURRENT) ?? '');
@@ -63,7 +65,7 @@ export function put(conversation: Conversation): void {
   const at = list.findIndex((one) => one.id === conversation.id);
   conversations.value = at < 0 ? [conversation, ...list] : list.with(at, conversation);
   const { id } = conversation;
-  if (!pending.has(id)) pending.set(id, window.setTimeout(() => void store(id), SAVE_DELAY_MS));
+  if (!pending.has(id)) pending.set(id, window.setTimeout(() => void saveNow(id), running.value[id] ? SAVE_DELAY_RUNNING_MS : SAVE_DELAY_MS));
 }
 
 /** Moves a conversation to the head of the list. */
@@ -73,7 +75,7 @@ export function touch(id: string): void {
   if (one && list[0] !== one) conversations.value = [one, ...list.filter((each) => each !== one)];
 }
 
-async function store(id: string): Promise<void> {
+export async function saveNow(id: string): Promise<void> {
   window.clearTimeout(pending.get(id));
   pending.delete(id);
   const conversation = conversations.value.find((one) => one.id === id);
@@ -87,7 +89,7 @@ async function store(id: string): Promise<void> {
 }
 
 function flush(): void {
-  for (const id of [...pending.keys()]) void store(id);
+  for (const id of [...pending.keys()]) void saveNow(id);
 }
 
 export function byId(id: string): Conversation | undefined {

@@ -48,7 +48,7 @@ export function PlanPage(): VNode {
     const timer = setTimeout(() => {
       fetchPlan(query, controller.signal)
         .then((value) => { setPlan(value); setProblem(undefined); })
-        .catch((error: unknown) => !controller.signal.aborted && setProblem(explain(error)));
+        .catch((error: unknown) => !controller.signal.aborted && setProblem(explain(error, 'plan')));
     }, ASK_DELAY_MS);
     return () => { clearTimeout(timer); controller.abort(); };
   }, [query, again]);

@@ -33,7 +33,7 @@ export function useRuns(wanted: (run: Run, at: number) => boolean, attempt: numb
         }
       } catch (error) {
         if (controller.signal.aborted) return;
-        setState((before) => ({ ...before, problem: explain(error), loaded: true }));
+        setState((before) => ({ ...before, problem: explain(error, 'runs'), loaded: true }));
       }
       timer = window.setTimeout(() => void round(), EVERY_MS);
     };
