@@ -53,9 +53,15 @@ function Draw({ conversation, message, siblings, busy, showTokens }: Props): VNo
       ) : mine ? (
         <div class="bubble">{message.text}</div>
       ) : (
-        <Answer message={message} running={running} tokens={tokens || undefined} />
+        <Answer message={message} tokens={tokens || undefined} />
       )}
       {message.error && <Problem problem={message.error} onRetry={again} onNewChat={() => (currentId.value = '')} />}
+      {running && (
+        <footer class="tools">
+          <span class="pulse" aria-hidden="true" />
+          <Numbers stats={message.stats} finish={undefined} />
+        </footer>
+      )}
       {!editing && !running && (
         <footer class="tools">
           <Versions conversation={now} message={message} siblings={siblings} />
@@ -86,7 +92,7 @@ export function splitThinking(text: string): { thinking: string; rest: string } 
   return { thinking: (found[1] ?? '').trim(), rest: text.slice(found[0].length).trimStart() };
 }
 
-function Answer({ message, running, tokens }: { message: Message; running: boolean; tokens: Message['tokens'] }): VNode {
+function Answer({ message, tokens }: { message: Message; tokens: Message['tokens'] }): VNode {
   if (tokens) return <Tokens tokens={tokens} />;
   const { thinking, rest } = splitThinking(message.text);
   const thoughts = message.reasoning || thinking;
@@ -99,7 +105,6 @@ function Answer({ message, running, tokens }: { message: Message; running: boole
         </details>
       )}
       <Markdown text={rest} />
-      {running && <span class={rest ? 'pulse' : 'pulse waiting'} aria-hidden="true" />}
     </>
   );
 }

@@ -99,7 +99,7 @@ function Card({ token, at, within }: { token: TokenChoice; at: number; within: H
   const rows = listed ? token.top : [[token.text, token.logprob] as [string, number], ...token.top];
   return (
     <div ref={card} class="token-card" id="token-card" role="tooltip">
-      <p><code>{visible(token.text)}</code> {percent(probability(token.logprob))}, log-probability {token.logprob.toFixed(2)}</p>
+      <p><code>{visible(token.text)}</code> {percent(probability(token.logprob))}, log-probability {token.logprob.toFixed(2).replace('-', '−')}</p>
       <ol>
         {rows.map(([text, logprob]) => (
           <li key={text} class={text === token.text ? 'taken' : ''}>

@@ -2,7 +2,7 @@
 // own, asked for with the first block whose language it knows; it gives a tree, not HTML.
 
 import { h, type ComponentChildren, type VNode } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useMemo, useState } from 'preact/hooks';
 import type { Highlighter, HighlightNode } from './highlight';
 import { CopyButton } from '../shell/copybutton';
 
@@ -19,7 +19,8 @@ export function CodeBlock({ text, language }: { text: string; language: string }
     loading ??= import('./highlight').then((module) => module.highlighter);
     loading.then((value) => setHighlighter(() => value)).catch(() => (loading = undefined));
   }, [wanted]);
-  const tree = wanted ? highlighter?.(language, text) : undefined;
+  // Not again with every token that comes after the block.
+  const tree = useMemo(() => (wanted ? highlighter?.(language, text) : undefined), [highlighter, wanted, language, text]);
   const label = language || 'text';
   return (
     <figure class="code">
