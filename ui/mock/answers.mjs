@@ -60,7 +60,8 @@ export function answerFor(asked, request) {
   if (asked.includes('/code')) return CODE;
   if (asked.includes('/hostile')) return HOSTILE;
   if (asked.includes('/think')) return `<think>\nThe reader wants a short answer.\n</think>\n\n${PROSE}`;
-  if (asked.includes('/long')) return Array.from({ length: 30 }, (_, i) => `Paragraph ${i + 1}. ${PROSE}`).join('\n\n');
+  if (asked.includes('/long'))
+    return Array.from({ length: 30 }, (_, i) => `Paragraph ${i + 1}. ${PROSE}`).join('\n\n');
   if (asked.includes('/slow')) return `${PROSE}\n\n${PROSE}`;
   const turns = request.messages.filter((one) => one.role === 'user').length;
   return `You said: “${asked}” (turn ${turns}).\n\n${PROSE}`;
@@ -73,7 +74,10 @@ export function tokensOf(text) {
     const random = noise(token, at);
     const own = 1 - random ** 2 * 0.97;
     const others = [' the', ' a', '\n', ' of', ',', ' and'].filter((other) => other !== token);
-    const top = others.map((other, i) => ({ token: other, logprob: Math.log((1 - own) * 0.6 * 0.5 ** i + 1e-7) }));
+    const top = others.map((other, i) => ({
+      token: other,
+      logprob: Math.log((1 - own) * 0.6 * 0.5 ** i + 1e-7),
+    }));
     const taken = { token, logprob: Math.log(own) };
     return { content: token, ...taken, top_logprobs: [taken, ...top].sort((a, b) => b.logprob - a.logprob) };
   });

@@ -19,13 +19,25 @@ const DIST = join(dirname(fileURLToPath(import.meta.url)), '..', 'dist');
 
 /** The policy that README.md names. */
 export const POLICY = [
-  "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "font-src 'self'", "connect-src 'self'",
-  "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'",
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self'",
+  "font-src 'self'",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+  "require-trusted-types-for 'script'",
 ].join('; ');
 
 const TYPES = {
-  '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml',
-  '.woff2': 'font/woff2', '.md': 'text/markdown; charset=utf-8',
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript',
+  '.css': 'text/css',
+  '.svg': 'image/svg+xml',
+  '.woff2': 'font/woff2',
+  '.md': 'text/markdown; charset=utf-8',
 };
 
 /** Starts a server; `options`: port, key, feedback (false refuses), plan (false refuses). */
@@ -40,7 +52,14 @@ export function start(options = {}) {
   return new Promise((resolve) => {
     server.listen(options.port ?? 0, '127.0.0.1', () => {
       const url = `http://127.0.0.1:${server.address().port}/`;
-      resolve({ url, state, close: () => { server.closeAllConnections(); server.close(); } });
+      resolve({
+        url,
+        state,
+        close: () => {
+          server.closeAllConnections();
+          server.close();
+        },
+      });
     });
   });
 }
@@ -52,14 +71,18 @@ async function route(request, response, state) {
     return fail(response, 401, 'a key is needed', 'invalid_api_key');
   }
   const name = /^\/v1\/runs\/([^/]+)\/metrics$/.exec(url.pathname)?.[1];
-  if (name) return text(response, metrics(decodeURIComponent(name), Number(url.searchParams.get('after') ?? 0)));
+  if (name)
+    return text(response, metrics(decodeURIComponent(name), Number(url.searchParams.get('after') ?? 0)));
   switch (url.pathname) {
     case '/v1/models':
-      return json(response, { object: 'list', data: [
-        { id: 'puna-5m', object: 'model', context_length: 1024 },
-        { id: 'poems', object: 'model', parent: 'puna-5m' },
-        { id: 'llama-3.2-1b', object: 'model', context_length: 131072 },
-      ] });
+      return json(response, {
+        object: 'list',
+        data: [
+          { id: 'puna-5m', object: 'model', context_length: 1024 },
+          { id: 'poems', object: 'model', parent: 'puna-5m' },
+          { id: 'llama-3.2-1b', object: 'model', context_length: 131072 },
+        ],
+      });
     case '/v1/runs':
       return json(response, runs());
     case '/v1/plan': {
@@ -84,9 +107,15 @@ async function route(request, response, state) {
 async function complete(asked, request, response) {
   // Questions whose answers never came arrive together; the last one counts.
   const last = asked.messages.at(-1).content.split('\n\n').at(-1);
-  if (last.includes('/busy')) return fail(response, 429, 'all slots are taken', 'rate_limit_exceeded', { 'Retry-After': '2' });
+  if (last.includes('/busy'))
+    return fail(response, 429, 'all slots are taken', 'rate_limit_exceeded', { 'Retry-After': '2' });
   if (last.includes('/context')) {
-    return fail(response, 400, "this model's maximum context length is 1024 tokens, the prompt has 1400", 'context_length_exceeded');
+    return fail(
+      response,
+      400,
+      "this model's maximum context length is 1024 tokens, the prompt has 1400",
+      'context_length_exceeded',
+    );
   }
   if (last.includes('/fail')) return fail(response, 500, 'out of memory');
   const tokens = tokensOf(answerFor(last, asked));
@@ -95,19 +124,25 @@ async function complete(asked, request, response) {
   response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-cache' });
   let open = true;
   response.on('close', () => (open = false));
-  const send = (value) => response.write(`data: ${JSON.stringify({ id: 'mock', object: 'chat.completion.chunk', model: asked.model, ...value })}\n\n`);
+  const send = (value) =>
+    response.write(
+      `data: ${JSON.stringify({ id: 'mock', object: 'chat.completion.chunk', model: asked.model, ...value })}\n\n`,
+    );
   send({ choices: [{ index: 0, delta: { role: 'assistant', content: '' } }] });
   for (let at = 0; at < limit && open; at += 1) {
     await new Promise((resolve) => setTimeout(resolve, pause));
     if (last.includes('/broken') && at === 5) return response.destroy();
     const { content, ...choice } = tokens[at];
-    const logprobs = asked.logprobs ? { content: [{ ...choice, top_logprobs: choice.top_logprobs.slice(0, asked.top_logprobs ?? 0) }] } : null;
+    const logprobs = asked.logprobs
+      ? { content: [{ ...choice, top_logprobs: choice.top_logprobs.slice(0, asked.top_logprobs ?? 0) }] }
+      : null;
     send({ choices: [{ index: 0, delta: { content }, logprobs }] });
   }
   if (!open) return undefined;
   send({ choices: [{ index: 0, delta: {}, finish_reason: limit < tokens.length ? 'length' : 'stop' }] });
   const prompt = asked.messages.reduce((sum, one) => sum + tokensOf(one.content).length + 4, 0);
-  if (asked.stream_options?.include_usage) send({ choices: [], usage: { prompt_tokens: prompt, completion_tokens: limit } });
+  if (asked.stream_options?.include_usage)
+    send({ choices: [], usage: { prompt_tokens: prompt, completion_tokens: limit } });
   return response.end('data: [DONE]\n\n');
 }
 
@@ -152,7 +187,8 @@ function fail(response, status, message, code = null, headers = {}) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const value = (name) => (process.argv.includes(name) ? process.argv[process.argv.indexOf(name) + 1] : undefined);
+  const value = (name) =>
+    process.argv.includes(name) ? process.argv[process.argv.indexOf(name) + 1] : undefined;
   const { url } = await start({
     port: Number(value('--port') ?? 8090),
     key: value('--key'),

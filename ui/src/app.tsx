@@ -14,7 +14,13 @@ export function App(): VNode {
   const narrow = useNarrow();
   useEffect(() => {
     const onKey = (event: KeyboardEvent): void => {
-      if (event.key.toLowerCase() !== 'k' || !(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey) return;
+      if (
+        event.key.toLowerCase() !== 'k' ||
+        !(event.ctrlKey || event.metaKey) ||
+        event.altKey ||
+        event.shiftKey
+      )
+        return;
       event.preventDefault();
       newChat();
     };
@@ -24,9 +30,13 @@ export function App(): VNode {
   const modal = narrow && drawerOpen.value;
   return (
     <div class="shell">
-      <a class="skip" href="#main" onClick={skip}>Skip to the content</a>
+      <a class="skip" href="#main" onClick={skip}>
+        Skip to the content
+      </a>
       {(!narrow || modal) && <Sidebar modal={modal} />}
-      <div class="page" inert={modal}><CurrentPage /></div>
+      <div class="page" inert={modal}>
+        <CurrentPage />
+      </div>
       <Foot />
     </div>
   );
@@ -57,13 +67,19 @@ function Later({ title, load }: { title: string; load: () => Promise<ComponentTy
   const [Loaded, setLoaded] = useState<ComponentType>();
   const [failed, setFailed] = useState(false);
   useEffect(() => {
-    load().then((component) => setLoaded(() => component)).catch(() => setFailed(true));
+    load()
+      .then((component) => setLoaded(() => component))
+      .catch(() => setFailed(true));
   }, [load]);
   if (Loaded) return <Loaded />;
   return (
     <>
       <Header title={title} />
-      <main id="main" class="sheet">{failed && <p role="alert">A part of the page could not be loaded. Reload when the server runs again.</p>}</main>
+      <main id="main" class="sheet">
+        {failed && (
+          <p role="alert">A part of the page could not be loaded. Reload when the server runs again.</p>
+        )}
+      </main>
     </>
   );
 }
@@ -76,7 +92,16 @@ function Foot(): VNode {
         <div class="notice">
           <span>{shown.text}</span>
           {shown.action && (
-            <button type="button" class="button" onClick={() => { shown.action?.act(); hush(); }}>{shown.action.label}</button>
+            <button
+              type="button"
+              class="button"
+              onClick={() => {
+                shown.action?.act();
+                hush();
+              }}
+            >
+              {shown.action.label}
+            </button>
           )}
         </div>
       )}

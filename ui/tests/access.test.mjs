@@ -4,7 +4,17 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
-import { answers, ask, button, ended, launch, modelsKnown, needsMock, questions, withPage } from './browser.mjs';
+import {
+  answers,
+  ask,
+  button,
+  ended,
+  launch,
+  modelsKnown,
+  needsMock,
+  questions,
+  withPage,
+} from './browser.mjs';
 
 let at;
 let axe;
@@ -22,14 +32,22 @@ async function assertAccessible(page, what) {
   await page.evaluate(axe);
   const found = await page.evaluate(async () => {
     const { violations, passes } = await globalThis.axe.run(document);
-    return { passes: passes.length, violations: violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html.slice(0, 120)).join(' | ')}`) };
+    return {
+      passes: passes.length,
+      violations: violations.map(
+        (one) => `${one.id}: ${one.nodes.map((node) => node.html.slice(0, 120)).join(' | ')}`,
+      ),
+    };
   });
   assert.deepEqual(found.violations, [], what);
   assert.ok(found.passes > 15, `${what}: only ${found.passes} rules applied`);
 }
 
 for (const colorScheme of ['light', 'dark']) {
-  for (const [size, context] of [['wide', {}], ['phone', PHONE]]) {
+  for (const [size, context] of [
+    ['wide', {}],
+    ['phone', PHONE],
+  ]) {
     test(`axe finds nothing on the chat page, ${colorScheme}, ${size}`, async () => {
       await withPage(at, { colorScheme, ...context }, async (page) => {
         await assertAccessible(page, 'empty');
@@ -54,11 +72,15 @@ for (const colorScheme of ['light', 'dark']) {
     });
 
     test(`axe finds nothing on the planner and training pages, ${colorScheme}, ${size}`, async () => {
-      await withPage(at, { colorScheme, hash: '#/plan?flops=1e21&gpu=h100&gpus=8', ...context }, async (page) => {
-        await page.locator('.figures, [role=alert]').first().waitFor();
-        await page.waitForTimeout(600);
-        await assertAccessible(page, 'plan');
-      });
+      await withPage(
+        at,
+        { colorScheme, hash: '#/plan?flops=1e21&gpu=h100&gpus=8', ...context },
+        async (page) => {
+          await page.locator('.figures, [role=alert]').first().waitFor();
+          await page.waitForTimeout(600);
+          await assertAccessible(page, 'plan');
+        },
+      );
       await withPage(at, { colorScheme, hash: '#/runs', ...context }, async (page) => {
         await page.locator('.curve path, .none, [role=alert]').first().waitFor();
         await assertAccessible(page, 'runs');
@@ -156,8 +178,15 @@ test('on a phone nothing is wider than the screen, and the drawer holds the rest
     await page.getByRole('link', { name: 'Training' }).click();
     await page.locator('.charts, .none, [role=alert]').first().waitFor();
     assert.ok((await wider()) <= 0, 'runs');
-    const small = await page.locator('button:visible, a:visible, select:visible').evaluateAll((all) =>
-      all.filter((one) => Math.min(one.getBoundingClientRect().width, one.getBoundingClientRect().height) < 24).map((one) => one.outerHTML.slice(0, 80)));
+    const small = await page
+      .locator('button:visible, a:visible, select:visible')
+      .evaluateAll((all) =>
+        all
+          .filter(
+            (one) => Math.min(one.getBoundingClientRect().width, one.getBoundingClientRect().height) < 24,
+          )
+          .map((one) => one.outerHTML.slice(0, 80)),
+      );
     assert.deepEqual(small, [], 'targets below 24 px');
   });
 });
@@ -180,8 +209,9 @@ test('a screen reader is told the sentences of a streaming answer', needsMock, a
   await withPage(at, {}, async (page) => {
     await page.evaluate(() => {
       globalThis.heard = [];
-      new MutationObserver(() => globalThis.heard.push(document.querySelector('.thread [aria-live=polite]')?.textContent))
-        .observe(document.getElementById('app'), { subtree: true, childList: true, characterData: true });
+      new MutationObserver(() =>
+        globalThis.heard.push(document.querySelector('.thread [aria-live=polite]')?.textContent),
+      ).observe(document.getElementById('app'), { subtree: true, childList: true, characterData: true });
     });
     await ask(page, 'Hello');
     await page.waitForTimeout(200);

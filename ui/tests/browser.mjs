@@ -8,8 +8,13 @@ import { start } from '../mock/server.mjs';
 
 const EXECUTABLE = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const ARGS = [
-  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
 ];
 
 /** Set where the tests run against a real server. */
@@ -20,7 +25,10 @@ export const needsMock = baseUrl ? { skip: 'skipped: needs the mock' } : {};
 
 /** Starts the browser and the mock; `options` are the mock's. */
 export async function launch(options = {}) {
-  assert.ok(existsSync(EXECUTABLE), `no Chromium at ${EXECUTABLE}: apt-get install chromium, or set CHROMIUM`);
+  assert.ok(
+    existsSync(EXECUTABLE),
+    `no Chromium at ${EXECUTABLE}: apt-get install chromium, or set CHROMIUM`,
+  );
   const browser = await chromium.launch({ executablePath: EXECUTABLE, args: ARGS });
   const server = baseUrl ? { url: baseUrl, close: () => undefined } : await start(options);
   const close = async () => {
@@ -46,13 +54,19 @@ export async function withPage({ browser, server }, options, act) {
   page.on('pageerror', (error) => thrown.push(error.message));
   await page.addInitScript(() => {
     globalThis.violations = [];
-    addEventListener('securitypolicyviolation', (event) => globalThis.violations.push(`${event.violatedDirective} ${event.sample}`));
+    addEventListener('securitypolicyviolation', (event) =>
+      globalThis.violations.push(`${event.violatedDirective} ${event.sample}`),
+    );
   });
   try {
     await page.goto(server.url + hash);
     await page.waitForSelector('h1');
     await act(page);
-    assert.deepEqual(await page.evaluate(() => globalThis.violations), [], 'violations of the content security policy');
+    assert.deepEqual(
+      await page.evaluate(() => globalThis.violations),
+      [],
+      'violations of the content security policy',
+    );
     assert.deepEqual(foreign, [], 'requests to other origins');
     assert.deepEqual(thrown, [], 'errors thrown in the page');
   } finally {

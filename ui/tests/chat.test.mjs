@@ -89,17 +89,38 @@ test('the server is asked for what the panel says', needsMock, async () => {
   await withPage(at, {}, async (page) => {
     await button(page, 'Settings').click();
     await page.getByLabel('System prompt').fill('Be brief.');
-    for (const [label, value] of [['Temperature', '0'], ['Top p', '0.9'], ['Top k', '40'], ['Min p', '0.05'], ['Repetition penalty', '1.1'], ['Max tokens', '9'], ['Seed', '7']]) {
+    for (const [label, value] of [
+      ['Temperature', '0'],
+      ['Top p', '0.9'],
+      ['Top k', '40'],
+      ['Min p', '0.05'],
+      ['Repetition penalty', '1.1'],
+      ['Max tokens', '9'],
+      ['Seed', '7'],
+    ]) {
       await page.getByLabel(label, { exact: true }).fill(value);
     }
     await page.getByLabel('Stop at').fill('END\nstop here');
     await page.getByRole('combobox', { name: 'Model' }).selectOption('poems');
     await ask(page, 'Hello');
     const { messages, stream_options: _options, ...rest } = at.server.state.requests.at(-1);
-    assert.deepEqual(messages, [{ role: 'system', content: 'Be brief.' }, { role: 'user', content: 'Hello' }]);
+    assert.deepEqual(messages, [
+      { role: 'system', content: 'Be brief.' },
+      { role: 'user', content: 'Hello' },
+    ]);
     assert.deepEqual(rest, {
-      model: 'poems', stream: true, temperature: 0, top_p: 0.9, top_k: 40, min_p: 0.05, repetition_penalty: 1.1,
-      max_tokens: 9, seed: 7, stop: ['END', 'stop here'], logprobs: true, top_logprobs: 5,
+      model: 'poems',
+      stream: true,
+      temperature: 0,
+      top_p: 0.9,
+      top_k: 40,
+      min_p: 0.05,
+      repetition_penalty: 1.1,
+      max_tokens: 9,
+      seed: 7,
+      stop: ['END', 'stop here'],
+      logprobs: true,
+      top_logprobs: 5,
     });
     assert.match(await answers(page).locator('.numbers').textContent(), /cut at the limit of tokens$/);
   });
@@ -117,11 +138,17 @@ test('every token shows its probability and alternatives, by mouse and by keys',
     assert.match(await card.textContent(), /%, log-probability/);
     assert.ok((await card.locator('li').count()) >= 1);
     const shares = await card.locator('li > span:last-child').allTextContents();
-    assert.ok(shares.every((share) => /^(< )?[\d.]+ %$/.test(share)), shares.join());
+    assert.ok(
+      shares.every((share) => /^(< )?[\d.]+ %$/.test(share)),
+      shares.join(),
+    );
     await tokens.first().focus();
     if ((await tokens.count()) > 1) {
       await page.keyboard.press('ArrowRight');
-      assert.equal(await page.evaluate(() => [...document.querySelectorAll('.token')].indexOf(document.activeElement)), 1);
+      assert.equal(
+        await page.evaluate(() => [...document.querySelectorAll('.token')].indexOf(document.activeElement)),
+        1,
+      );
       assert.ok(await card.isVisible());
     }
     await button(answers(page), 'Token probabilities').click();
@@ -155,10 +182,25 @@ test('nothing that a model writes runs or loads', needsMock, async () => {
     await page.waitForTimeout(500);
     const inside = answers(page);
     assert.equal(await page.evaluate(() => window.hacked), undefined);
-    assert.equal(await inside.locator('.markdown :is(script, img, iframe, object, embed, form, style, svg[onload])').count(), 0);
-    const links = await inside.locator('a').evaluateAll((all) => all.map((link) => [link.getAttribute('href'), link.rel]));
-    assert.ok(links.length >= 1 && links.every(([href, rel]) => href.startsWith('https://') && rel.includes('noopener')), JSON.stringify(links));
-    const handlers = await inside.locator('*').evaluateAll((all) => all.flatMap((one) => one.getAttributeNames().filter((name) => name.startsWith('on'))));
+    assert.equal(
+      await inside
+        .locator('.markdown :is(script, img, iframe, object, embed, form, style, svg[onload])')
+        .count(),
+      0,
+    );
+    const links = await inside
+      .locator('a')
+      .evaluateAll((all) => all.map((link) => [link.getAttribute('href'), link.rel]));
+    assert.ok(
+      links.length >= 1 &&
+        links.every(([href, rel]) => href.startsWith('https://') && rel.includes('noopener')),
+      JSON.stringify(links),
+    );
+    const handlers = await inside
+      .locator('*')
+      .evaluateAll((all) =>
+        all.flatMap((one) => one.getAttributeNames().filter((name) => name.startsWith('on'))),
+      );
     assert.deepEqual(handlers, []);
     assert.match(await inside.textContent(), /<img src=x onerror="window.hacked = 1">/);
     assert.match(await inside.textContent(), /A last line, which is still shown\./);
@@ -240,7 +282,8 @@ test('the view follows a growing answer until the reader scrolls away', needsMoc
   await withPage(at, {}, async (page) => {
     await field(page).fill('/long');
     await field(page).press('Enter');
-    const gap = () => page.locator('.thread').evaluate((box) => box.scrollHeight - box.scrollTop - box.clientHeight);
+    const gap = () =>
+      page.locator('.thread').evaluate((box) => box.scrollHeight - box.scrollTop - box.clientHeight);
     await answers(page).getByText('Paragraph 8.').waitFor();
     assert.ok((await gap()) < 200, `${await gap()} px from the end`);
     await page.locator('.thread').hover();

@@ -29,7 +29,10 @@ test('a busy server is tried again when it said to', { skip }, async () => {
 test('a conversation that is too long says how to go on', { skip }, async () => {
   await withPage(at, {}, async (page) => {
     await ask(page, '/context');
-    assert.match(await problem(page).textContent(), /too long for this model.*1024 tokens.*start a new chat/s);
+    assert.match(
+      await problem(page).textContent(),
+      /too long for this model.*1024 tokens.*start a new chat/s,
+    );
     await button(problem(page), 'New chat').click();
     await page.getByText('What would you like to ask?').waitFor();
   });

@@ -51,7 +51,9 @@ test('a server without planner and runs says so', needsMock, async () => {
 
 test('a plan with few fields is still a plan', needsMock, async () => {
   await withPage(at, {}, async (page) => {
-    await page.route('**/v1/plan**', (route) => route.fulfill({ json: { flops: 1e21, params: 2e9, new_field: 3 } }));
+    await page.route('**/v1/plan**', (route) =>
+      route.fulfill({ json: { flops: 1e21, params: 2e9, new_field: 3 } }),
+    );
     await page.goto(`${at.server.url}#/plan`);
     await page.locator('.figures').waitFor();
     assert.equal(await page.locator('.figures div').count(), 2);
@@ -67,7 +69,12 @@ test('curves of several runs are drawn and grow', needsMock, async () => {
     const before = Number(await steps.textContent());
     const curve = page.locator('.charts .card').first().locator('.curve.color-2 path').first();
     const drawn = await curve.getAttribute('d');
-    await page.waitForFunction((old) => Number(document.querySelectorAll('.runs tbody tr')[2].querySelectorAll('td')[1].textContent) > old, before, { timeout: 6000 });
+    await page.waitForFunction(
+      (old) =>
+        Number(document.querySelectorAll('.runs tbody tr')[2].querySelectorAll('td')[1].textContent) > old,
+      before,
+      { timeout: 6000 },
+    );
     assert.notEqual(await curve.getAttribute('d'), drawn);
 
     await page.getByRole('checkbox', { name: /small-muon/ }).uncheck();

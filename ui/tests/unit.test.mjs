@@ -9,7 +9,12 @@ const load = (name) => vite.ssrLoadModule(`/src/${name}`);
 
 before(async () => {
   globalThis.sessionStorage = { getItem: () => null };
-  vite = await createServer({ server: { middlewareMode: true, hmr: false, ws: false, watch: null }, appType: 'custom', logLevel: 'error', optimizeDeps: { noDiscovery: true } });
+  vite = await createServer({
+    server: { middlewareMode: true, hmr: false, ws: false, watch: null },
+    appType: 'custom',
+    logLevel: 'error',
+    optimizeDeps: { noDiscovery: true },
+  });
 });
 after(() => vite.close());
 
@@ -18,10 +23,18 @@ const message = (id, parent, role, text = id, more = {}) => ({ id, parent, role,
 test('a branch keeps what it leaves and shows what was chosen', async () => {
   const { addMessage, children, choose, emptyConversation, shownPath } = await load('chat/tree.ts');
   let one = emptyConversation('m', { system: '', sampling: {} });
-  for (const added of [message('q', '', 'user'), message('a', 'q', 'assistant'), message('b', 'q', 'assistant')]) one = addMessage(one, added);
+  for (const added of [
+    message('q', '', 'user'),
+    message('a', 'q', 'assistant'),
+    message('b', 'q', 'assistant'),
+  ])
+    one = addMessage(one, added);
   const ids = () => shownPath(one).map(({ id }) => id);
   assert.deepEqual(ids(), ['q', 'b']);
-  assert.deepEqual(children(one, 'q').map(({ id }) => id), ['a', 'b']);
+  assert.deepEqual(
+    children(one, 'q').map(({ id }) => id),
+    ['a', 'b'],
+  );
   one = addMessage(one, message('q2', 'a', 'user'));
   assert.deepEqual(ids(), ['q', 'b']);
   one = choose(one, one.messages.a);
@@ -31,7 +44,14 @@ test('a branch keeps what it leaves and shows what was chosen', async () => {
 test('the prompt has the branch alone, and no two questions in a row', async () => {
   const { addMessage, emptyConversation, promptFor } = await load('chat/tree.ts');
   let one = emptyConversation('m', { system: ' be brief ', sampling: {} });
-  const list = [message('1', '', 'user'), message('2', '1', 'assistant', ''), message('3', '2', 'user'), message('4', '3', 'assistant'), message('x', '1', 'assistant'), message('5', '4', 'user')];
+  const list = [
+    message('1', '', 'user'),
+    message('2', '1', 'assistant', ''),
+    message('3', '2', 'user'),
+    message('4', '3', 'assistant'),
+    message('x', '1', 'assistant'),
+    message('5', '4', 'user'),
+  ];
   for (const added of list) one = addMessage(one, added);
   assert.deepEqual(promptFor(one, '5'), [
     { role: 'system', content: 'be brief' },
@@ -52,9 +72,13 @@ test('what is exported comes back, and damaged files are named', async () => {
   assert.deepEqual({ ...back, id: one.id }, { ...one, created: back.created });
   assert.throws(() => fromJson('{'), /not JSON/);
   assert.throws(() => fromJson('{"messages": []}'), /no export of this page/);
-  const broken = (messages) => JSON.stringify({ format: 'puna.conversations', conversations: [{ messages }] });
+  const broken = (messages) =>
+    JSON.stringify({ format: 'puna.conversations', conversations: [{ messages }] });
   assert.throws(() => fromJson(broken({ a: message('a', 'gone', 'user') })), /hangs below no other/);
-  assert.throws(() => fromJson(broken({ a: message('a', 'b', 'user'), b: message('b', 'a', 'assistant') })), /circle/);
+  assert.throws(
+    () => fromJson(broken({ a: message('a', 'b', 'user'), b: message('b', 'a', 'assistant') })),
+    /circle/,
+  );
   assert.throws(() => fromJson(broken({ a: { id: 'a', parent: '', role: 'tool', text: '' } })), /incomplete/);
 });
 
@@ -75,7 +99,9 @@ test('two rated answers of one question give a preference pair', async () => {
 
 test('server-sent events are read however the bytes are cut', async () => {
   const { eventData } = await load('api/lines.ts');
-  const bytes = new TextEncoder().encode(': note\r\n\r\ndata: é1\r\n\r\ndata: 2\ndata: 3\n\nevent: x\ndata:4');
+  const bytes = new TextEncoder().encode(
+    ': note\r\n\r\ndata: é1\r\n\r\ndata: 2\ndata: 3\n\nevent: x\ndata:4',
+  );
   for (const size of [1, 2, 3, 7, 100]) {
     const body = new ReadableStream({
       start(controller) {
@@ -93,7 +119,10 @@ test('errors say what to do', async () => {
   const { ApiError, errorFrom, explain, retryAfter } = await load('api/client.ts');
   assert.equal(explain(new ApiError(0, 'x')).remedy, 'retry');
   assert.equal(explain(new ApiError(401, 'x')).remedy, 'key');
-  assert.deepEqual([explain(new ApiError(429, 'x', '', 7)).remedy, explain(new ApiError(429, 'x', '', 7)).wait], ['wait', 7]);
+  assert.deepEqual(
+    [explain(new ApiError(429, 'x', '', 7)).remedy, explain(new ApiError(429, 'x', '', 7)).wait],
+    ['wait', 7],
+  );
   const long = errorFrom({ error: { message: 'too many', code: 'context_length_exceeded' } }, 400);
   assert.equal(explain(long).remedy, 'new-chat');
   assert.equal(errorFrom(undefined, 502, '<html>bad gateway</html>').message, 'status 502');
@@ -104,11 +133,33 @@ test('errors say what to do', async () => {
 
 test('chunks with probabilities, usage and errors are read', async () => {
   const { parseDelta } = await load('api/completions.ts');
-  const token = { token: ' a', logprob: -0.5, bytes: null, top_logprobs: [{ token: ' a', logprob: -0.5 }, { token: ' b', logprob: -1 }] };
+  const token = {
+    token: ' a',
+    logprob: -0.5,
+    bytes: null,
+    top_logprobs: [
+      { token: ' a', logprob: -0.5 },
+      { token: ' b', logprob: -1 },
+    ],
+  };
   assert.deepEqual(parseDelta({ choices: [{ delta: { content: ' a' }, logprobs: { content: [token] } }] }), {
-    text: ' a', reasoning: '', tokens: [{ text: ' a', logprob: -0.5, top: [[' a', -0.5], [' b', -1]] }],
+    text: ' a',
+    reasoning: '',
+    tokens: [
+      {
+        text: ' a',
+        logprob: -0.5,
+        top: [
+          [' a', -0.5],
+          [' b', -1],
+        ],
+      },
+    ],
   });
-  assert.deepEqual(parseDelta({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 2 } }).usage, { prompt_tokens: 3, completion_tokens: 2 });
+  assert.deepEqual(parseDelta({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 2 } }).usage, {
+    prompt_tokens: 3,
+    completion_tokens: 2,
+  });
   assert.throws(() => parseDelta({ error: { message: 'no memory' } }), /no memory/);
 });
 
@@ -128,7 +179,15 @@ test('dollars are formulas only where they enclose one', async () => {
 test('only web and mail addresses become links', async () => {
   const { safeAddress } = await load('markdown/markdown.tsx');
   assert.equal(safeAddress('https://a.example/b'), 'https://a.example/b');
-  for (const bad of ['javascript:alert(1)', ' javascript:alert(1)', 'java\nscript:alert(1)', 'data:text/html,x', 'vbscript:x', 'file:///etc', '/relative']) {
+  for (const bad of [
+    'javascript:alert(1)',
+    ' javascript:alert(1)',
+    'java\nscript:alert(1)',
+    'data:text/html,x',
+    'vbscript:x',
+    'file:///etc',
+    '/relative',
+  ]) {
     assert.equal(safeAddress(bad), undefined, bad);
   }
 });
@@ -141,23 +200,59 @@ test('axes are marked at round values', async () => {
   assert.deepEqual(labels(scale('log', 2, 5, 0, 100), 5), ['2', '3', '4', '5']);
   assert.equal(scale('log', 1, 100, 0, 10).at(10), 5);
   assert.equal(scale('log', 1, 100, 0, 10).back(5), 10);
-  assert.deepEqual([scaleOver('log', [0, 4, NaN, 9], 0, 1).from, scaleOver('linear', [7, 7], 0, 1).to], [4, 7.7]);
-  assert.deepEqual([5.76e23, 70e9, 12345, 0.25, 3e-4, 0, NaN].map((value) => short(value)), ['5.76e23', '70 B', '12.3 k', '0.25', '3e-4', '0', '–']);
+  assert.deepEqual(
+    [scaleOver('log', [0, 4, NaN, 9], 0, 1).from, scaleOver('linear', [7, 7], 0, 1).to],
+    [4, 7.7],
+  );
+  assert.deepEqual(
+    [5.76e23, 70e9, 12345, 0.25, 3e-4, 0, NaN].map((value) => short(value)),
+    ['5.76e23', '70 B', '12.3 k', '0.25', '3e-4', '0', '–'],
+  );
 });
 
 test('smoothing has no pull to the start, keeps gaps, and thinning keeps spikes', async () => {
   const { extend, nearest, pointsOf, smooth, thin } = await load('runs/series.ts');
   const close = (a, b) => assert.ok(Math.abs(a - b) < 1e-12, `${a} is not ${b}`);
-  const [first, second, gap, last] = smooth([[1, 4], [2, 2], [3, NaN], [4, 2]], 0.5).map(([, y]) => y);
+  const [first, second, gap, last] = smooth(
+    [
+      [1, 4],
+      [2, 2],
+      [3, NaN],
+      [4, 2],
+    ],
+    0.5,
+  ).map(([, y]) => y);
   close(first, 4);
   close(second, (0.25 * 4 + 0.5 * 2) / 0.75);
   assert.ok(Number.isNaN(gap));
   close(last, (0.125 * 4 + 0.25 * 2 + 0.5 * 2) / 0.875);
   const many = Array.from({ length: 1000 }, (_, i) => [i, i === 617 ? 99 : 1]);
   assert.ok(thin(many, 10).length <= 20 && thin(many, 10).some(([x, y]) => x === 617 && y === 99));
-  assert.deepEqual(nearest([[1, 1], [5, 2], [9, 3]], 6.9), [5, 2]);
-  const record = extend([{ step: 1, loss: 3 }, { step: 2, loss: 2 }], [{ step: 2, loss: 2 }, { step: 2, validation_loss: 4 }]);
-  assert.deepEqual(pointsOf(record, 'loss', 'step'), [[1, 3], [2, 2]]);
+  assert.deepEqual(
+    nearest(
+      [
+        [1, 1],
+        [5, 2],
+        [9, 3],
+      ],
+      6.9,
+    ),
+    [5, 2],
+  );
+  const record = extend(
+    [
+      { step: 1, loss: 3 },
+      { step: 2, loss: 2 },
+    ],
+    [
+      { step: 2, loss: 2 },
+      { step: 2, validation_loss: 4 },
+    ],
+  );
+  assert.deepEqual(pointsOf(record, 'loss', 'step'), [
+    [1, 3],
+    [2, 2],
+  ]);
   assert.deepEqual(pointsOf(record, 'validation_loss', 'step'), [[2, 4]]);
 });
 
@@ -169,9 +264,15 @@ test('letters at line ends are pushed apart within the chart', async () => {
 
 test('fields of the planner are named with their units', async () => {
   const { entriesOf } = await load('plan/facts.ts');
-  assert.deepEqual(entriesOf({ weights_bytes: 3 * 2 ** 30, fits: true, inner: { heads: 4 }, gone: null, total_flops: 1e21 }), [
-    ['weights', '3.0 GiB'], ['fits', 'yes'], ['inner: heads', '4'], ['total', '1e21'],
-  ]);
+  assert.deepEqual(
+    entriesOf({ weights_bytes: 3 * 2 ** 30, fits: true, inner: { heads: 4 }, gone: null, total_flops: 1e21 }),
+    [
+      ['weights', '3.0 GiB'],
+      ['fits', 'yes'],
+      ['inner: heads', '4'],
+      ['total', '1e21'],
+    ],
+  );
 });
 
 test('a screen reader hears whole sentences', async () => {

@@ -113,7 +113,11 @@ const REFUSED: Record<Place, [title: string, advice: string]> = {
 /** Says what went wrong and what to do. */
 export function explain(error: unknown, place: Place = 'chat'): Explanation {
   if (!(error instanceof ApiError)) {
-    return { title: 'The answer broke off', detail: String((error as Error)?.message ?? error), remedy: 'retry' };
+    return {
+      title: 'The answer broke off',
+      detail: String((error as Error)?.message ?? error),
+      remedy: 'retry',
+    };
   }
   const detail = sentence(error.message);
   if (error.status === 0) {
@@ -121,14 +125,30 @@ export function explain(error: unknown, place: Place = 'chat'): Explanation {
     return { title: 'The server did not answer', detail: advice, remedy: 'retry' };
   }
   if (error.status === 401 || error.status === 403) {
-    return { title: 'The server wants a key', detail: `${detail} Enter the key it was started with; it is kept until this tab closes.`, remedy: 'key' };
+    return {
+      title: 'The server wants a key',
+      detail: `${detail} Enter the key it was started with; it is kept until this tab closes.`,
+      remedy: 'key',
+    };
   }
   if (error.status === 429 || error.status === 503) {
     const wait = error.retryAfter ?? 5;
-    return { title: 'The server is busy', detail: `${detail} It has more requests than it takes at once.`, remedy: 'wait', wait };
+    return {
+      title: 'The server is busy',
+      detail: `${detail} It has more requests than it takes at once.`,
+      remedy: 'wait',
+      wait,
+    };
   }
-  if (place === 'chat' && /context|too long|max_tokens|maximum.*length/i.test(`${error.code} ${error.message}`)) {
-    return { title: 'The conversation is too long for this model', detail: `${detail} Lower “Max tokens”, edit an earlier message, or start a new chat.`, remedy: 'new-chat' };
+  if (
+    place === 'chat' &&
+    /context|too long|max_tokens|maximum.*length/i.test(`${error.code} ${error.message}`)
+  ) {
+    return {
+      title: 'The conversation is too long for this model',
+      detail: `${detail} Lower “Max tokens”, edit an earlier message, or start a new chat.`,
+      remedy: 'new-chat',
+    };
   }
   if (error.status === 404) {
     return { title: 'The server does not have this', detail: `${detail} ${ABSENT[place]}`, remedy: 'model' };

@@ -72,7 +72,11 @@ export async function* streamChat(ask: ChatRequest, signal: AbortSignal): AsyncG
 export function parseDelta(chunk: unknown): Delta {
   const fields = chunk as {
     error?: unknown;
-    choices?: { delta?: { content?: string; reasoning_content?: string }; finish_reason?: string; logprobs?: unknown }[];
+    choices?: {
+      delta?: { content?: string; reasoning_content?: string };
+      finish_reason?: string;
+      logprobs?: unknown;
+    }[];
     usage?: Usage;
   };
   if (fields.error) throw errorFrom(chunk, 500);

@@ -44,7 +44,10 @@ const PER_DECADE = 1;
 /** Plans for compute around the one given: the frontier that the figure draws. */
 export async function fetchFrontier(flops: number, signal: AbortSignal): Promise<Plan[]> {
   const middle = Math.round(Math.log10(flops));
-  const powers = Array.from({ length: 2 * DECADES * PER_DECADE + 1 }, (_, i) => middle - DECADES + i / PER_DECADE);
+  const powers = Array.from(
+    { length: 2 * DECADES * PER_DECADE + 1 },
+    (_, i) => middle - DECADES + i / PER_DECADE,
+  );
   const asked = powers.map((power) => fetchPlan({ flops: `1e${power}` }, signal));
   const settled = await Promise.allSettled(asked);
   const plans = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));

@@ -24,7 +24,9 @@ export interface MetricsLine {
 
 export async function fetchRuns(signal: AbortSignal): Promise<Run[]> {
   const body: unknown = await (await request('v1/runs', { signal })).json();
-  const list = Array.isArray(body) ? body : ((body as { data?: unknown; runs?: unknown }).runs ?? (body as { data?: unknown }).data);
+  const list = Array.isArray(body)
+    ? body
+    : ((body as { data?: unknown; runs?: unknown }).runs ?? (body as { data?: unknown }).data);
   return (Array.isArray(list) ? list : []) as Run[];
 }
 

@@ -28,23 +28,39 @@ export function Frame({ width, height, x, y, xLabel, yLabel, description, onMove
     onMove?.(pixel < MARGIN.left || pixel > right ? undefined : pixel);
   };
   return (
-    <svg class="chart" width={width} height={height} role="img" aria-label={description} onPointerMove={move} onPointerLeave={() => onMove?.(undefined)}>
+    <svg
+      class="chart"
+      width={width}
+      height={height}
+      role="img"
+      aria-label={description}
+      onPointerMove={move}
+      onPointerLeave={() => onMove?.(undefined)}
+    >
       <g class="axis">
         {ticks(x, width / 110).map(({ value, label }) => (
           <g key={value}>
             <line class="grid-line" x1={x.at(value)} x2={x.at(value)} y1={MARGIN.top} y2={bottom} />
-            <text x={x.at(value)} y={bottom + 15} text-anchor="middle">{label}</text>
+            <text x={x.at(value)} y={bottom + 15} text-anchor="middle">
+              {label}
+            </text>
           </g>
         ))}
         {ticks(y, height / 48).map(({ value, label }) => (
           <g key={value}>
             <line class="grid-line" x1={MARGIN.left} x2={right} y1={y.at(value)} y2={y.at(value)} />
-            <text x={MARGIN.left - 7} y={y.at(value) + 4} text-anchor="end">{label}</text>
+            <text x={MARGIN.left - 7} y={y.at(value) + 4} text-anchor="end">
+              {label}
+            </text>
           </g>
         ))}
         <line class="base-line" x1={MARGIN.left} x2={right} y1={bottom} y2={bottom} />
-        <text class="axis-name" x={right} y={height - 4} text-anchor="end">{xLabel}</text>
-        <text class="axis-name" x={MARGIN.left} y={height - 4}>{yLabel}</text>
+        <text class="axis-name" x={right} y={height - 4} text-anchor="end">
+          {xLabel}
+        </text>
+        <text class="axis-name" x={MARGIN.left} y={height - 4}>
+          {yLabel}
+        </text>
       </g>
       {children}
     </svg>

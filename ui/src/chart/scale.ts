@@ -61,7 +61,7 @@ export function ticks(of: Scale, wanted: number): Tick[] {
 function linearTicks({ from, to }: Scale, wanted: number): Tick[] {
   const rough = (to - from) / Math.max(1, wanted);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * (([1, 2, 5].find((m) => m * power >= rough)) ?? 10);
+  const step = power * ([1, 2, 5].find((m) => m * power >= rough) ?? 10);
   const out: Tick[] = [];
   for (let i = Math.ceil(from / step - 1e-9); i * step <= to + step * 1e-9; i += 1) {
     out.push({ value: i * step, label: short(Number((i * step).toPrecision(12))) });
@@ -87,7 +87,12 @@ function logTicks(of: Scale, wanted: number): Tick[] {
   return out.length >= 2 ? out : linearTicks(of, wanted);
 }
 
-const SUFFIXES: [number, string][] = [[1e12, ' T'], [1e9, ' B'], [1e6, ' M'], [1e3, ' k']];
+const SUFFIXES: [number, string][] = [
+  [1e12, ' T'],
+  [1e9, ' B'],
+  [1e6, ' M'],
+  [1e3, ' k'],
+];
 
 /** A number as briefly as it stays readable: 12.3 k, 2.5 M, 70 B, 5.76e23, 3e-4. */
 export function short(value: number, digits = 3): string {

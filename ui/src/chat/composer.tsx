@@ -54,23 +54,54 @@ export function Composer({ conversation, history, running, context, onSend, onSt
     }
   };
   return (
-    <div class="writing"><form class="composer" aria-label="Write" onSubmit={(event) => { event.preventDefault(); submit(); }}>
-      <div class="field">
-        <textarea
-          ref={field} value={text} rows={Math.min(MAX_ROWS, text.split('\n').length)} aria-label="Your message"
-          aria-describedby="composer-keys" placeholder="Write a message"
-          onInput={(event) => setText(event.currentTarget.value)} onKeyDown={onKeyDown}
-        />
-        {running ? (
-          <button type="button" class="round" aria-label="Stop the answer" title="Stop (Esc)" onClick={onStop}><Icon name="stop" /></button>
-        ) : (
-          <button type="submit" class="round" aria-label="Send" title="Send (Enter)" disabled={text.trim() === ''}><Icon name="send" /></button>
-        )}
-      </div>
-      <p class="context">{context}</p>
-      <p id="composer-keys" class="keys">
-        <kbd>Enter</kbd> sends, <kbd>Shift</kbd> <kbd>Enter</kbd> breaks the line, <kbd>Esc</kbd> stops, <kbd>↑</kbd> recalls, <kbd>Ctrl</kbd> <kbd>K</kbd> begins a new chat
-      </p>
-    </form></div>
+    <div class="writing">
+      <form
+        class="composer"
+        aria-label="Write"
+        onSubmit={(event) => {
+          event.preventDefault();
+          submit();
+        }}
+      >
+        <div class="field">
+          <textarea
+            ref={field}
+            value={text}
+            rows={Math.min(MAX_ROWS, text.split('\n').length)}
+            aria-label="Your message"
+            aria-describedby="composer-keys"
+            placeholder="Write a message"
+            onInput={(event) => setText(event.currentTarget.value)}
+            onKeyDown={onKeyDown}
+          />
+          {running ? (
+            <button
+              type="button"
+              class="round"
+              aria-label="Stop the answer"
+              title="Stop (Esc)"
+              onClick={onStop}
+            >
+              <Icon name="stop" />
+            </button>
+          ) : (
+            <button
+              type="submit"
+              class="round"
+              aria-label="Send"
+              title="Send (Enter)"
+              disabled={text.trim() === ''}
+            >
+              <Icon name="send" />
+            </button>
+          )}
+        </div>
+        <p class="context">{context}</p>
+        <p id="composer-keys" class="keys">
+          <kbd>Enter</kbd> sends, <kbd>Shift</kbd> <kbd>Enter</kbd> breaks the line, <kbd>Esc</kbd> stops,{' '}
+          <kbd>↑</kbd> recalls, <kbd>Ctrl</kbd> <kbd>K</kbd> begins a new chat
+        </p>
+      </form>
+    </div>
   );
 }

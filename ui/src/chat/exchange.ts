@@ -44,12 +44,14 @@ function readConversation(raw: unknown, index: number): Conversation {
   if (typeof value.messages !== 'object' || value.messages === null) return fail('no messages');
   const messages: Record<string, Message> = {};
   for (const [id, message] of Object.entries(value.messages)) {
-    const known = message?.id === id && typeof message.text === 'string' && typeof message.parent === 'string';
+    const known =
+      message?.id === id && typeof message.text === 'string' && typeof message.parent === 'string';
     if (!known || !['user', 'assistant'].includes(message.role)) return fail(`message ${id} is incomplete`);
     messages[id] = readMessage(message);
   }
   for (const message of Object.values(messages)) {
-    if (message.parent && !messages[message.parent]) return fail(`message ${message.id} hangs below no other`);
+    if (message.parent && !messages[message.parent])
+      return fail(`message ${message.id} hangs below no other`);
   }
   if (hasCycle(messages)) return fail('its messages go in a circle');
   return {
@@ -58,7 +60,10 @@ function readConversation(raw: unknown, index: number): Conversation {
     created: Number(value.created) || Date.now(),
     updated: Number(value.updated) || Date.now(),
     model: String(value.model ?? ''),
-    settings: { system: String(value.settings?.system ?? ''), sampling: readSampling(value.settings?.sampling) },
+    settings: {
+      system: String(value.settings?.system ?? ''),
+      sampling: readSampling(value.settings?.sampling),
+    },
     messages,
     chosen: typeof value.chosen === 'object' && value.chosen ? value.chosen : {},
   };
@@ -78,13 +83,22 @@ function readMessage(raw: Message): Message {
 }
 
 function isToken(raw: TokenChoice): boolean {
-  const pair = ([text, logprob]: [unknown, unknown]): boolean => typeof text === 'string' && typeof logprob === 'number';
-  return typeof raw?.text === 'string' && typeof raw.logprob === 'number' && Array.isArray(raw.top) && raw.top.every(pair);
+  const pair = ([text, logprob]: [unknown, unknown]): boolean =>
+    typeof text === 'string' && typeof logprob === 'number';
+  return (
+    typeof raw?.text === 'string' &&
+    typeof raw.logprob === 'number' &&
+    Array.isArray(raw.top) &&
+    raw.top.every(pair)
+  );
 }
 
 function readSampling(raw: unknown): Sampling {
   const entries = Object.entries(raw ?? {}).filter(([key, value]) =>
-    key === 'stop' ? Array.isArray(value) && value.every((one) => typeof one === 'string') : Number.isFinite(value));
+    key === 'stop'
+      ? Array.isArray(value) && value.every((one) => typeof one === 'string')
+      : Number.isFinite(value),
+  );
   return Object.fromEntries(entries) as Sampling;
 }
 

@@ -23,7 +23,9 @@ export async function rate(conversation: Conversation, message: Message, rating:
     say('Thank you: the rating is stored on the server.');
   } catch (error) {
     const missing = error instanceof ApiError && [404, 405, 501].includes(error.status);
-    const why = missing ? 'The server stores no ratings' : `The server did not take the rating (${(error as Error).message})`;
+    const why = missing
+      ? 'The server stores no ratings'
+      : `The server did not take the rating (${(error as Error).message})`;
     say(`${why}; it is kept in this browser. “Export ratings” in the menu gives the file.`);
   }
 }

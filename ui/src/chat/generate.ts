@@ -3,7 +3,17 @@
 import { ApiError, explain } from '../api/client';
 import { streamChat, type Delta, type TokenChoice, type Usage } from '../api/completions';
 import { byId, put, running, saveNow, touch } from './store';
-import { addMessage, changeMessage, newId, promptFor, titleFrom, tokensPerSec, type Conversation, type Message, type Stats } from './tree';
+import {
+  addMessage,
+  changeMessage,
+  newId,
+  promptFor,
+  titleFrom,
+  tokensPerSec,
+  type Conversation,
+  type Message,
+  type Stats,
+} from './tree';
 
 /** Text is shown at most this often: drawing Markdown for every token would cost more than it shows. */
 const SHOW_EVERY_MS = 60;
@@ -21,11 +31,21 @@ export function answer(conversationId: string, questionId: string, alternatives:
   const conversation = byId(conversationId);
   if (!conversation || running.value[conversationId]) return;
   const { model } = conversation;
-  const message: Message = { id: newId(), parent: questionId, role: 'assistant', text: '', created: Date.now(), model };
+  const message: Message = {
+    id: newId(),
+    parent: questionId,
+    role: 'assistant',
+    text: '',
+    created: Date.now(),
+    model,
+  };
   put(addMessage(conversation, message));
   touch(conversationId);
   const controller = new AbortController();
-  running.value = { ...running.value, [conversationId]: { message: message.id, stop: () => controller.abort() } };
+  running.value = {
+    ...running.value,
+    [conversationId]: { message: message.id, stop: () => controller.abort() },
+  };
   void new Answering(conversationId, message.id, controller.signal).run(alternatives).finally(() => {
     const { [conversationId]: _ended, ...others } = running.value;
     running.value = others;
@@ -56,7 +76,12 @@ class Answering {
     if (!conversation) return;
     const question = conversation.messages[this.messageId]?.parent ?? '';
     const { model, settings } = conversation;
-    const ask = { model, messages: promptFor(conversation, question), sampling: settings.sampling, alternatives };
+    const ask = {
+      model,
+      messages: promptFor(conversation, question),
+      sampling: settings.sampling,
+      alternatives,
+    };
     try {
       for await (const delta of streamChat(ask, this.signal)) this.take(delta);
       this.show({ finish: this.finish || 'stop' });
@@ -69,7 +94,11 @@ class Answering {
   private explain(error: unknown): ReturnType<typeof explain> {
     const broken = this.text && (!(error instanceof ApiError) || error.status === 0);
     if (!broken) return explain(error);
-    return { title: 'The answer broke off', detail: 'The connection ended before the answer did. What came is kept.', remedy: 'retry' };
+    return {
+      title: 'The answer broke off',
+      detail: 'The connection ended before the answer did. What came is kept.',
+      remedy: 'retry',
+    };
   }
 
   private take(delta: Delta): void {

@@ -23,9 +23,15 @@ interface Props {
   showTokens: boolean;
 }
 
-export const MessageView = memo(Draw, (a, b) =>
-  a.message === b.message && a.busy === b.busy && a.showTokens === b.showTokens &&
-  a.siblings.length === b.siblings.length && a.conversation.id === b.conversation.id);
+export const MessageView = memo(
+  Draw,
+  (a, b) =>
+    a.message === b.message &&
+    a.busy === b.busy &&
+    a.showTokens === b.showTokens &&
+    a.siblings.length === b.siblings.length &&
+    a.conversation.id === b.conversation.id,
+);
 
 function Draw({ conversation, message, siblings, busy, showTokens }: Props): VNode {
   const [editing, setEditing] = useState(false);
@@ -49,13 +55,20 @@ function Draw({ conversation, message, siblings, busy, showTokens }: Props): VNo
     <article class={`message ${message.role}`} aria-busy={running}>
       <h2 class="offscreen">{mine ? 'You' : message.model || 'Answer'}</h2>
       {editing ? (
-        <Editor text={message.text} label={mine ? 'Ask this instead' : 'Keep this version'} onSave={saveEdit} onCancel={() => setEditing(false)} />
+        <Editor
+          text={message.text}
+          label={mine ? 'Ask this instead' : 'Keep this version'}
+          onSave={saveEdit}
+          onCancel={() => setEditing(false)}
+        />
       ) : mine ? (
         <div class="bubble">{message.text}</div>
       ) : (
         <Answer message={message} tokens={tokens || undefined} />
       )}
-      {message.error && <Problem problem={message.error} onRetry={again} onNewChat={() => (currentId.value = '')} />}
+      {message.error && (
+        <Problem problem={message.error} onRetry={again} onNewChat={() => (currentId.value = '')} />
+      )}
       {running && (
         <footer class="tools">
           <span class="pulse" aria-hidden="true" />
@@ -66,11 +79,25 @@ function Draw({ conversation, message, siblings, busy, showTokens }: Props): VNo
         <footer class="tools">
           <Versions conversation={now} message={message} siblings={siblings} />
           {!empty && <CopyButton text={message.text} label={mine ? 'Copy question' : 'Copy answer'} />}
-          {!empty && <Tool icon="pencil" label={mine ? 'Edit question' : 'Edit answer'} disabled={busy} onClick={() => setEditing(true)} />}
-          {!mine && !message.error && <Tool icon="redo" label="Answer again" disabled={busy} onClick={again} />}
+          {!empty && (
+            <Tool
+              icon="pencil"
+              label={mine ? 'Edit question' : 'Edit answer'}
+              disabled={busy}
+              onClick={() => setEditing(true)}
+            />
+          )}
+          {!mine && !message.error && (
+            <Tool icon="redo" label="Answer again" disabled={busy} onClick={again} />
+          )}
           {!mine && !empty && <Ratings conversation={now} message={message} />}
           {message.tokens && (
-            <Tool icon="chance" label="Token probabilities" pressed={Boolean(tokens)} onClick={() => setOwnTokens(!tokens)} />
+            <Tool
+              icon="chance"
+              label="Token probabilities"
+              pressed={Boolean(tokens)}
+              onClick={() => setOwnTokens(!tokens)}
+            />
           )}
           {!mine && <Numbers stats={message.stats} finish={message.error ? undefined : message.finish} />}
         </footer>
@@ -81,7 +108,14 @@ function Draw({ conversation, message, siblings, busy, showTokens }: Props): VNo
 
 /** An edited answer is the reader's: no model's statistics, probabilities or ratings. */
 function edited(message: Message): Message {
-  const { stats: _stats, tokens: _tokens, rating: _rating, error: _error, reasoning: _reasoning, ...rest } = message;
+  const {
+    stats: _stats,
+    tokens: _tokens,
+    rating: _rating,
+    error: _error,
+    reasoning: _reasoning,
+    ...rest
+  } = message;
   return { ...rest, finish: 'edited' };
 }
 
@@ -109,16 +143,38 @@ function Answer({ message, tokens }: { message: Message; tokens: Message['tokens
   );
 }
 
-function Tool(props: { icon: IconName; label: string; onClick: () => void; disabled?: boolean; pressed?: boolean }): VNode {
+function Tool(props: {
+  icon: IconName;
+  label: string;
+  onClick: () => void;
+  disabled?: boolean;
+  pressed?: boolean;
+}): VNode {
   const { icon, label, onClick, disabled, pressed } = props;
   return (
-    <button type="button" class="quiet" aria-label={label} title={label} onClick={onClick} disabled={disabled} aria-pressed={pressed}>
+    <button
+      type="button"
+      class="quiet"
+      aria-label={label}
+      title={label}
+      onClick={onClick}
+      disabled={disabled}
+      aria-pressed={pressed}
+    >
       <Icon name={icon} />
     </button>
   );
 }
 
-function Versions({ conversation, message, siblings }: { conversation: () => Conversation; message: Message; siblings: Message[] }): VNode | null {
+function Versions({
+  conversation,
+  message,
+  siblings,
+}: {
+  conversation: () => Conversation;
+  message: Message;
+  siblings: Message[];
+}): VNode | null {
   const at = siblings.findIndex((one) => one.id === message.id);
   if (siblings.length < 2 || at < 0) return null;
   const show = (index: number): void => {
@@ -128,8 +184,15 @@ function Versions({ conversation, message, siblings }: { conversation: () => Con
   return (
     <span class="versions" role="group" aria-label="Versions">
       <Tool icon="left" label="Previous version" disabled={at === 0} onClick={() => show(at - 1)} />
-      <span>{at + 1}/{siblings.length}</span>
-      <Tool icon="right" label="Next version" disabled={at === siblings.length - 1} onClick={() => show(at + 1)} />
+      <span>
+        {at + 1}/{siblings.length}
+      </span>
+      <Tool
+        icon="right"
+        label="Next version"
+        disabled={at === siblings.length - 1}
+        onClick={() => show(at + 1)}
+      />
     </span>
   );
 }
@@ -137,14 +200,27 @@ function Versions({ conversation, message, siblings }: { conversation: () => Con
 function Ratings({ conversation, message }: { conversation: () => Conversation; message: Message }): VNode {
   return (
     <>
-      <Tool icon="up" label="Good answer" pressed={message.rating === 'up'} onClick={() => void rate(conversation(), message, 'up')} />
-      <Tool icon="down" label="Poor answer" pressed={message.rating === 'down'} onClick={() => void rate(conversation(), message, 'down')} />
+      <Tool
+        icon="up"
+        label="Good answer"
+        pressed={message.rating === 'up'}
+        onClick={() => void rate(conversation(), message, 'up')}
+      />
+      <Tool
+        icon="down"
+        label="Poor answer"
+        pressed={message.rating === 'down'}
+        onClick={() => void rate(conversation(), message, 'down')}
+      />
     </>
   );
 }
 
 const ENDINGS: Record<string, string> = {
-  length: 'cut at the limit of tokens', stopped: 'stopped', interrupted: 'interrupted', edited: 'edited by you',
+  length: 'cut at the limit of tokens',
+  stopped: 'stopped',
+  interrupted: 'interrupted',
+  edited: 'edited by you',
 };
 
 function Numbers({ stats, finish }: { stats: Stats | undefined; finish: string | undefined }): VNode {
@@ -160,7 +236,12 @@ function Numbers({ stats, finish }: { stats: Stats | undefined; finish: string |
   return <span class="numbers">{parts.join(' · ')}</span>;
 }
 
-function Editor(props: { text: string; label: string; onSave: (text: string) => void; onCancel: () => void }): VNode {
+function Editor(props: {
+  text: string;
+  label: string;
+  onSave: (text: string) => void;
+  onCancel: () => void;
+}): VNode {
   const area = useRef<HTMLTextAreaElement>(null);
   useLayoutEffect(() => {
     area.current?.focus();
@@ -180,10 +261,21 @@ function Editor(props: { text: string; label: string; onSave: (text: string) => 
   };
   return (
     <div class="editor">
-      <textarea ref={area} aria-label="Edit the message" rows={Math.min(14, props.text.split('\n').length + 1)} onKeyDown={onKeyDown}>{props.text}</textarea>
+      <textarea
+        ref={area}
+        aria-label="Edit the message"
+        rows={Math.min(14, props.text.split('\n').length + 1)}
+        onKeyDown={onKeyDown}
+      >
+        {props.text}
+      </textarea>
       <div class="row end">
-        <button type="button" class="button" onClick={props.onCancel}>Cancel</button>
-        <button type="button" class="button primary" onClick={save}>{props.label}</button>
+        <button type="button" class="button" onClick={props.onCancel}>
+          Cancel
+        </button>
+        <button type="button" class="button primary" onClick={save}>
+          {props.label}
+        </button>
       </div>
     </div>
   );

@@ -14,7 +14,17 @@ import { download, feedbackLines, fileName, fromJson, toJson, toMarkdown } from 
 import { send } from './generate';
 import { Problem } from './problem';
 import { SettingsPanel } from './settings';
-import { conversations, current, currentId, currentOrNew, defaultSettings, keepDefaults, put, running, storageProblem } from './store';
+import {
+  conversations,
+  current,
+  currentId,
+  currentOrNew,
+  defaultSettings,
+  keepDefaults,
+  put,
+  running,
+  storageProblem,
+} from './store';
 import { Thread } from './thread';
 import { shownPath, type Message, type Settings } from './tree';
 
@@ -61,24 +71,59 @@ export function ChatPage(): VNode {
       <Header title={conversation?.title || 'New chat'}>
         <ModelPicker />
         <button
-          type="button" class="quiet wide-only" aria-label="Show token probabilities" title="Token probabilities" aria-pressed={tokensShown.value}
+          type="button"
+          class="quiet wide-only"
+          aria-label="Show token probabilities"
+          title="Token probabilities"
+          aria-pressed={tokensShown.value}
           onClick={() => (tokensShown.value = !tokensShown.value)}
-        ><Icon name="chance" /></button>
+        >
+          <Icon name="chance" />
+        </button>
         <button
-          type="button" class="quiet" aria-label="Settings" title="Settings" aria-expanded={panelOpen.value}
+          type="button"
+          class="quiet"
+          aria-label="Settings"
+          title="Settings"
+          aria-expanded={panelOpen.value}
           onClick={() => (panelOpen.value = !panelOpen.value)}
-        ><Icon name="sliders" /></button>
+        >
+          <Icon name="sliders" />
+        </button>
         <ChatMenu />
       </Header>
       <div class="work">
         <main class="chat" id="main">
-          {storageProblem.value && <p class="banner" role="status">{storageProblem.value}</p>}
-          {modelsProblem.value && <div class="column"><Problem problem={modelsProblem.value} onRetry={() => void loadModels()} /></div>}
-          {conversation ? <Thread conversation={conversation} busy={Boolean(busy)} showTokens={tokensShown.value} /> : <Welcome />}
-          <Composer conversation={currentId.value} history={questions} running={Boolean(busy)} context={contextUse(path)} onSend={onSend} onStop={stop} />
+          {storageProblem.value && (
+            <p class="banner" role="status">
+              {storageProblem.value}
+            </p>
+          )}
+          {modelsProblem.value && (
+            <div class="column">
+              <Problem problem={modelsProblem.value} onRetry={() => void loadModels()} />
+            </div>
+          )}
+          {conversation ? (
+            <Thread conversation={conversation} busy={Boolean(busy)} showTokens={tokensShown.value} />
+          ) : (
+            <Welcome />
+          )}
+          <Composer
+            conversation={currentId.value}
+            history={questions}
+            running={Boolean(busy)}
+            context={contextUse(path)}
+            onSend={onSend}
+            onStop={stop}
+          />
         </main>
         {panelOpen.value && (
-          <SettingsPanel settings={conversation?.settings ?? nextSettings.value} onChange={changeSettings} onClose={() => (panelOpen.value = false)} />
+          <SettingsPanel
+            settings={conversation?.settings ?? nextSettings.value}
+            onChange={changeSettings}
+            onClose={() => (panelOpen.value = false)}
+          />
         )}
       </div>
     </>
@@ -115,15 +160,26 @@ function ModelPicker(): VNode {
   const chosen = chosenModel();
   const unknown = chosen !== '' && !models.value.some((model) => model.id === chosen);
   return (
-    <select class="picker" aria-label="Model" value={chosen} onChange={(event) => pick(event.currentTarget.value)}>
+    <select
+      class="picker"
+      aria-label="Model"
+      value={chosen}
+      onChange={(event) => pick(event.currentTarget.value)}
+    >
       {unknown && <option value={chosen}>{chosen} (not on this server)</option>}
       {models.value.length === 0 && !unknown && <option value="">no model</option>}
       {bases.map((base) => (
         <>
-          <option key={base.id} value={base.id}>{base.id}</option>
-          {models.value.filter((model) => model.parent === base.id).map((model) => (
-            <option key={model.id} value={model.id}>{base.id} + {model.id}</option>
-          ))}
+          <option key={base.id} value={base.id}>
+            {base.id}
+          </option>
+          {models.value
+            .filter((model) => model.parent === base.id)
+            .map((model) => (
+              <option key={model.id} value={model.id}>
+                {base.id} + {model.id}
+              </option>
+            ))}
         </>
       ))}
     </select>
@@ -136,16 +192,30 @@ function ChatMenu(): VNode {
   const ratings = (): void => {
     const lines = feedbackLines(conversations.value);
     if (lines.length === 0) say('No answer has been rated yet.');
-    else download('ratings.jsonl', `${lines.map((line) => JSON.stringify(line)).join('\n')}\n`, 'application/jsonl');
+    else
+      download(
+        'ratings.jsonl',
+        `${lines.map((line) => JSON.stringify(line)).join('\n')}\n`,
+        'application/jsonl',
+      );
   };
   const items = [
     ...(conversation
       ? [
-          { label: 'Export Markdown', act: () => save(fileName(conversation, 'md'), toMarkdown(conversation), 'text/markdown')() },
-          { label: 'Export JSON', act: () => save(fileName(conversation, 'json'), toJson([conversation]), 'application/json')() },
+          {
+            label: 'Export Markdown',
+            act: () => save(fileName(conversation, 'md'), toMarkdown(conversation), 'text/markdown')(),
+          },
+          {
+            label: 'Export JSON',
+            act: () => save(fileName(conversation, 'json'), toJson([conversation]), 'application/json')(),
+          },
         ]
       : []),
-    { label: 'Export all chats', act: () => save('puna-chats.json', toJson(conversations.value), 'application/json')() },
+    {
+      label: 'Export all chats',
+      act: () => save('puna-chats.json', toJson(conversations.value), 'application/json')(),
+    },
     { label: 'Import JSON', act: importFile },
     { label: 'Export ratings', act: ratings },
   ];

@@ -28,7 +28,9 @@ export function Problem({ problem, onRetry, onNewChat }: Props): VNode {
           {left > 0 ? `Try again in ${left} s` : 'Try again'}
         </button>
         {problem.remedy === 'new-chat' && onNewChat && (
-          <button type="button" class="button" onClick={onNewChat}>New chat</button>
+          <button type="button" class="button" onClick={onNewChat}>
+            New chat
+          </button>
         )}
       </div>
     </div>

@@ -65,7 +65,11 @@ export function put(conversation: Conversation): void {
   const at = list.findIndex((one) => one.id === conversation.id);
   conversations.value = at < 0 ? [conversation, ...list] : list.with(at, conversation);
   const { id } = conversation;
-  if (!pending.has(id)) pending.set(id, window.setTimeout(() => void saveNow(id), running.value[id] ? SAVE_DELAY_RUNNING_MS : SAVE_DELAY_MS));
+  if (!pending.has(id))
+    pending.set(
+      id,
+      window.setTimeout(() => void saveNow(id), running.value[id] ? SAVE_DELAY_RUNNING_MS : SAVE_DELAY_MS),
+    );
 }
 
 /** Moves a conversation to the head of the list. */

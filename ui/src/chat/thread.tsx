@@ -9,7 +9,15 @@ import { children, shownPath, type Conversation, type Message } from './tree';
 /** Closer to the end than this, the view follows the answer. */
 const NEAR_PX = 80;
 
-export function Thread({ conversation, busy, showTokens }: { conversation: Conversation; busy: boolean; showTokens: boolean }): VNode {
+export function Thread({
+  conversation,
+  busy,
+  showTokens,
+}: {
+  conversation: Conversation;
+  busy: boolean;
+  showTokens: boolean;
+}): VNode {
   const view = useRef<HTMLDivElement>(null);
   const follows = useRef(true);
   const [away, setAway] = useState(false);
@@ -39,12 +47,20 @@ export function Thread({ conversation, busy, showTokens }: { conversation: Conve
       <div class="column">
         {path.map((message) => (
           <MessageView
-            key={message.id} conversation={conversation} message={message} busy={busy}
-            siblings={children(conversation, message.parent)} showTokens={showTokens}
+            key={message.id}
+            conversation={conversation}
+            message={message}
+            busy={busy}
+            siblings={children(conversation, message.parent)}
+            showTokens={showTokens}
           />
         ))}
       </div>
-      {away && <button type="button" class="button to-end" onClick={toEnd}>To the latest</button>}
+      {away && (
+        <button type="button" class="button to-end" onClick={toEnd}>
+          To the latest
+        </button>
+      )}
       <Spoken message={last} />
     </div>
   );
@@ -65,5 +81,9 @@ function Spoken({ message }: { message: Message | undefined }): VNode {
     said.current.length += next.length;
     setText(next);
   }, [message?.id, message?.text, message?.finish]);
-  return <div class="offscreen" aria-live="polite" aria-atomic="true">{text}</div>;
+  return (
+    <div class="offscreen" aria-live="polite" aria-atomic="true">
+      {text}
+    </div>
+  );
 }

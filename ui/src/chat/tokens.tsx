@@ -43,7 +43,14 @@ export function Tokens({ tokens }: { tokens: TokenChoice[] }): VNode {
 
   const move = (event: KeyboardEvent): void => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const to = event.key === 'Home' ? 0 : event.key === 'End' ? tokens.length - 1 : step === undefined ? undefined : stop + step;
+    const to =
+      event.key === 'Home'
+        ? 0
+        : event.key === 'End'
+          ? tokens.length - 1
+          : step === undefined
+            ? undefined
+            : stop + step;
     if (event.key === 'Escape' && shown !== undefined) {
       event.stopPropagation();
       setShown(undefined);
@@ -57,26 +64,45 @@ export function Tokens({ tokens }: { tokens: TokenChoice[] }): VNode {
     <div class="tokens-view">
       <p class="legend" aria-hidden="true">
         {['below 5 %', '5–20 %', '20–50 %', '50–80 %', 'above 80 %'].map((text, at) => (
-          <span key={text}><i class={`swatch level-${at}`} />{text}</span>
+          <span key={text}>
+            <i class={`swatch level-${at}`} />
+            {text}
+          </span>
         ))}
       </p>
       <div
-        ref={place} class="tokens" role="group" aria-label="Tokens with their probabilities; arrow keys move"
-        onKeyDown={move} onMouseLeave={() => !stay && setShown(undefined)}
+        ref={place}
+        class="tokens"
+        role="group"
+        aria-label="Tokens with their probabilities; arrow keys move"
+        onKeyDown={move}
+        onMouseLeave={() => !stay && setShown(undefined)}
       >
         {tokens.map((token, at) => (
           <span
-            key={at} class={`token level-${level(token.logprob)}`} role="button" tabIndex={at === stop ? 0 : -1}
+            key={at}
+            class={`token level-${level(token.logprob)}`}
+            role="button"
+            tabIndex={at === stop ? 0 : -1}
             aria-label={`${visible(token.text)}, ${percent(probability(token.logprob))}`}
             aria-describedby={at === shown ? 'token-card' : undefined}
             onMouseEnter={() => !stay && setShown(at)}
-            onFocus={() => { setStop(at); setShown(at); setStay(true); }}
-            onBlur={() => { setShown(undefined); setStay(false); }}
+            onFocus={() => {
+              setStop(at);
+              setShown(at);
+              setStay(true);
+            }}
+            onBlur={() => {
+              setShown(undefined);
+              setStay(false);
+            }}
           >
             {plain(token.text).replace(/\n/g, '↵\n')}
           </span>
         ))}
-        {shown !== undefined && tokens[shown] && <Card token={tokens[shown]} at={shown} within={place.current} />}
+        {shown !== undefined && tokens[shown] && (
+          <Card token={tokens[shown]} at={shown} within={place.current} />
+        )}
       </div>
     </div>
   );
@@ -99,7 +125,10 @@ function Card({ token, at, within }: { token: TokenChoice; at: number; within: H
   const rows = listed ? token.top : [[token.text, token.logprob] as [string, number], ...token.top];
   return (
     <div ref={card} class="token-card" id="token-card" role="tooltip">
-      <p><code>{visible(token.text)}</code> {percent(probability(token.logprob))}, log-probability {token.logprob.toFixed(2).replace('-', '−')}</p>
+      <p>
+        <code>{visible(token.text)}</code> {percent(probability(token.logprob))}, log-probability{' '}
+        {token.logprob.toFixed(2).replace('-', '−')}
+      </p>
       <ol>
         {rows.map(([text, logprob]) => (
           <li key={text} class={text === token.text ? 'taken' : ''}>
@@ -118,5 +147,9 @@ function Bar({ share }: { share: number }): VNode {
   useEffect(() => {
     if (bar.current) bar.current.style.width = `${Math.max(1, 100 * share)}%`;
   }, [share]);
-  return <span class="bar"><i ref={bar} /></span>;
+  return (
+    <span class="bar">
+      <i ref={bar} />
+    </span>
+  );
 }

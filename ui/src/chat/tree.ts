@@ -53,7 +53,9 @@ export interface Conversation {
 
 export function newId(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(9));
-  return btoa(String.fromCharCode(...bytes)).replace(/\+/g, '-').replace(/\//g, '_');
+  return btoa(String.fromCharCode(...bytes))
+    .replace(/\+/g, '-')
+    .replace(/\//g, '_');
 }
 
 export function emptyConversation(model: string, settings: Settings, now = Date.now()): Conversation {
@@ -119,7 +121,11 @@ export function addMessage(conversation: Conversation, message: Message): Conver
   };
 }
 
-export function changeMessage(conversation: Conversation, id: string, change: Partial<Message>): Conversation {
+export function changeMessage(
+  conversation: Conversation,
+  id: string,
+  change: Partial<Message>,
+): Conversation {
   const before = conversation.messages[id];
   if (!before) return conversation;
   return { ...conversation, messages: { ...conversation.messages, [id]: { ...before, ...change } } };

@@ -20,7 +20,10 @@ export function CodeBlock({ text, language }: { text: string; language: string }
     loading.then((value) => setHighlighter(() => value)).catch(() => (loading = undefined));
   }, [wanted]);
   // Not again with every token that comes after the block.
-  const tree = useMemo(() => (wanted ? highlighter?.(language, text) : undefined), [highlighter, wanted, language, text]);
+  const tree = useMemo(
+    () => (wanted ? highlighter?.(language, text) : undefined),
+    [highlighter, wanted, language, text],
+  );
   const label = language || 'text';
   return (
     <figure class="code">

@@ -21,7 +21,13 @@ export function Formula({ text, display }: { text: string; display: boolean }): 
         if (!wanted || !place.current) return;
         const options = { displayMode: display, maxSize: MAX_SIZE_EM, maxExpand: MAX_EXPANSIONS };
         const drawn = document.createElement('span');
-        katex.render(text, drawn, { ...options, throwOnError: true, trust: false, strict: 'ignore', errorColor: 'currentColor' });
+        katex.render(text, drawn, {
+          ...options,
+          throwOnError: true,
+          trust: false,
+          strict: 'ignore',
+          errorColor: 'currentColor',
+        });
         place.current.replaceChildren(...drawn.childNodes);
       })
       .catch(() => {
@@ -33,5 +39,7 @@ export function Formula({ text, display }: { text: string; display: boolean }): 
     };
   }, [text, display]);
   const keyboard = display ? { tabIndex: 0, role: 'group' as const, 'aria-label': 'Formula' } : {};
-  return <span ref={place} class={display ? 'formula display' : 'formula'} {...keyboard} data-source={text} />;
+  return (
+    <span ref={place} class={display ? 'formula display' : 'formula'} {...keyboard} data-source={text} />
+  );
 }

@@ -14,9 +14,27 @@ const parser = new MarkdownIt({ html: false, linkify: true, breaks: false }).use
 
 /** Elements that a token's tag may become; h1 and h2 are the page's own. */
 const ELEMENTS: Record<string, string> = {
-  p: 'p', blockquote: 'blockquote', ul: 'ul', ol: 'ol', li: 'li', hr: 'hr', em: 'em', strong: 'strong', s: 's',
-  table: 'table', thead: 'thead', tbody: 'tbody', tr: 'tr', th: 'th', td: 'td',
-  h1: 'h3', h2: 'h4', h3: 'h5', h4: 'h6', h5: 'h6', h6: 'h6',
+  p: 'p',
+  blockquote: 'blockquote',
+  ul: 'ul',
+  ol: 'ol',
+  li: 'li',
+  hr: 'hr',
+  em: 'em',
+  strong: 'strong',
+  s: 's',
+  table: 'table',
+  thead: 'thead',
+  tbody: 'tbody',
+  tr: 'tr',
+  th: 'th',
+  td: 'td',
+  h1: 'h3',
+  h2: 'h4',
+  h3: 'h5',
+  h4: 'h6',
+  h5: 'h6',
+  h6: 'h6',
 };
 
 export function Markdown({ text }: { text: string }): VNode {
@@ -67,7 +85,11 @@ function element(token: Token, children: ComponentChildren[]): ComponentChildren
   const name = ELEMENTS[token.tag];
   if (!name) return children;
   if (name === 'table') {
-    return <div class="wide" tabIndex={0} role="group" aria-label="Table">{h('table', null, children)}</div>;
+    return (
+      <div class="wide" tabIndex={0} role="group" aria-label="Table">
+        {h('table', null, children)}
+      </div>
+    );
   }
   const attributes: Record<string, unknown> = {};
   if (name === 'ol' && token.attrGet('start')) attributes['start'] = Number(token.attrGet('start'));
@@ -79,7 +101,11 @@ function element(token: Token, children: ComponentChildren[]): ComponentChildren
 function link(address: string, children: ComponentChildren): ComponentChildren {
   const href = safeAddress(address);
   if (!href) return children;
-  return <a href={href} title={href} target="_blank" rel="noopener noreferrer nofollow">{children}</a>;
+  return (
+    <a href={href} title={href} target="_blank" rel="noopener noreferrer nofollow">
+      {children}
+    </a>
+  );
 }
 
 function leaf(token: Token): ComponentChildren {

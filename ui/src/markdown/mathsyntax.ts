@@ -26,7 +26,13 @@ export function formulaAt(source: string, start: number): Formula | null {
   return inDollars(source, start);
 }
 
-function between(source: string, start: number, skip: number, closer: string, display: boolean): Formula | null {
+function between(
+  source: string,
+  start: number,
+  skip: number,
+  closer: string,
+  display: boolean,
+): Formula | null {
   const end = source.indexOf(closer, start + skip);
   if (end < 0) return null;
   const text = source.slice(start + skip, end).trim();

@@ -30,7 +30,10 @@ export function entriesOf(value: unknown): [name: string, text: string][] {
   return Object.entries(value).flatMap(([key, inner]): [string, string][] => {
     if (inner === null || inner === undefined) return [];
     if (typeof inner === 'object' && !Array.isArray(inner)) {
-      return Object.entries(inner).map(([deep, last]) => [`${nameOf(key)}: ${nameOf(deep)}`, valueOf(deep, last)]);
+      return Object.entries(inner).map(([deep, last]) => [
+        `${nameOf(key)}: ${nameOf(deep)}`,
+        valueOf(deep, last),
+      ]);
     }
     return [[nameOf(key), valueOf(key, inner)]];
   });

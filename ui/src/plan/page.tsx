@@ -47,10 +47,16 @@ export function PlanPage(): VNode {
     const controller = new AbortController();
     const timer = setTimeout(() => {
       fetchPlan(query, controller.signal)
-        .then((value) => { setPlan(value); setProblem(undefined); })
+        .then((value) => {
+          setPlan(value);
+          setProblem(undefined);
+        })
         .catch((error: unknown) => !controller.signal.aborted && setProblem(explain(error, 'plan')));
     }, ASK_DELAY_MS);
-    return () => { clearTimeout(timer); controller.abort(); };
+    return () => {
+      clearTimeout(timer);
+      controller.abort();
+    };
   }, [query, again]);
 
   const change = (key: keyof PlanQuery, value: string): void => {
@@ -65,11 +71,20 @@ export function PlanPage(): VNode {
           {FIELDS.map(({ key, label, hint }) => (
             <label key={key} class="stack">
               <span>{label}</span>
-              <input value={query[key] ?? ''} placeholder={hint} autoComplete="off" spellcheck={false} onInput={(event) => change(key, event.currentTarget.value)} />
+              <input
+                value={query[key] ?? ''}
+                placeholder={hint}
+                autoComplete="off"
+                spellcheck={false}
+                onInput={(event) => change(key, event.currentTarget.value)}
+              />
             </label>
           ))}
         </form>
-        <p class="hint">Give a budget (compute, or tokens, or parameters); the scaling law fills in the rest. A GPU adds time and memory.</p>
+        <p class="hint">
+          Give a budget (compute, or tokens, or parameters); the scaling law fills in the rest. A GPU adds
+          time and memory.
+        </p>
         {problem && <Problem problem={problem} onRetry={() => setAgain(again + 1)} />}
         {plan && !problem && <Answer plan={plan} frontier={frontier} />}
       </main>
@@ -95,7 +110,11 @@ function Answer({ plan, frontier }: { plan: Plan; frontier: Plan[] }): VNode {
       <dl class="figures">
         <Figure name="Parameters" value={plan.params} range={plan.interval?.params} />
         <Figure name="Tokens" value={plan.tokens} range={plan.interval?.tokens} />
-        <Figure name="Tokens a parameter" value={plan.tokens_per_param} range={plan.interval?.tokens_per_param} />
+        <Figure
+          name="Tokens a parameter"
+          value={plan.tokens_per_param}
+          range={plan.interval?.tokens_per_param}
+        />
         <Figure name="Loss, nats a token" value={plan.loss} range={plan.interval?.loss} />
         <Figure name="Compute, FLOPs" value={plan.flops} format={exponent} />
         <Figure name="GPU hours" value={plan.gpu_hours} />
@@ -107,7 +126,12 @@ function Answer({ plan, frontier }: { plan: Plan; frontier: Plan[] }): VNode {
           <FrontierFigure frontier={frontier} plan={plan} />
           <p class="hint">
             <span class="key-line" /> {plan.law ? `Law: ${plan.law}.` : 'The law’s line.'}
-            {frontier.some((one) => one.interval?.params) && <> <span class="key-band" /> 80 % of refits lie in the band.</>}
+            {frontier.some((one) => one.interval?.params) && (
+              <>
+                {' '}
+                <span class="key-band" /> 80 % of refits lie in the band.
+              </>
+            )}
           </p>
         </section>
       )}
@@ -120,14 +144,28 @@ function Answer({ plan, frontier }: { plan: Plan; frontier: Plan[] }): VNode {
   );
 }
 
-function Figure({ name, value, range, format = short }: { name: string; value: unknown; range?: unknown; format?: (value: number) => string }): VNode | null {
+function Figure({
+  name,
+  value,
+  range,
+  format = short,
+}: {
+  name: string;
+  value: unknown;
+  range?: unknown;
+  format?: (value: number) => string;
+}): VNode | null {
   if (!isNumber(value)) return null;
   const [low, high] = Array.isArray(range) ? range : [];
   return (
     <div>
       <dt>{name}</dt>
       <dd>{format(value)}</dd>
-      {isNumber(low) && isNumber(high) && <dd class="range">80 %: {format(low)} to {format(high)}</dd>}
+      {isNumber(low) && isNumber(high) && (
+        <dd class="range">
+          80 %: {format(low)} to {format(high)}
+        </dd>
+      )}
     </div>
   );
 }
@@ -138,9 +176,16 @@ function Facts({ title, value }: { title: string; value: unknown }): VNode | nul
   return (
     <section class="card">
       <h2>{title}</h2>
-      <table class="facts"><tbody>
-        {entries.map(([name, text]) => <tr key={name}><th scope="row">{name}</th><td>{text}</td></tr>)}
-      </tbody></table>
+      <table class="facts">
+        <tbody>
+          {entries.map(([name, text]) => (
+            <tr key={name}>
+              <th scope="row">{name}</th>
+              <td>{text}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
     </section>
   );
 }
@@ -149,15 +194,32 @@ function Facts({ title, value }: { title: string; value: unknown }): VNode | nul
 function Laws({ laws }: { laws: unknown }): VNode | null {
   if (!Array.isArray(laws) || laws.length === 0) return null;
   const rows = laws.filter((law): law is Record<string, unknown> => typeof law === 'object' && law !== null);
-  const plain = (value: unknown): boolean => value !== null && (typeof value !== 'object' || Array.isArray(value));
+  const plain = (value: unknown): boolean =>
+    value !== null && (typeof value !== 'object' || Array.isArray(value));
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row).filter((key) => plain(row[key]))))];
   return (
     <section class="card">
       <h2>What other laws say</h2>
       <div class="wide" tabIndex={0} role="group" aria-label="Table of laws">
         <table>
-          <thead><tr>{columns.map((key) => <th key={key} scope="col">{nameOf(key)}</th>)}</tr></thead>
-          <tbody>{rows.map((row, at) => <tr key={at}>{columns.map((key) => <td key={key}>{valueOf(key, row[key])}</td>)}</tr>)}</tbody>
+          <thead>
+            <tr>
+              {columns.map((key) => (
+                <th key={key} scope="col">
+                  {nameOf(key)}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {rows.map((row, at) => (
+              <tr key={at}>
+                {columns.map((key) => (
+                  <td key={key}>{valueOf(key, row[key])}</td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
         </table>
       </div>
     </section>

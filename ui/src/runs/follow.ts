@@ -28,7 +28,9 @@ export function useRuns(wanted: (run: Run, at: number) => boolean, attempt: numb
         // A page that nobody sees asks for nothing.
         if (!document.hidden) {
           const runs = await fetchRuns(controller.signal);
-          await Promise.all(runs.filter(filter.current).map((run) => update(known.current, run, controller.signal)));
+          await Promise.all(
+            runs.filter(filter.current).map((run) => update(known.current, run, controller.signal)),
+          );
           setState({ runs, lines: { ...known.current }, problem: undefined, loaded: true });
         }
       } catch (error) {

@@ -45,7 +45,12 @@ export function RunsPage(): VNode {
         )}
         {runs.length > 0 && (
           <>
-            <RunTable runs={runs} lines={lines} shown={shown} onToggle={(name, on) => setChoice({ ...choice, [name]: on })} />
+            <RunTable
+              runs={runs}
+              lines={lines}
+              shown={shown}
+              onToggle={(name, on) => setChoice({ ...choice, [name]: on })}
+            />
             <Controls view={view} onChange={setView} />
             <Charts runs={runs} lines={lines} shown={shown} view={view} />
           </>
@@ -83,7 +88,12 @@ function Charts({ runs, lines, shown, view }: Shown & { view: View }): VNode {
   const common = { axis: view.axis, xKind: view.xKind };
   return (
     <div class="cards charts">
-      <RunChart title="Loss and validation (dots), nats a token" lines={draw.loss} yKind={view.yKind} {...common} />
+      <RunChart
+        title="Loss and validation (dots), nats a token"
+        lines={draw.loss}
+        yKind={view.yKind}
+        {...common}
+      />
       <RunChart title="Learning rate" lines={draw.lr} yKind="linear" {...common} />
       <RunChart title="Tokens a second" lines={draw.speed} yKind="linear" {...common} />
       <RunChart title="Gradient norm" lines={draw.grad} yKind={view.yKind} {...common} />
@@ -91,7 +101,12 @@ function Charts({ runs, lines, shown, view }: Shown & { view: View }): VNode {
   );
 }
 
-function RunTable({ runs, lines, shown, onToggle }: Shown & { onToggle: (name: string, on: boolean) => void }): VNode {
+function RunTable({
+  runs,
+  lines,
+  shown,
+  onToggle,
+}: Shown & { onToggle: (name: string, on: boolean) => void }): VNode {
   const last = (name: string, quantity: Quantity): string => {
     const value = lines[name]?.findLast((line) => line[quantity] !== undefined)?.[quantity];
     return value === undefined ? '' : short(value ?? NaN, 4);
@@ -99,14 +114,29 @@ function RunTable({ runs, lines, shown, onToggle }: Shown & { onToggle: (name: s
   return (
     <div class="wide" tabIndex={0} role="group" aria-label="Runs">
       <table class="runs">
-        <thead><tr><th scope="col">Run</th><th scope="col">State</th><th scope="col">Steps</th><th scope="col">Loss</th><th scope="col">Validation</th><th scope="col">Tokens/s</th></tr></thead>
+        <thead>
+          <tr>
+            <th scope="col">Run</th>
+            <th scope="col">State</th>
+            <th scope="col">Steps</th>
+            <th scope="col">Loss</th>
+            <th scope="col">Validation</th>
+            <th scope="col">Tokens/s</th>
+          </tr>
+        </thead>
         <tbody>
           {runs.map((run, at) => (
             <tr key={run.name}>
               <th scope="row">
                 <label class="check">
-                  <input type="checkbox" checked={shown(run, at)} onChange={(event) => onToggle(run.name, event.currentTarget.checked)} />
-                  <i class={`dot color-${at % COLORS}`} /><span class="letter">{letterOf(at)}</span><span title={run.path}>{run.name}</span>
+                  <input
+                    type="checkbox"
+                    checked={shown(run, at)}
+                    onChange={(event) => onToggle(run.name, event.currentTarget.checked)}
+                  />
+                  <i class={`dot color-${at % COLORS}`} />
+                  <span class="letter">{letterOf(at)}</span>
+                  <span title={run.path}>{run.name}</span>
                 </label>
               </th>
               <td>{run.state ?? ''}</td>
@@ -125,16 +155,42 @@ function RunTable({ runs, lines, shown, onToggle }: Shown & { onToggle: (name: s
 function Controls({ view, onChange }: { view: View; onChange: (view: View) => void }): VNode {
   return (
     <div class="controls" role="group" aria-label="How the curves are drawn">
-      <label class="inline"><span>Against</span>
-        <select value={view.axis} onChange={(event) => onChange({ ...view, axis: event.currentTarget.value as Axis })}>
+      <label class="inline">
+        <span>Against</span>
+        <select
+          value={view.axis}
+          onChange={(event) => onChange({ ...view, axis: event.currentTarget.value as Axis })}
+        >
           <option value="step">steps</option>
           <option value="tokens">tokens</option>
         </select>
       </label>
-      <label class="check"><input type="checkbox" checked={view.xKind === 'log'} onChange={(event) => onChange({ ...view, xKind: event.currentTarget.checked ? 'log' : 'linear' })} /><span>Log across</span></label>
-      <label class="check"><input type="checkbox" checked={view.yKind === 'log'} onChange={(event) => onChange({ ...view, yKind: event.currentTarget.checked ? 'log' : 'linear' })} /><span>Log loss</span></label>
-      <label class="inline"><span>Smoothing {view.smoothing.toFixed(2)}</span>
-        <input type="range" min="0" max="0.99" step="0.01" value={view.smoothing} onInput={(event) => onChange({ ...view, smoothing: Number(event.currentTarget.value) })} />
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={view.xKind === 'log'}
+          onChange={(event) => onChange({ ...view, xKind: event.currentTarget.checked ? 'log' : 'linear' })}
+        />
+        <span>Log across</span>
+      </label>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={view.yKind === 'log'}
+          onChange={(event) => onChange({ ...view, yKind: event.currentTarget.checked ? 'log' : 'linear' })}
+        />
+        <span>Log loss</span>
+      </label>
+      <label class="inline">
+        <span>Smoothing {view.smoothing.toFixed(2)}</span>
+        <input
+          type="range"
+          min="0"
+          max="0.99"
+          step="0.01"
+          value={view.smoothing}
+          onInput={(event) => onChange({ ...view, smoothing: Number(event.currentTarget.value) })}
+        />
       </label>
     </div>
   );

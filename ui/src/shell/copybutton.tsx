@@ -19,7 +19,13 @@ export function CopyButton({ text, label }: { text: string; label: string }): VN
     else say('The browser did not allow copying; select the text and copy it by hand.');
   };
   return (
-    <button type="button" class="quiet" onClick={() => void copy()} aria-label={copied ? 'Copied' : label} title={label}>
+    <button
+      type="button"
+      class="quiet"
+      onClick={() => void copy()}
+      aria-label={copied ? 'Copied' : label}
+      title={label}
+    >
       <Icon name={copied ? 'check' : 'copy'} />
     </button>
   );

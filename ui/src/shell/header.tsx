@@ -12,9 +12,14 @@ export function Header({ title, children }: { title: string; children?: Componen
   return (
     <header class="head">
       <button
-        type="button" class="quiet drawer-button" aria-label="Open the menu" aria-expanded={drawerOpen.value}
+        type="button"
+        class="quiet drawer-button"
+        aria-label="Open the menu"
+        aria-expanded={drawerOpen.value}
         onClick={() => (drawerOpen.value = true)}
-      ><Icon name="menu" /></button>
+      >
+        <Icon name="menu" />
+      </button>
       <h1 title={title}>{title}</h1>
       <div class="head-tools">{children}</div>
     </header>

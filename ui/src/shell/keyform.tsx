@@ -18,7 +18,9 @@ export function KeyForm({ onSaved }: { onSaved: () => void }): VNode {
         <span>Key of this server</span>
         <input name="key" type="password" autoComplete="off" defaultValue={apiKey()} />
       </label>
-      <button type="submit" class="button">Use it until this tab closes</button>
+      <button type="submit" class="button">
+        Use it until this tab closes
+      </button>
     </form>
   );
 }

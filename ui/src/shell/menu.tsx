@@ -41,14 +41,33 @@ export function Menu({ label, items }: { label: string; items: MenuItem[] }): VN
   };
   return (
     <div class="menu" ref={box} onKeyDown={onKeyDown}>
-      <button ref={button} type="button" class="quiet" aria-label={label} title={label} aria-haspopup="menu" aria-expanded={open} onClick={() => setOpen(!open)}>
+      <button
+        ref={button}
+        type="button"
+        class="quiet"
+        aria-label={label}
+        title={label}
+        aria-haspopup="menu"
+        aria-expanded={open}
+        onClick={() => setOpen(!open)}
+      >
         <Icon name="more" />
       </button>
       {open && (
         <ul role="menu" aria-label={label}>
           {items.map((item) => (
             <li key={item.label} role="none">
-              <button type="button" role="menuitem" onClick={() => { setOpen(false); button.current?.focus(); item.act(); }}>{item.label}</button>
+              <button
+                type="button"
+                role="menuitem"
+                onClick={() => {
+                  setOpen(false);
+                  button.current?.focus();
+                  item.act();
+                }}
+              >
+                {item.label}
+              </button>
             </li>
           ))}
         </ul>

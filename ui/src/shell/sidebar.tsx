@@ -31,7 +31,9 @@ export function newChat(): void {
 /** Title or any message contains all words. */
 export function matches(conversation: Conversation, query: string): boolean {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = [conversation.title, ...Object.values(conversation.messages).map((one) => one.text)].join('\n').toLowerCase();
+  const text = [conversation.title, ...Object.values(conversation.messages).map((one) => one.text)]
+    .join('\n')
+    .toLowerCase();
   return words.every((word) => text.includes(word));
 }
 
@@ -52,29 +54,54 @@ export function Sidebar({ modal }: { modal: boolean }): VNode {
     addEventListener('keydown', onKey, true);
     return () => removeEventListener('keydown', onKey, true);
   }, [modal]);
-  const found = search.value ? conversations.value.filter((one) => matches(one, search.value)) : conversations.value;
+  const found = search.value
+    ? conversations.value.filter((one) => matches(one, search.value))
+    : conversations.value;
   return (
     <>
       {modal && <div class="shade" onClick={close} />}
       <aside ref={side} class="side" aria-label="Navigation">
         <div class="brand">
           <span>puna</span>
-          {modal && <button type="button" class="quiet" aria-label="Close the menu" onClick={close}><Icon name="close" /></button>}
+          {modal && (
+            <button type="button" class="quiet" aria-label="Close the menu" onClick={close}>
+              <Icon name="close" />
+            </button>
+          )}
         </div>
         <nav aria-label="Pages">
           {PAGES.map(({ page, label, icon }) => (
-            <a key={page} href={`#/${page}`} aria-current={route.value.page === page ? 'page' : undefined} onClick={() => (drawerOpen.value = false)}>
-              <Icon name={icon} />{label}
+            <a
+              key={page}
+              href={`#/${page}`}
+              aria-current={route.value.page === page ? 'page' : undefined}
+              onClick={() => (drawerOpen.value = false)}
+            >
+              <Icon name={icon} />
+              {label}
             </a>
           ))}
         </nav>
         <div class="chats-head">
-          <button type="button" class="button wide" title="New chat (Ctrl+K)" onClick={newChat}><Icon name="plus" />New chat</button>
-          <input type="search" aria-label="Search chats" placeholder="Search chats" value={search.value} onInput={(event) => (search.value = event.currentTarget.value)} />
+          <button type="button" class="button wide" title="New chat (Ctrl+K)" onClick={newChat}>
+            <Icon name="plus" />
+            New chat
+          </button>
+          <input
+            type="search"
+            aria-label="Search chats"
+            placeholder="Search chats"
+            value={search.value}
+            onInput={(event) => (search.value = event.currentTarget.value)}
+          />
         </div>
         <ul class="chats" aria-label="Chats">
-          {found.map((one) => <ChatItem key={one.id} conversation={one} />)}
-          {found.length === 0 && <li class="none">{search.value ? 'No chat has these words.' : 'No chats yet.'}</li>}
+          {found.map((one) => (
+            <ChatItem key={one.id} conversation={one} />
+          ))}
+          {found.length === 0 && (
+            <li class="none">{search.value ? 'No chat has these words.' : 'No chats yet.'}</li>
+          )}
         </ul>
         <KeyField />
         <ThemeChoice />
@@ -97,14 +124,40 @@ function ChatItem({ conversation }: { conversation: Conversation }): VNode {
     if (currentId.value === id) currentId.value = '';
     say(`“${title}” was deleted.`, { label: 'Undo', act: back });
   };
-  if (renaming) return <li><Rename conversation={conversation} onDone={() => setRenaming(false)} /></li>;
+  if (renaming)
+    return (
+      <li>
+        <Rename conversation={conversation} onDone={() => setRenaming(false)} />
+      </li>
+    );
   return (
     <li class={currentId.value === id && route.value.page === 'chat' ? 'on' : ''}>
-      <button type="button" class="title" aria-current={currentId.value === id ? 'true' : undefined} onClick={open} title={title}>
-        {title}{running.value[id] && <span class="pulse"><span class="offscreen">, answering</span></span>}
+      <button
+        type="button"
+        class="title"
+        aria-current={currentId.value === id ? 'true' : undefined}
+        onClick={open}
+        title={title}
+      >
+        {title}
+        {running.value[id] && (
+          <span class="pulse">
+            <span class="offscreen">, answering</span>
+          </span>
+        )}
       </button>
-      <button type="button" class="quiet" aria-label={`Rename “${title}”`} title="Rename" onClick={() => setRenaming(true)}><Icon name="pencil" /></button>
-      <button type="button" class="quiet" aria-label={`Delete “${title}”`} title="Delete" onClick={erase}><Icon name="trash" /></button>
+      <button
+        type="button"
+        class="quiet"
+        aria-label={`Rename “${title}”`}
+        title="Rename"
+        onClick={() => setRenaming(true)}
+      >
+        <Icon name="pencil" />
+      </button>
+      <button type="button" class="quiet" aria-label={`Delete “${title}”`} title="Delete" onClick={erase}>
+        <Icon name="trash" />
+      </button>
     </li>
   );
 }
@@ -128,14 +181,28 @@ function Rename({ conversation, onDone }: { conversation: Conversation; onDone: 
       end(false);
     }
   };
-  return <input ref={input} class="rename" aria-label="New title" defaultValue={conversation.title} onKeyDown={onKeyDown} onBlur={() => end(true)} />;
+  return (
+    <input
+      ref={input}
+      class="rename"
+      aria-label="New title"
+      defaultValue={conversation.title}
+      onKeyDown={onKeyDown}
+      onBlur={() => end(true)}
+    />
+  );
 }
 
 function KeyField(): VNode | null {
   const [shown, setShown] = useState(false);
   if (shown) return <KeyForm onSaved={() => setShown(false)} />;
   if (!hasKey.value) return null;
-  return <button type="button" class="line" onClick={() => setShown(true)}><Icon name="key" />Change the key</button>;
+  return (
+    <button type="button" class="line" onClick={() => setShown(true)}>
+      <Icon name="key" />
+      Change the key
+    </button>
+  );
 }
 
 function ThemeChoice(): VNode {
@@ -147,7 +214,15 @@ function ThemeChoice(): VNode {
   return (
     <div class="themes" role="group" aria-label="Theme">
       {choices.map(({ value, label, icon }) => (
-        <button key={value} type="button" class="quiet" aria-label={label} title={label} aria-pressed={theme.value === value} onClick={() => (theme.value = value)}>
+        <button
+          key={value}
+          type="button"
+          class="quiet"
+          aria-label={label}
+          title={label}
+          aria-pressed={theme.value === value}
+          onClick={() => (theme.value = value)}
+        >
           <Icon name={icon} />
         </button>
       ))}
