@@ -32,43 +32,80 @@ export function plan(query) {
   flops ??= 6 * params * tokens;
   tokens ??= flops / (6 * params);
   const spread = 1.25 + 0.04 * Math.abs(Math.log10(flops / 1e21));
-  const answer = {
+  const loss = E + A / params ** ALPHA + B / tokens ** BETA;
+  const gpus = given.gpus ?? 8;
+  const hours = flops / (PEAK_FLOPS * UTILIZATION) / 3600;
+  return {
     law: 'hoffmann-3',
     flops,
     params,
     tokens,
     tokens_per_param: tokens / params,
-    loss: E + A / params ** ALPHA + B / tokens ** BETA,
+    loss,
     interval: {
+      level: 0.8,
       params: [params / spread, params * spread],
       tokens_per_param: [tokens / params / spread ** 2, (tokens / params) * spread ** 2],
-    },
-    shape: {
-      num_layers: 24,
-      hidden_size: 2048,
-      num_heads: 16,
-      num_kv_heads: 4,
-      intermediate_size: 5632,
-      vocab_size: 32000,
+      loss: [loss - 0.02, loss + 0.03],
     },
     laws: [
-      { law: 'hoffmann-3', params, tokens, loss: E + A / params ** ALPHA + B / tokens ** BETA },
-      { law: 'epoch-2024', params: params * 0.79, tokens: tokens / 0.79, loss: 2.31 },
+      { law: 'hoffmann-3', who: 'Hoffmann et al. 2022', flops, params, tokens, loss },
+      {
+        law: 'besiroglu',
+        who: 'Besiroglu et al. 2024',
+        flops,
+        params: params * 0.79,
+        tokens: tokens / 0.79,
+        loss: 2.31,
+      },
     ],
-  };
-  if (!query.get('gpu')) return answer;
-  const gpus = given.gpus ?? 1;
-  const hours = flops / (PEAK_FLOPS * UTILIZATION) / 3600;
-  return {
-    ...answer,
+    warnings: flops > 1e27 ? ['compute beyond every run that the law was fitted to'] : [],
+    shape: {
+      name: null,
+      params,
+      layers: 24,
+      hidden_size: 2048,
+      heads: 16,
+      kv_heads: 4,
+      head_dim: 128,
+      ffn_size: 5632,
+      vocab_size: 32000,
+      tied_head: false,
+    },
+    memory: memory(params, query.get('gpu') ?? 'H100-SXM5-80GB', gpus, given.seq ?? 4096),
     gpu_hours: hours,
     days: hours / gpus / 24,
-    memory: {
-      weights_bytes: 2 * params,
-      gradients_bytes: 2 * params,
-      optimizer_bytes: 8 * params,
-      activations_bytes: 40 * (given.seq ?? 2048) * 2048 * 24,
-      fits: params < 5e9,
-    },
+    days_with_stops: (hours / gpus / 24) * 1.1,
+    kwh: hours * 0.9,
+    dollars: null,
+    mfu: UTILIZATION,
+  };
+}
+
+function memory(params, gpu, gpus, seq) {
+  const gib = (bytes) => bytes / 2 ** 30 / gpus;
+  const items = [
+    { what: 'weights', gib: gib(2 * params), rule: '2 bytes a parameter' },
+    { what: 'gradients', gib: gib(4 * params), rule: '4 bytes a parameter' },
+    { what: 'optimizer', gib: gib(12 * params), rule: 'float32 weights and two moments' },
+    { what: 'activations', gib: (40 * seq * 2048 * 24) / 2 ** 30, rule: 'attention recomputed' },
+  ];
+  const total = items.reduce((sum, item) => sum + item.gib, 0);
+  return {
+    gpu,
+    gpus,
+    gpu_gib: 79.65,
+    method: 'full',
+    format: 'bf16',
+    seq,
+    missing: null,
+    layout: { tp: 1, cp: 1, pp: 1, dp: gpus, zero: 3, micro_batch: 1, recompute: 'selective', bubble: 0 },
+    items,
+    total_gib: total,
+    fits: total < 79,
+    on_one_device: [
+      { method: 'full', format: 'bf16', total_gib: total * gpus, items, smallest_card: null },
+      { method: 'qlora', format: 'nf4', total_gib: (total * gpus) / 8, items, smallest_card: 'RTX-4090' },
+    ],
   };
 }

@@ -18,8 +18,11 @@ test('a plan is answered as the form changes, and the address keeps it', needsMo
     const description = () => page.locator('.chart').getAttribute('aria-label');
     assert.match(await description(), /At 5\.76e23 FLOPs: [\d.]+ B parameters, 80 % interval/);
     await page.getByLabel('GPU', { exact: true }).fill('h100');
-    await figure('GPU hours').waitFor();
-    await page.getByRole('heading', { name: 'Memory' }).waitFor();
+    await page.locator('.facts dd', { hasText: 'h100' }).waitFor();
+    assert.match(
+      await page.locator('.card', { hasText: 'Memory' }).first().textContent(),
+      /optimizer[\d.]+ GiB/,
+    );
     assert.match(page.url(), /#\/plan\?flops=5\.76e23&gpu=h100$/);
     await page.reload();
     await figure('GPU hours').waitFor();

@@ -263,7 +263,7 @@ test('letters at line ends are pushed apart within the chart', async () => {
 });
 
 test('fields of the planner are named with their units', async () => {
-  const { entriesOf } = await load('plan/facts.ts');
+  const { entriesOf, tablesOf } = await load('plan/facts.ts');
   assert.deepEqual(
     entriesOf({ weights_bytes: 3 * 2 ** 30, fits: true, inner: { heads: 4 }, gone: null, total_flops: 1e21 }),
     [
@@ -273,6 +273,22 @@ test('fields of the planner are named with their units', async () => {
       ['total', '1e21'],
     ],
   );
+  const list = [
+    { what: 'weights', gib: 1.25, deep: {} },
+    { what: 'cache', rule: '2 bytes' },
+  ];
+  assert.deepEqual(tablesOf({ total_gib: 2, items: list, empty: [] }), [
+    [
+      'on each GPU',
+      {
+        columns: ['what', 'GiB', 'rule'],
+        rows: [
+          ['weights', '1.3 GiB', ''],
+          ['cache', '', '2 bytes'],
+        ],
+      },
+    ],
+  ]);
 });
 
 test('a screen reader hears whole sentences', async () => {

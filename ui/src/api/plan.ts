@@ -16,8 +16,14 @@ export interface Plan {
   memory?: unknown;
   gpu_hours?: number;
   days?: number;
+  days_with_stops?: number;
+  kwh?: number;
+  dollars?: number;
   laws?: unknown[];
   shape?: unknown;
+  serving?: unknown;
+  repeated?: unknown;
+  warnings?: unknown;
   [other: string]: unknown;
 }
 

@@ -8,7 +8,7 @@ import { exponent, short } from '../chart/scale';
 import { Problem } from '../chat/problem';
 import { Header } from '../shell/header';
 import { route, setQuery } from '../shell/route';
-import { entriesOf, nameOf, valueOf } from './facts';
+import { entriesOf, tableOf, tablesOf, type Table } from './facts';
 import { FrontierFigure } from './figure';
 import '../style/sheet.css';
 
@@ -107,6 +107,7 @@ function useFrontier(flops: number | undefined): Plan[] {
 function Answer({ plan, frontier }: { plan: Plan; frontier: Plan[] }): VNode {
   return (
     <div class="answer" aria-live="polite">
+      <Warnings warnings={plan.warnings} />
       <dl class="figures">
         <Figure name="Parameters" value={plan.params} range={plan.interval?.params} />
         <Figure name="Tokens" value={plan.tokens} range={plan.interval?.tokens} />
@@ -119,6 +120,9 @@ function Answer({ plan, frontier }: { plan: Plan; frontier: Plan[] }): VNode {
         <Figure name="Compute, FLOPs" value={plan.flops} format={exponent} />
         <Figure name="GPU hours" value={plan.gpu_hours} />
         <Figure name="Days" value={plan.days} />
+        <Figure name="Days with stops" value={plan.days_with_stops} />
+        <Figure name="Energy, kWh" value={plan.kwh} />
+        <Figure name="Cost, dollars" value={plan.dollars} />
       </dl>
       {frontier.length > 1 && (
         <section class="card">
@@ -135,9 +139,11 @@ function Answer({ plan, frontier }: { plan: Plan; frontier: Plan[] }): VNode {
           </p>
         </section>
       )}
+      <Facts title="Memory" value={plan.memory} />
       <div class="cards">
-        <Facts title="Memory" value={plan.memory} />
         <Facts title="Shape" value={plan.shape} />
+        <Facts title="Training and serving together" value={plan.serving} />
+        <Facts title="Repeated data" value={plan.repeated} />
       </div>
       <Laws laws={plan.laws} />
     </div>
@@ -172,56 +178,82 @@ function Figure({
 
 function Facts({ title, value }: { title: string; value: unknown }): VNode | null {
   const entries = entriesOf(value);
-  if (entries.length === 0) return null;
+  const tables = tablesOf(value);
+  if (entries.length + tables.length === 0) return null;
   return (
     <section class="card">
       <h2>{title}</h2>
-      <table class="facts">
-        <tbody>
-          {entries.map(([name, text]) => (
-            <tr key={name}>
-              <th scope="row">{name}</th>
-              <td>{text}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
+      {tables.map(([name, table]) => (
+        <Rows key={name} caption={name} table={table} />
+      ))}
+      <dl class="facts">
+        {entries.map(([name, text]) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd>{text}</dd>
+          </div>
+        ))}
+      </dl>
     </section>
   );
 }
 
-/** Every law's answer in a row, under the columns that any of them has. */
-function Laws({ laws }: { laws: unknown }): VNode | null {
-  if (!Array.isArray(laws) || laws.length === 0) return null;
-  const rows = laws.filter((law): law is Record<string, unknown> => typeof law === 'object' && law !== null);
-  const plain = (value: unknown): boolean =>
-    value !== null && (typeof value !== 'object' || Array.isArray(value));
-  const columns = [...new Set(rows.flatMap((row) => Object.keys(row).filter((key) => plain(row[key]))))];
+function Rows({
+  caption,
+  label = caption,
+  table,
+}: {
+  caption?: string;
+  label?: string | undefined;
+  table: Table;
+}): VNode {
   return (
-    <section class="card">
-      <h2>What other laws say</h2>
-      <div class="wide" tabIndex={0} role="group" aria-label="Table of laws">
-        <table>
-          <thead>
-            <tr>
-              {columns.map((key) => (
-                <th key={key} scope="col">
-                  {nameOf(key)}
-                </th>
+    <div class="wide" tabIndex={0} role="group" aria-label={`Table: ${label}`}>
+      <table>
+        {caption && <caption>{caption}</caption>}
+        <thead>
+          <tr>
+            {table.columns.map((name) => (
+              <th key={name} scope="col">
+                {name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {table.rows.map((row, at) => (
+            <tr key={at}>
+              {row.map((text, column) => (
+                <td key={column}>{text}</td>
               ))}
             </tr>
-          </thead>
-          <tbody>
-            {rows.map((row, at) => (
-              <tr key={at}>
-                {columns.map((key) => (
-                  <td key={key}>{valueOf(key, row[key])}</td>
-                ))}
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+/** Every law's answer in a row. */
+function Laws({ laws }: { laws: unknown }): VNode | null {
+  const table = tableOf(laws);
+  if (!table) return null;
+  return (
+    <section class="card">
+      <h2>What each law says</h2>
+      <Rows label="laws" table={table} />
     </section>
+  );
+}
+
+function Warnings({ warnings }: { warnings: unknown }): VNode | null {
+  const texts = Array.isArray(warnings) ? warnings.filter((one) => typeof one === 'string') : [];
+  if (texts.length === 0) return null;
+  return (
+    <ul class="problem" aria-label="Warnings">
+      {texts.map((text) => (
+        <li key={text}>{text}</li>
+      ))}
+    </ul>
   );
 }
