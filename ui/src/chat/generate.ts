@@ -17,6 +17,8 @@ import {
 
 /** Text is shown at most this often: drawing Markdown for every token would cost more than it shows. */
 const SHOW_EVERY_MS = 60;
+/** Each 500 letters of the answer add a millisecond, as drawing it takes longer. */
+const LETTERS_PER_MS = 500;
 
 /** Adds a question below `parent` and asks for its answer. */
 export function send(conversation: Conversation, parent: string, text: string, alternatives: number): void {
@@ -112,7 +114,7 @@ class Answering {
       this.last = performance.now();
       this.first ||= this.last;
     }
-    this.timer ||= window.setTimeout(() => this.show({}), SHOW_EVERY_MS);
+    this.timer ||= window.setTimeout(() => this.show({}), SHOW_EVERY_MS + this.text.length / LETTERS_PER_MS);
   }
 
   private stats(): Stats {

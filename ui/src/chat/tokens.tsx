@@ -2,7 +2,8 @@
 // the likeliest alternatives. One stop for the Tab key; arrows move between tokens.
 
 import type { VNode } from 'preact';
-import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { memo } from 'preact/compat';
+import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 import type { TokenChoice } from '../api/completions';
 
 /** Upper ends of the first four of five classes of probability. */
@@ -38,47 +39,106 @@ export function visible(text: string): string {
 export function Tokens({ tokens }: { tokens: TokenChoice[] }): VNode {
   const place = useRef<HTMLDivElement>(null);
   const [stop, setStop] = useState(0);
-  const [shown, setShown] = useState<number>();
-  const [stay, setStay] = useState(false);
+  const [shown, setShown] = useState(NONE);
+  // The card of a token with the focus stays while the mouse passes over others.
+  const stay = useRef(false);
+  const groups = useMemo(() => groupsOf(tokens), [tokens]);
+  const onEnter = useCallback((at: number) => {
+    if (!stay.current) setShown(at);
+  }, []);
+  const onFocus = useCallback((at: number) => {
+    setStop(at);
+    setShown(at);
+    stay.current = true;
+  }, []);
+  const onBlur = useCallback(() => {
+    setShown(NONE);
+    stay.current = false;
+  }, []);
 
   const move = (event: KeyboardEvent): void => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const to =
-      event.key === 'Home'
-        ? 0
-        : event.key === 'End'
-          ? tokens.length - 1
-          : step === undefined
-            ? undefined
-            : stop + step;
-    if (event.key === 'Escape' && shown !== undefined) {
+    if (event.key === 'Escape' && shown !== NONE) {
       event.stopPropagation();
-      setShown(undefined);
+      setShown(NONE);
     }
-    if (to === undefined || to < 0 || to >= tokens.length) return;
+    const to = targetOf(event.key, stop, tokens.length);
+    if (to === undefined) return;
     event.preventDefault();
     place.current?.querySelectorAll<HTMLElement>('.token')[to]?.focus();
   };
+  const inside = (at: number, group: Group): number =>
+    at >= group.from && at < group.from + group.tokens.length ? at : NONE;
 
   return (
     <div class="tokens-view">
-      <p class="legend" aria-hidden="true">
-        {['below 5 %', '5–20 %', '20–50 %', '50–80 %', 'above 80 %'].map((text, at) => (
-          <span key={text}>
-            <i class={`swatch level-${at}`} />
-            {text}
-          </span>
-        ))}
-      </p>
+      <Legend />
       <div
         ref={place}
         class="tokens"
         role="group"
         aria-label="Tokens with their probabilities; arrow keys move"
         onKeyDown={move}
-        onMouseLeave={() => !stay && setShown(undefined)}
+        onMouseLeave={() => !stay.current && setShown(NONE)}
       >
-        {tokens.map((token, at) => (
+        {groups.map((group) => (
+          <TokenGroup
+            key={group.from}
+            group={group}
+            stop={inside(stop, group)}
+            shown={inside(shown, group)}
+            onEnter={onEnter}
+            onFocus={onFocus}
+            onBlur={onBlur}
+          />
+        ))}
+        {tokens[shown] && <Card token={tokens[shown]} at={shown} within={place.current} />}
+      </div>
+    </div>
+  );
+}
+
+const NONE = -1;
+
+/** Tokens drawn together: hovering draws one group again, not thousands of tokens. */
+const GROUP = 64;
+
+interface Group {
+  from: number;
+  tokens: TokenChoice[];
+}
+
+function groupsOf(tokens: TokenChoice[]): Group[] {
+  const count = Math.ceil(tokens.length / GROUP);
+  return Array.from({ length: count }, (_, at) => ({
+    from: at * GROUP,
+    tokens: tokens.slice(at * GROUP, (at + 1) * GROUP),
+  }));
+}
+
+/** The token that a key moves to from the one at `at`. */
+function targetOf(key: string, at: number, count: number): number | undefined {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[key];
+  const to = key === 'Home' ? 0 : key === 'End' ? count - 1 : at + (step ?? NaN);
+  return to >= 0 && to < count ? to : undefined;
+}
+
+interface GroupProps {
+  group: Group;
+  /** The token of this group that Tab reaches, and the one whose card is shown; −1 for none. */
+  stop: number;
+  shown: number;
+  onEnter: (at: number) => void;
+  onFocus: (at: number) => void;
+  onBlur: () => void;
+}
+
+const TokenGroup = memo(function TokenGroup(props: GroupProps): VNode {
+  const { group, stop, shown, onEnter, onFocus, onBlur } = props;
+  return (
+    <>
+      {group.tokens.map((token, index) => {
+        const at = group.from + index;
+        return (
           <span
             key={at}
             class={`token level-${level(token.logprob)}`}
@@ -86,25 +146,28 @@ export function Tokens({ tokens }: { tokens: TokenChoice[] }): VNode {
             tabIndex={at === stop ? 0 : -1}
             aria-label={`${visible(token.text)}, ${percent(probability(token.logprob))}`}
             aria-describedby={at === shown ? 'token-card' : undefined}
-            onMouseEnter={() => !stay && setShown(at)}
-            onFocus={() => {
-              setStop(at);
-              setShown(at);
-              setStay(true);
-            }}
-            onBlur={() => {
-              setShown(undefined);
-              setStay(false);
-            }}
+            onMouseEnter={() => onEnter(at)}
+            onFocus={() => onFocus(at)}
+            onBlur={onBlur}
           >
             {plain(token.text).replace(/\n/g, '↵\n')}
           </span>
-        ))}
-        {shown !== undefined && tokens[shown] && (
-          <Card token={tokens[shown]} at={shown} within={place.current} />
-        )}
-      </div>
-    </div>
+        );
+      })}
+    </>
+  );
+});
+
+function Legend(): VNode {
+  return (
+    <p class="legend" aria-hidden="true">
+      {['below 5 %', '5–20 %', '20–50 %', '50–80 %', 'above 80 %'].map((text, at) => (
+        <span key={text}>
+          <i class={`swatch level-${at}`} />
+          {text}
+        </span>
+      ))}
+    </p>
   );
 }
 
