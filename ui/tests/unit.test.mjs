@@ -119,6 +119,7 @@ test('errors say what to do', async () => {
   const { ApiError, errorFrom, explain, retryAfter } = await load('api/client.ts');
   assert.equal(explain(new ApiError(0, 'x')).remedy, 'retry');
   assert.equal(explain(new ApiError(401, 'x')).remedy, 'key');
+  assert.equal(explain(new ApiError(403, 'this host is not served')).detail, 'This host is not served.');
   assert.deepEqual(
     [explain(new ApiError(429, 'x', '', 7)).remedy, explain(new ApiError(429, 'x', '', 7)).wait],
     ['wait', 7],

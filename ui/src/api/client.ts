@@ -124,12 +124,15 @@ export function explain(error: unknown, place: Place = 'chat'): Explanation {
     const advice = 'Check that `puna serve` is still running and reachable, then try again.';
     return { title: 'The server did not answer', detail: advice, remedy: 'retry' };
   }
-  if (error.status === 401 || error.status === 403) {
+  if (error.status === 401) {
     return {
       title: 'The server wants a key',
       detail: `${detail} Enter the key it was started with; it is kept until this tab closes.`,
       remedy: 'key',
     };
+  }
+  if (error.status === 403) {
+    return { title: 'The server does not allow this', detail, remedy: 'retry' };
   }
   if (error.status === 429 || error.status === 503) {
     const wait = error.retryAfter ?? 5;
