@@ -21,6 +21,7 @@ mod model;
 mod options;
 mod prefix;
 mod sampling;
+mod scheduler;
 mod score;
 mod sequence;
 mod session;
@@ -42,6 +43,10 @@ pub use options::{
 };
 pub use prefix::PrefixCache;
 pub use sampling::{Mirostat2, Sampled, Sampler, SamplingParams};
+pub use scheduler::{
+    Constraint, Drained, Job, JobEvent, JobId, JobSink, JobUsage, Refused, Scheduler,
+    SchedulerOptions, SchedulerStats, TokenLogprob,
+};
 pub use score::{ScoreOptions, ScoreSummary, score};
 pub use session::Session;
 pub use speculate::{DraftModel, Drafter, PromptLookup, Speculated};

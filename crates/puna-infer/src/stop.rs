@@ -25,15 +25,18 @@ pub enum FinishReason {
     Length,
     /// The consumer asked to stop.
     Cancelled,
+    /// The job's time was over ([`crate::Job::deadline`]).
+    Deadline,
 }
 
 impl FinishReason {
-    /// `stop`, `length` or `cancelled`: OpenAI's words, and one it has none for.
+    /// `stop`, `length`, `cancelled` or `deadline`: OpenAI's words, and two it has none for.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Eos(_) | Self::StopToken(_) | Self::StopString(_) => "stop",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
+            Self::Deadline => "deadline",
         }
     }
 }
