@@ -83,8 +83,8 @@ pub enum InferError {
         /// Its logit.
         value: f32,
     },
-    /// Bias and penalties left nothing to choose from.
-    #[error("bias and penalties exclude every token of the vocabulary")]
+    /// Bias, penalties and a constraint left nothing to choose from.
+    #[error("bias, penalties and constraints exclude every token of the vocabulary")]
     NoCandidate,
     /// The model gave another number of logits than the vocabulary has rows.
     #[error("the model gave {got} logits; expected {expected}")]

@@ -7,12 +7,15 @@
 //!              LanguageModel    Sampler ─> Detokenizer ─> stop strings ─> word ends
 //! ```
 //!
+//! A [`Scheduler`] serves many callers from one model, a [`Session`] one.
+//!
 //! Everything is generic over [`LanguageModel`] and [`Detokenizer`], which the decoder and the
 //! tokenizers implement. One loop (`generate.rs`) steps any number of sequences; a session is the
 //! case of one whose cache is kept, beam search the case of sequences that fork.
 
 mod batch;
 mod beam;
+mod embed;
 mod error;
 mod generate;
 mod generation_config;
@@ -33,16 +36,17 @@ mod text;
 
 pub use batch::generate_batch;
 pub use beam::{BeamGeneration, BeamHypothesis, BeamOptions, EarlyStopping, beam_search};
+pub use embed::{EmbedOptions, EmbeddingModel, Magnitude, Pooling, embed};
 pub use error::{InferError, Source};
 pub use generation_config::{GenerationConfig, HARMLESS};
 pub use logprob::{log_prob, log_sum_exp};
-pub use model::{LanguageModel, Logits, Segment, SequenceCache};
+pub use model::{LanguageModel, Logits, Segment, SequenceCache, ShareKey};
 pub use options::{
     BatchGeneration, Completion, ContextPolicy, DEFAULT_PREFILL_CHUNK, Event, GenerateOptions,
     Generation, PromptText,
 };
 pub use prefix::PrefixCache;
-pub use sampling::{Mirostat2, Sampled, Sampler, SamplingParams};
+pub use sampling::{Mask, Mirostat2, Sampled, Sampler, SamplingParams};
 pub use scheduler::{
     Constraint, Drained, Job, JobEvent, JobId, JobSink, JobUsage, Refused, Scheduler,
     SchedulerOptions, SchedulerStats, TokenLogprob,

@@ -46,14 +46,42 @@ pub fn log_prob(logits: &[f32], token: u32) -> Result<f32, InferError> {
     Ok((f64::from(*logit) - log_sum_exp(logits)?) as f32)
 }
 
+/// The `count` most probable tokens and their log-probabilities in nats, the best first, the lowest id
+/// among equals. `normalizer` is [`log_sum_exp`] of the logits.
+///
+/// # Shapes
+/// `logits: [V]`.
+pub(crate) fn most_probable(logits: &[f32], normalizer: f64, count: usize) -> Vec<(u32, f32)> {
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
+    for (token, &logit) in logits.iter().enumerate() {
+        if best.len() == count && best.last().is_none_or(|&(_, last)| logit <= last) {
+            continue;
+        }
+        let at = best.partition_point(|&(_, other)| other >= logit);
+        best.insert(at, (token as u32, logit));
+        best.truncate(count);
+    }
+    best.iter_mut().for_each(|(_, logit)| *logit = (f64::from(*logit) - normalizer) as f32);
+    best
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{log_prob, log_sum_exp};
+    use super::{log_prob, log_sum_exp, most_probable};
     use crate::error::InferError;
 
     #[test]
     fn two_equal_logits_have_probability_one_half() {
         assert!((log_prob(&[3.0, 3.0], 1).unwrap() - 0.5f32.ln()).abs() < 1e-7);
+    }
+
+    #[test]
+    fn the_most_probable_come_best_first_and_lowest_id_first_among_equals() {
+        let ids = |count| -> Vec<u32> {
+            most_probable(&[1.0, 3.0, 2.0, 3.0], 0.0, count).iter().map(|&(id, _)| id).collect()
+        };
+        assert_eq!((ids(0), ids(3), ids(9)), (vec![], vec![1, 3, 2], vec![1, 3, 2, 0]));
+        assert_eq!(most_probable(&[2.0, 2.0], 3.0, 1), [(0, -1.0)]);
     }
 
     #[test]

@@ -45,6 +45,20 @@ pub trait LanguageModel: Send + Sync {
         true
     }
 
+    /// Tokens of a block, the unit in which sequences share memory.
+    fn block_tokens(&self) -> usize {
+        puna_model::KvBlock::TOKENS
+    }
+
+    /// Bytes of a block.
+    fn block_bytes(&self) -> usize;
+
+    /// What tells apart the sequences that may share blocks: those of the same key that begin alike.
+    /// `None` where a sequence that begins with `cache` and will have `total_len` tokens shares none.
+    fn share_key(&self, _cache: &Self::Cache, _total_len: usize) -> Option<ShareKey> {
+        None
+    }
+
     /// Runs the new tokens of independent sequences.
     ///
     /// # Shapes
@@ -57,10 +71,30 @@ pub trait LanguageModel: Send + Sync {
         segments: &mut [Segment<'_, Self::Cache>],
         logits: Logits,
     ) -> Result<Vec<f32>, Source>;
+
+    /// As [`Self::forward`], with rows of its own for each segment.
+    ///
+    /// # Shapes
+    /// `wanted`: one per segment; returns `[rows, V]`, those of segment 0 first.
+    ///
+    /// # Errors
+    /// The model's own error.
+    fn forward_each(
+        &self,
+        segments: &mut [Segment<'_, Self::Cache>],
+        wanted: &[Logits],
+    ) -> Result<Vec<f32>, Source>;
 }
+
+/// See [`LanguageModel::share_key`].
+pub type ShareKey = [usize; 2];
 
 /// The state of one sequence. Cloning it forks the sequence.
 pub trait SequenceCache: Clone + Send {
+    /// Consecutive tokens' part of the state, as many as the model's blocks have. Cloning it shares
+    /// memory.
+    type Block: Clone + Send;
+
     /// Tokens held.
     fn len(&self) -> usize;
 
@@ -80,6 +114,26 @@ pub trait SequenceCache: Clone + Send {
 
     /// Bytes held; what is shared with other caches counts in each.
     fn bytes(&self) -> usize;
+
+    /// Tokens' worth of memory that the state takes beyond that of its tokens.
+    fn extra_tokens(&self) -> usize {
+        0
+    }
+
+    /// Block `index`; `None` where it is not whole or cannot be shared.
+    fn block(&self, index: usize) -> Option<Self::Block>;
+
+    /// Appends a block to a state that holds whole blocks, and the tokens it was computed from.
+    ///
+    /// # Errors
+    /// If the block does not fit.
+    fn push_block(&mut self, block: &Self::Block, tokens: &[u32]) -> Result<(), Source>;
+
+    /// Puts an equal block in the place of block `index`, whose memory is thereby free.
+    ///
+    /// # Errors
+    /// If the block does not fit.
+    fn share_block(&mut self, index: usize, block: &Self::Block) -> Result<(), Source>;
 
     /// The state after the first `len` tokens, leaving this one as it is; `None` where there are
     /// fewer, or a sliding window has dropped what it would need.
@@ -121,24 +175,63 @@ impl LanguageModel for puna_model::Decoder {
         self.can_continue(cache, total_len)
     }
 
+    fn block_bytes(&self) -> usize {
+        self.block_bytes()
+    }
+
+    fn share_key(&self, cache: &Self::Cache, total_len: usize) -> Option<ShareKey> {
+        self.share_key(cache, total_len)
+    }
+
     fn forward(
         &self,
         segments: &mut [Segment<'_, Self::Cache>],
         logits: Logits,
     ) -> Result<Vec<f32>, Source> {
-        let mut segments: Vec<_> = segments
-            .iter_mut()
-            .map(|s| puna_model::Segment {
-                tokens: s.tokens,
-                cache: &mut *s.cache,
-                total_len: s.total_len,
-            })
-            .collect();
-        Ok(self.forward(&mut segments, logits)?)
+        Ok(self.forward(&mut decoder_segments(segments), logits)?)
+    }
+
+    fn forward_each(
+        &self,
+        segments: &mut [Segment<'_, Self::Cache>],
+        wanted: &[Logits],
+    ) -> Result<Vec<f32>, Source> {
+        Ok(self.forward_each(&mut decoder_segments(segments), wanted)?)
     }
 }
 
+pub(crate) fn decoder_segments<'a>(
+    segments: &'a mut [Segment<'_, puna_model::KvCache>],
+) -> Vec<puna_model::Segment<'a>> {
+    segments
+        .iter_mut()
+        .map(|s| puna_model::Segment {
+            tokens: s.tokens,
+            cache: &mut *s.cache,
+            total_len: s.total_len,
+        })
+        .collect()
+}
+
 impl SequenceCache for puna_model::KvCache {
+    type Block = puna_model::KvBlock;
+
+    fn extra_tokens(&self) -> usize {
+        self.extra_positions()
+    }
+
+    fn block(&self, index: usize) -> Option<Self::Block> {
+        self.block(index)
+    }
+
+    fn push_block(&mut self, block: &Self::Block, tokens: &[u32]) -> Result<(), Source> {
+        Ok(self.push_block(block, tokens)?)
+    }
+
+    fn share_block(&mut self, index: usize, block: &Self::Block) -> Result<(), Source> {
+        Ok(self.share_block(index, block)?)
+    }
+
     fn len(&self) -> usize {
         self.len()
     }

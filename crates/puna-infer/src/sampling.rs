@@ -31,6 +31,9 @@ pub struct Sampled {
     pub logprob: f32,
 }
 
+/// Sets the logits `[V]` of tokens that may not be chosen to -∞.
+pub type Mask<'a> = dyn FnMut(&mut [f32]) -> Result<(), InferError> + 'a;
+
 /// Chooses tokens for one sequence: parameters plus what changes from token to token.
 ///
 /// # Examples
@@ -78,10 +81,26 @@ impl Sampler {
     /// [`InferError::NoCandidate`] where bias and bans excluded everything,
     /// [`InferError::TokenOutOfRange`] for a bias beyond `V`.
     pub fn sample(&mut self, logits: &mut [f32], history: &[u32]) -> Result<Sampled, InferError> {
+        self.sample_masked(logits, history, None)
+    }
+
+    /// As [`Self::sample`], from what `mask` leaves of the logits after bias and penalties.
+    ///
+    /// # Errors
+    /// As there, and what `mask` says.
+    pub fn sample_masked(
+        &mut self,
+        logits: &mut [f32],
+        history: &[u32],
+        mask: Option<&mut Mask<'_>>,
+    ) -> Result<Sampled, InferError> {
         let normalizer = log_sum_exp(logits)?;
-        let (token, original) = if self.params.changes_logits() {
+        let (token, original) = if self.params.changes_logits() || mask.is_some() {
             let original = logits.to_vec();
             penalties::apply(&self.params, logits, history)?;
+            if let Some(mask) = mask {
+                mask(logits)?;
+            }
             let token = self.choose(logits)?;
             (token, original[token as usize])
         } else {

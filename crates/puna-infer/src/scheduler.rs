@@ -8,18 +8,37 @@
 //!
 //! One thread owns the loop. A job's tokens are those that [`crate::Session::generate`] would give it
 //! alone, bit for bit, whatever runs beside it.
+//!
+//! **Memory.** Keys and values lie in blocks of some tokens, at most `kv_bytes` of them. A job is taken
+//! from the queue when the blocks of its prompt are there; its new tokens take theirs as they come,
+//! and where none is left, the sequence that began last gives all of its own up, waits, and is
+//! computed anew. The alternative, reserving `max_tokens` for each, leaves most of the memory to tokens
+//! that never come. Blocks of ended sequences stay for prompts that begin like them until
+//! somebody needs their memory.
+//!
+//! **Fairness.** Clients are served by deficit round robin over tokens, share places and the prompt
+//! tokens of a pass evenly, and a client with two sequences more than the next one in the queue
+//! has gives up its youngest.
 
+mod active;
+mod blocks;
 mod job;
 mod options;
+mod pass;
+mod plan;
+mod queue;
+mod sequence;
 mod worker;
 
 pub use job::{Constraint, Job, JobEvent, JobId, JobSink, JobUsage, Refused, TokenLogprob};
 pub use options::{SchedulerOptions, SchedulerStats};
 
 use crate::error::InferError;
-use crate::model::{LanguageModel, check_tokens};
+use crate::model::{LanguageModel, SequenceCache, check_tokens};
+use crate::sampling::check;
 use puna_model::KvCache;
-use std::collections::VecDeque;
+use queue::FairQueue;
+use sequence::Sequence;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -40,8 +59,20 @@ pub struct Scheduler<C = KvCache> {
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     vocab_size: usize,
+    /// Tokens of the context.
+    context: usize,
+    /// Tokens that memory holds.
+    memory: usize,
+    /// Tokens' worth of memory that the model's own caches take beyond their tokens.
+    extra: usize,
+}
+
+impl Limits {
     /// Tokens that a sequence may have.
-    context_tokens: usize,
+    fn of<C: SequenceCache>(&self, cache: Option<&C>) -> usize {
+        let extra = cache.map_or(self.extra, SequenceCache::extra_tokens);
+        self.context.min(self.memory.saturating_sub(extra))
+    }
 }
 
 /// How [`Scheduler::drain`] ended.
@@ -65,7 +96,7 @@ struct Shared<C> {
 
 #[derive(Debug)]
 struct Inbox<C> {
-    waiting: VecDeque<Waiting<C>>,
+    waiting: FairQueue<Sequence<C>>,
     cancelled: Vec<JobId>,
     phase: Phase,
     next_id: u64,
@@ -86,14 +117,6 @@ enum Phase {
     Stopped,
 }
 
-/// A job in the queue.
-#[derive(Debug)]
-struct Waiting<C> {
-    id: JobId,
-    job: Job<C>,
-    since: Instant,
-}
-
 impl<C> Shared<C> {
     /// The inbox is whole between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, Inbox<C>> {
@@ -101,7 +124,7 @@ impl<C> Shared<C> {
     }
 }
 
-impl<C: Send + 'static> Scheduler<C> {
+impl<C: SequenceCache + 'static> Scheduler<C> {
     /// Starts the thread.
     ///
     /// # Errors
@@ -111,11 +134,26 @@ impl<C: Send + 'static> Scheduler<C> {
         M: LanguageModel<Cache = C> + 'static,
     {
         options.validate()?;
-        let context_tokens = model.max_seq_len().min(options.context_tokens.unwrap_or(usize::MAX));
-        let limits = Limits { vocab_size: model.vocab_size(), context_tokens };
-        let stats = SchedulerStats { context_tokens, ..Default::default() };
+        let (block_tokens, block_bytes) = (model.block_tokens(), model.block_bytes());
+        let blocks_total = options.kv_bytes / block_bytes.max(1);
+        let expected = "at least the bytes of one block of keys and values";
+        check("kv_bytes", options.kv_bytes, |_| blocks_total >= 1, expected)?;
+        let limits = Limits {
+            vocab_size: model.vocab_size(),
+            context: model.max_seq_len().min(options.context_tokens.unwrap_or(usize::MAX)),
+            memory: blocks_total.saturating_mul(block_tokens),
+            extra: model.new_cache().extra_tokens(),
+        };
+        let context_tokens = limits.of::<C>(None);
+        let stats = SchedulerStats {
+            block_tokens,
+            block_bytes,
+            blocks_total,
+            context_tokens,
+            ..Default::default()
+        };
         let inbox = Inbox {
-            waiting: VecDeque::new(),
+            waiting: FairQueue::new(),
             cancelled: Vec::new(),
             phase: Phase::Open,
             next_id: 0,
@@ -155,17 +193,21 @@ impl<C: Send + 'static> Scheduler<C> {
             return Err(refused);
         }
         let id = JobId(inbox.next_id);
+        let (client, cost) = (job.client.clone(), job.prompt.len());
+        let sequence = Sequence::new(id, job).map_err(Refused::Invalid)?;
         inbox.next_id += 1;
         inbox.open += 1;
         inbox.stats.accepted += 1;
-        inbox.waiting.push_back(Waiting { id, job, since: Instant::now() });
+        inbox.stats.queued += 1;
+        inbox.waiting.push(&client, sequence, cost);
         drop(inbox);
         self.shared.filled.notify_one();
         Ok(id)
     }
 
     fn check(&self, job: &Job<C>) -> Result<(), Refused> {
-        let Limits { vocab_size, context_tokens } = self.limits;
+        let vocab_size = self.limits.vocab_size;
+        let context_tokens = self.limits.of(job.cache.as_ref());
         if job.prompt.is_empty() {
             return Err(Refused::Invalid(InferError::EmptyPrompt { sequence: 0 }));
         }

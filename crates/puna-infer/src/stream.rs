@@ -123,13 +123,14 @@ fn guarded<E>(
     let (error, outcome) = match ended {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => (error, Ok(())),
-        Err(panic) => (InferError::Panicked { message: message(&*panic) }, Err(Panicked)),
+        Err(panic) => (InferError::Panicked { message: panic_message(&*panic) }, Err(Panicked)),
     };
     sender.send(Err(error));
     outcome
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_string())
@@ -149,7 +150,7 @@ impl<E, S> TokenIter<E, S> {
     /// iterator's last item instead and leaves an empty session.
     pub fn finish(self) -> Result<S, InferError> {
         drop(self.receiver);
-        self.thread.join().map_err(|panic| InferError::Panicked { message: message(&*panic) })
+        self.thread.join().map_err(|panic| InferError::Panicked { message: panic_message(&*panic) })
     }
 }
 

@@ -6,6 +6,7 @@
 //! same sequence gives bitwise the same logits alone, in a batch, whole, in chunks or step by step.
 
 mod adapted;
+mod output;
 mod rows;
 mod tensors;
 mod traffic;
@@ -18,13 +19,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use puna_config::{DecoderConfig, RopeScaling};
-use puna_kernels::{KvLayout, KvType, Output};
+use puna_kernels::{KvLayout, KvType, Output as Sum};
 use puna_nn::{
     AdapterSet, Attention, Context, Embedding, FeedForward, KvCache, Linear, Pass, Precision,
     RmsNorm, Rotary, Tokens, Workspace,
 };
 
 use crate::{ModelError, Slot};
+use output::{Output, Rows};
 
 /// New tokens of one sequence.
 pub struct Segment<'a> {
@@ -105,17 +107,17 @@ impl Block {
         let Buffers { workspace, x, normed, branch } = buffers;
         self.attn_pre_norm.infer(x, normed)?;
         match &self.attn_post_norm {
-            None => self.attention.infer(normed, Output::Add(x), workspace, ctx)?,
+            None => self.attention.infer(normed, Sum::Add(x), workspace, ctx)?,
             Some(norm) => {
-                self.attention.infer(normed, Output::Set(branch), workspace, ctx)?;
+                self.attention.infer(normed, Sum::Set(branch), workspace, ctx)?;
                 add_normed(x, branch, normed, norm)?;
             }
         }
         self.ffn_pre_norm.infer(x, normed)?;
         match &self.ffn_post_norm {
-            None => self.ffn.infer(normed, Output::Add(x), workspace, ctx.pass.precision)?,
+            None => self.ffn.infer(normed, Sum::Add(x), workspace, ctx.pass.precision)?,
             Some(norm) => {
-                self.ffn.infer(normed, Output::Set(branch), workspace, ctx.pass.precision)?;
+                self.ffn.infer(normed, Sum::Set(branch), workspace, ctx.pass.precision)?;
                 add_normed(x, branch, normed, norm)?;
             }
         }
@@ -210,9 +212,11 @@ impl Decoder {
     /// remembered keys depend on that length, with LongRoPE it chooses one of two tables.
     #[must_use]
     pub fn can_continue(&self, cache: &KvCache, total_len: usize) -> bool {
-        if cache.adapters().map(Arc::as_ptr) != self.adapters.as_ref().map(Arc::as_ptr) {
-            return false;
-        }
+        let adapters = self.adapters.as_ref().map(Arc::as_ptr);
+        cache.adapters().map(Arc::as_ptr) == adapters && self.rotates_alike(cache, total_len)
+    }
+
+    fn rotates_alike(&self, cache: &KvCache, total_len: usize) -> bool {
         match self.config.layers.global_rope.scaling {
             RopeScaling::DynamicNtk { .. } => false,
             _ => {
@@ -220,6 +224,39 @@ impl Decoder {
                 self.global_rotary.table(end) == cache.rotary_table()
             }
         }
+    }
+
+    /// What tells apart the sequences that may share blocks of keys and values: those that have the
+    /// same key and begin with the same tokens. `None` where `cache` can share none: its keys depend
+    /// on the length of the sequence or on later tokens, or lie elsewhere than blocks say.
+    ///
+    /// The key of an adapter is good for as long as something holds the adapter; blocks do.
+    #[must_use]
+    pub fn share_key(&self, cache: &KvCache, total_len: usize) -> Option<[usize; 2]> {
+        let adapters = cache.adapters();
+        if !cache.has_blocks() || adapters.is_some_and(|set| set.whole_sequence) {
+            return None;
+        }
+        if let RopeScaling::DynamicNtk { .. } = self.config.layers.global_rope.scaling {
+            return None;
+        }
+        let table = self.global_rotary.table(cache.first_position() + total_len);
+        Some([adapters.map_or(0, |set| Arc::as_ptr(set).addr()), table as usize])
+    }
+
+    /// Bytes of a block of keys and values ([`puna_nn::KvBlock`]) over all layers; on a device the
+    /// most that its tokens take, as buffers there double.
+    #[must_use]
+    pub fn block_bytes(&self) -> usize {
+        let per_page = match self.device {
+            None => self.kv_layout.page_bytes(),
+            // Two bytes or four per value, of keys and of values.
+            Some(_) => {
+                let value = if self.precision == Precision::Exact { 4 } else { 2 };
+                4 * value * puna_nn::KvBlock::TOKENS * self.kv_layout.width()
+            }
+        };
+        self.config.num_layers * per_page
     }
 
     /// How caches store keys and values.
@@ -241,26 +278,65 @@ impl Decoder {
         segments: &mut [Segment<'_>],
         logits: Logits,
     ) -> Result<Vec<f32>, ModelError> {
+        let wanted = vec![logits; segments.len()];
+        self.run(segments, &wanted, Output::Logits)
+    }
+
+    /// As [`Self::forward`], with rows of its own for each segment.
+    ///
+    /// # Shapes
+    /// `wanted`: one per segment; returns `[rows, V]`, those of segment 0 first.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_each(
+        &self,
+        segments: &mut [Segment<'_>],
+        wanted: &[Logits],
+    ) -> Result<Vec<f32>, ModelError> {
+        self.run(segments, wanted, Output::Logits)
+    }
+
+    /// Runs new tokens up to the final norm: what the head would be applied to, and what embeddings
+    /// of texts are made from.
+    ///
+    /// # Shapes
+    /// Returns `[N, C]`, a row for every token.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn final_states(&self, segments: &mut [Segment<'_>]) -> Result<Vec<f32>, ModelError> {
+        let wanted = vec![Logits::All; segments.len()];
+        self.run(segments, &wanted, Output::States)
+    }
+
+    fn run(
+        &self,
+        segments: &mut [Segment<'_>],
+        wanted: &[Logits],
+        output: Output,
+    ) -> Result<Vec<f32>, ModelError> {
         let tokens: Vec<u32> = segments.iter().flat_map(|s| s.tokens.iter().copied()).collect();
-        if tokens.is_empty() || segments.iter().any(|s| s.tokens.is_empty()) {
+        let empty = segments.iter().any(|s| s.tokens.is_empty());
+        if tokens.is_empty() || empty || wanted.len() != segments.len() {
             return Err(ModelError::NoTokens);
         }
         for segment in segments.iter_mut() {
             self.rotate_anew(segment)?;
         }
-        let lens: Vec<usize> = segments.iter().map(|s| s.tokens.len()).collect();
         if segments.iter().any(|s| s.cache.adapters().is_some()) {
-            return self.forward_adapted(segments, logits);
+            return self.run_adapted(segments, wanted, output);
         }
+        let rows = Rows::new(segments, wanted);
         if self.device.is_some() {
             let pass = Pass::new(self.precision);
             let x = self.hidden_states(&tokens, segments, &pass)?;
-            return self.tensor_logits(x, &lens, logits, &pass);
+            return self.tensor_output(x, &rows, output, &pass);
         }
         let mut buffers = self.take_buffers();
         let result = self.embed(&tokens, &mut buffers).and_then(|()| {
             self.run_blocks(&mut buffers, segments)?;
-            self.logits(&mut buffers, &lens, logits)
+            self.slice_output(&mut buffers, &rows, output)
         });
         self.give_back(buffers);
         result
@@ -362,35 +438,5 @@ impl Decoder {
             segment.cache.advance(segment.tokens);
         }
         Ok(result)
-    }
-
-    fn logits(
-        &self,
-        buffers: &mut Buffers,
-        lens: &[usize],
-        wanted: Logits,
-    ) -> Result<Vec<f32>, ModelError> {
-        let hidden = self.config.hidden_size;
-        let rows = match wanted {
-            Logits::None => return Ok(Vec::new()),
-            Logits::All => lens.iter().sum(),
-            Logits::Last => {
-                let mut end = 0;
-                for (row, len) in lens.iter().enumerate() {
-                    end += len;
-                    buffers.x.copy_within((end - 1) * hidden..end * hidden, row * hidden);
-                }
-                lens.len()
-            }
-        };
-        let normed = &mut buffers.normed[..rows * hidden];
-        self.final_norm.infer(&buffers.x[..rows * hidden], normed)?;
-        let mut values = vec![0f32; rows * self.head.weight().rows()]; // [rows, V]
-        let out = Output::Set(&mut values);
-        self.head.infer(normed, out, &mut buffers.workspace, self.precision)?;
-        if let Some(cap) = self.config.final_logit_softcap {
-            puna_kernels::soft_cap(&mut values, cap as f32);
-        }
-        Ok(values)
     }
 }

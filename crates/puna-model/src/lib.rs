@@ -28,7 +28,7 @@ pub use gguf_meta::GgufView;
 pub use model::{LoadOptions, Model, WeightLayout, read_config};
 pub use puna_kernels::KvType;
 pub use puna_nn::ops::LossSum;
+pub use puna_nn::{AdapterSet, KvBlock, KvCache, Parameter, Precision};
 pub use puna_nn::{Expert, LayerSlot, Slot};
-pub use puna_nn::{KvCache, Parameter, Precision};
 pub use slot::{matrix_shape, slots};
 pub use vocabulary::{chat_template, tokenizer};

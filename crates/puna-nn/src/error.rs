@@ -47,4 +47,7 @@ pub enum NnError {
         /// The oldest position still there.
         oldest: usize,
     },
+    /// A block of keys and values that another decoder or adapter made.
+    #[error("keys and values of another decoder or adapter cannot continue this sequence")]
+    ForeignBlock,
 }

@@ -9,6 +9,10 @@
 //! The cache is an argument of the forward pass, never part of a layer, so one copy of the weights
 //! serves any number of sequences.
 
+mod block;
+
+pub use block::KvBlock;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -300,7 +304,7 @@ mod tests {
     use super::*;
     use puna_kernels::{AttentionMask, AttentionShape, KvType, ScoreTransform, attention};
 
-    const WIDTH: usize = 2;
+    pub(super) const WIDTH: usize = 2;
 
     fn layout() -> KvLayout {
         KvLayout::new(KvType::F32, WIDTH, 1).unwrap()
@@ -314,7 +318,7 @@ mod tests {
         LayerCache { pages: Vec::new(), window }
     }
 
-    fn cache(windows: &[Option<usize>]) -> KvCache {
+    pub(super) fn cache(windows: &[Option<usize>]) -> KvCache {
         let layers = windows.iter().map(|&window| layer(window)).collect();
         let (tensors, tokens, table) = (Vec::new(), Vec::new(), RotaryTable::Short);
         let (virtual_len, adapters) = (0, None);
@@ -322,7 +326,7 @@ mod tests {
     }
 
     /// Writes tokens whose keys and values are their positions.
-    fn extend(cache: &mut KvCache, tokens: usize) {
+    pub(super) fn extend(cache: &mut KvCache, tokens: usize) {
         let positions = cache.len()..cache.len() + tokens;
         for layer in 0..cache.layers.len() {
             cache.write(layer, &rows(positions.clone()), &rows(positions.clone()));
@@ -331,7 +335,7 @@ mod tests {
     }
 
     /// The value at one position: what a query sees that sees nothing else.
-    fn value(layer: &LayerCache, position: usize) -> [f32; WIDTH] {
+    pub(super) fn value(layer: &LayerCache, position: usize) -> [f32; WIDTH] {
         let view = KvView { layout: layout(), pages: &layer.pages };
         let shape = AttentionShape { heads: WIDTH, kv_heads: WIDTH, head_dim: 1 };
         let mask = AttentionMask { first_position: position, window: Some(1) };

@@ -35,7 +35,7 @@ pub use adapter::{
 pub use attention::{Attention, AttentionParts};
 pub use embedding::Embedding;
 pub use error::NnError;
-pub use kv_cache::{KvCache, RotaryTable};
+pub use kv_cache::{KvBlock, KvCache, RotaryTable};
 pub use linear::{Interleave, Linear};
 pub use mlp::{FeedForward, Mlp};
 pub use moe::Moe;

@@ -1,13 +1,21 @@
-//! The scheduler's thread.
+//! The scheduler's thread: takes jobs in, runs passes, hands tokens over, lets sequences go.
 
-use super::job::{Job, JobEvent, JobUsage, TokenLogprob};
-use super::{Limits, Phase, SchedulerOptions, Shared, Waiting};
-use crate::error::InferError;
-use crate::model::{LanguageModel, Logits, Segment, SequenceCache};
-use crate::sampling::Sampler;
+use super::active::{Active, Memory, empty_cache, first_total};
+use super::blocks::BlockIndex;
+use super::job::JobId;
+use super::pass::{Ran, run_parts};
+use super::plan::{Chunks, Part, plan};
+use super::sequence::{Ended, Sequence};
+use super::{Inbox, Limits, Phase, SchedulerOptions, SchedulerStats, Shared};
+use crate::model::{LanguageModel, SequenceCache};
 use crate::stop::FinishReason;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How much the time since the last end of a job counts in the mean.
+const GAP_WEIGHT: f64 = 0.2;
 
 /// What the thread owns.
 pub(super) struct Worker<M: LanguageModel> {
@@ -15,6 +23,14 @@ pub(super) struct Worker<M: LanguageModel> {
     shared: Arc<Shared<M::Cache>>,
     options: SchedulerOptions,
     limits: Limits,
+    active: Vec<Active<M::Cache>>,
+    memory: Memory<<M::Cache as SequenceCache>::Block>,
+    /// Sequences that have left the queue so far.
+    ages: u64,
+    /// What is counted here; the rest is counted in the inbox.
+    counts: SchedulerStats,
+    /// When a job ended, or work began.
+    last_end: Instant,
 }
 
 impl<M: LanguageModel> Worker<M> {
@@ -24,102 +40,284 @@ impl<M: LanguageModel> Worker<M> {
         options: SchedulerOptions,
         limits: Limits,
     ) -> Self {
-        Self { model, shared, options, limits }
+        let block_tokens = model.block_tokens();
+        let total = limits.memory / block_tokens;
+        let memory = Memory { index: BlockIndex::new(), total, block_tokens };
+        Self {
+            model,
+            shared,
+            options,
+            limits,
+            active: Vec::new(),
+            memory,
+            ages: 0,
+            counts: SchedulerStats::default(),
+            last_end: Instant::now(),
+        }
     }
 
     /// Runs jobs until it is told to stop.
     pub(super) fn run(&mut self) {
-        while let Some(waiting) = self.next() {
-            let Waiting { id, mut job, since } = waiting;
-            let mut usage = JobUsage {
-                prompt_tokens: job.prompt.len(),
-                queued: since.elapsed(),
-                ..Default::default()
-            };
-            let shared = Arc::clone(&self.shared);
-            let cancelled = || {
-                let inbox = shared.lock();
-                inbox.phase == Phase::Stopping || inbox.cancelled.contains(&id)
-            };
-            let event = match self.run_job(&mut job, &mut usage, &cancelled) {
-                Ok(Some(reason)) => Some(JobEvent::Finished { reason, usage }),
-                Ok(None) => None,
-                Err(error) => Some(JobEvent::Failed(error)),
-            };
-            if let Some(event) = event {
-                let _ = (job.sink)(event);
-            }
-            let mut inbox = self.shared.lock();
-            inbox.open -= 1;
-            inbox.stats.finished += 1;
-            self.shared.emptied.notify_all();
-        }
+        // A panic is one of the loop itself: sinks, models and constraints are guarded where they are
+        // called. Jobs that are left lose their sinks.
+        let ended = catch_unwind(AssertUnwindSafe(|| while self.turn() {}));
         let mut inbox = self.shared.lock();
         inbox.phase = Phase::Stopped;
+        if ended.is_err() {
+            inbox.waiting.remove(|_| true);
+            inbox.open = 0;
+        }
         self.shared.emptied.notify_all();
     }
 
-    fn next(&self) -> Option<Waiting<M::Cache>> {
+    /// One pass and what goes with it; `false` at the end.
+    fn turn(&mut self) -> bool {
+        let (stopping, cancelled) = self.wait();
+        self.drop_unwanted(stopping, &cancelled);
+        if stopping {
+            return false;
+        }
+        self.admit();
+        self.make_room();
+        self.step();
+        self.publish();
+        true
+    }
+
+    /// Waits for something to do.
+    fn wait(&mut self) -> (bool, Vec<JobId>) {
         let mut inbox = self.shared.lock();
-        loop {
-            if let Some(waiting) = inbox.waiting.pop_front() {
-                return Some(waiting);
-            }
-            if inbox.phase == Phase::Stopping {
-                return None;
-            }
+        while self.active.is_empty()
+            && inbox.waiting.len() == 0
+            && inbox.cancelled.is_empty()
+            && inbox.phase != Phase::Stopping
+        {
             inbox = self.shared.filled.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+            self.last_end = Instant::now();
+        }
+        (inbox.phase == Phase::Stopping, std::mem::take(&mut inbox.cancelled))
+    }
+
+    /// Ends what was cancelled and what is late.
+    fn drop_unwanted(&mut self, stopping: bool, cancelled: &[JobId]) {
+        let now = Instant::now();
+        let reason = |sequence: &Sequence<M::Cache>| {
+            if stopping || cancelled.contains(&sequence.id) {
+                Some(FinishReason::Cancelled)
+            } else {
+                sequence.is_late(now).then_some(FinishReason::Deadline)
+            }
+        };
+        let queued = self.shared.lock().waiting.remove(|sequence| reason(sequence).is_some());
+        for sequence in queued {
+            let reason = reason(&sequence).unwrap_or(FinishReason::Cancelled);
+            self.finish(sequence, Ended::Finished(reason));
+        }
+        for index in (0..self.active.len()).rev() {
+            if let Some(reason) = reason(&self.active[index].sequence) {
+                self.end(index, Ended::Finished(reason));
+            }
         }
     }
 
-    /// One job from its beginning to its end; `None` if its sink broke off.
-    fn run_job(
-        &self,
-        job: &mut Job<M::Cache>,
-        usage: &mut JobUsage,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Option<FinishReason>, InferError> {
-        if (job.sink)(JobEvent::Started { reused_tokens: 0 }).is_break() {
-            return Ok(None);
-        }
-        let mut cache = job.cache.take().unwrap_or_else(|| self.model.new_cache());
-        let mut sampler = Sampler::new(job.sampling.clone())?;
-        let mut tokens = job.prompt.clone();
-        let started = Instant::now();
+    /// Takes jobs from the queue for as long as there is a place and memory for their prompts.
+    fn admit(&mut self) {
         loop {
-            if cancelled() {
-                return Ok(Some(FinishReason::Cancelled));
+            let shared = Arc::clone(&self.shared);
+            let mut inbox = shared.lock();
+            let places = self.options.max_sequences;
+            let Some(next) = inbox.waiting.peek(places) else { return };
+            let fits = self.fits(next);
+            if self.active.len() >= places || !(fits || self.active.is_empty()) {
+                let Some(client) = inbox.waiting.overfull(places) else { return };
+                let Some(youngest) = self.youngest(Some(client)) else { return };
+                self.preempt(youngest, &mut inbox);
+                continue;
             }
-            let mut row = Vec::new();
-            while cache.len() < tokens.len() {
-                let end = tokens.len().min(cache.len() + self.options.idle_prefill_chunk);
-                let part = &tokens[cache.len()..end];
-                let segment = Segment { tokens: part, cache: &mut cache, total_len: tokens.len() };
-                row =
-                    self.model.forward(&mut [segment], Logits::Last).map_err(InferError::Model)?;
+            let Some(mut sequence) = inbox.waiting.pop(places) else { return };
+            drop(inbox);
+            if sequence.age.is_none() {
+                sequence.age = Some(self.ages);
+                self.ages += 1;
             }
-            if tokens.len() == job.prompt.len() {
-                usage.prefill = started.elapsed();
-            }
-            if job.max_tokens == 0 {
-                return Ok(Some(FinishReason::Length));
-            }
-            let sampled = sampler.sample(&mut row, &tokens)?;
-            tokens.push(sampled.token);
-            usage.completion_tokens += 1;
-            usage.decode = started.elapsed() - usage.prefill;
-            let (id, logprob) = (sampled.token, sampled.logprob);
-            let token = TokenLogprob { id, logprob, top: Vec::new() };
-            if (job.sink)(JobEvent::Token(token)).is_break() {
-                return Ok(None);
-            }
-            if job.stop_tokens.contains(&id) {
-                return Ok(Some(FinishReason::StopToken(id)));
-            }
-            let full = tokens.len() >= self.limits.context_tokens;
-            if full || usage.completion_tokens >= job.max_tokens {
-                return Ok(Some(FinishReason::Length));
+            let mut active = Active::new(sequence, &*self.model, &mut self.memory);
+            let reused = active.cache.len();
+            self.counts.reused_tokens += reused as u64;
+            self.counts.prefix_hits += u64::from(reused > 0);
+            let flow = active.sequence.start(reused);
+            self.active.push(active);
+            if flow.is_break() {
+                self.end(self.active.len() - 1, Ended::Broken);
             }
         }
+    }
+
+    /// Whether memory holds a sequence's tokens and the next one beside all that is claimed.
+    fn fits(&self, sequence: &Sequence<M::Cache>) -> bool {
+        let cache = empty_cache(sequence, &*self.model);
+        let root = self.model.share_key(&cache, first_total(sequence, &*self.model));
+        let size = self.memory.block_tokens;
+        let known = root.map(|root| self.memory.index.known(root, sequence.reusable(), size));
+        let (_, held_already) = known.unwrap_or((0, 0));
+        let tokens = sequence.tokens.len() + 1 + cache.extra_tokens();
+        self.claimed() + self.memory.blocks(tokens) - held_already <= self.memory.total
+    }
+
+    /// Blocks that running sequences have or will need in the next pass.
+    fn claimed(&self) -> usize {
+        let own: usize = self.active.iter().map(|active| active.claim(&self.memory)).sum();
+        own + self.memory.index.held()
+    }
+
+    /// The sequence that left the queue last, of one client or of all.
+    fn youngest(&self, client: Option<&str>) -> Option<usize> {
+        let of_client = |index: &usize| {
+            client.is_none_or(|client| self.active[*index].sequence.job.client == client)
+        };
+        let running = (0..self.active.len()).filter(of_client);
+        running.max_by_key(|&index| self.active[index].sequence.age)
+    }
+
+    /// Puts a sequence back into the queue, before the others of its client.
+    fn preempt(&mut self, index: usize, inbox: &mut Inbox<M::Cache>) {
+        let mut active = self.active.remove(index);
+        active.release(&mut self.memory);
+        let mut sequence = active.sequence;
+        sequence.usage.preemptions += 1;
+        self.counts.preemptions += 1;
+        let client = sequence.job.client.clone();
+        inbox.waiting.push_again(&client, sequence);
+    }
+
+    /// Sees to it that the next pass has memory: remembered blocks go first, then the youngest
+    /// sequences. The oldest fits alone, as its length is limited to what memory holds.
+    fn make_room(&mut self) {
+        while self.claimed() > self.memory.total && self.active.len() > 1 {
+            let Some(youngest) = self.youngest(None) else { break };
+            let shared = Arc::clone(&self.shared);
+            self.preempt(youngest, &mut shared.lock());
+        }
+        for active in &mut self.active {
+            active.reuse(&mut self.memory);
+        }
+        let cached = |memory: &Memory<_>| memory.index.len() - memory.index.held();
+        while self.claimed() + cached(&self.memory) > self.memory.total {
+            if !self.memory.index.evict() {
+                break;
+            }
+        }
+    }
+
+    /// One forward pass.
+    fn step(&mut self) {
+        let chunks =
+            Chunks { mixed: self.options.prefill_chunk, alone: self.options.idle_prefill_chunk };
+        let parts = plan(&*self.model, &self.active, chunks, self.counts.steps);
+        if parts.is_empty() {
+            return;
+        }
+        self.counts.steps += 1;
+        let by_token = self.model.depends_on_length();
+        let totals: Vec<usize> =
+            parts.iter().map(|part| self.active[part.index].total_len(by_token)).collect();
+        let ran = run_parts(&*self.model, &mut self.active, &parts);
+        let before = self.new_tokens(&parts);
+        let mut ends = Vec::new();
+        for ((part, ran), total_len) in parts.iter().zip(ran).zip(totals) {
+            if let ControlFlow::Break(ended) = self.take(part, ran, total_len) {
+                ends.push((part.index, ended));
+            }
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut inbox = shared.lock();
+        for ((part, after), before) in parts.iter().zip(self.new_tokens(&parts)).zip(before) {
+            let client = &self.active[part.index].sequence.job.client;
+            inbox.waiting.charge(client, after - before);
+        }
+        drop(inbox);
+        for (index, ended) in ends.into_iter().rev() {
+            self.end(index, ended);
+        }
+    }
+
+    /// New tokens so far of the sequences that have parts.
+    fn new_tokens(&self, parts: &[Part]) -> Vec<usize> {
+        let of = |part: &Part| self.active[part.index].sequence.usage.completion_tokens;
+        parts.iter().map(of).collect()
+    }
+
+    /// Takes what a pass gave for a sequence.
+    fn take(&mut self, part: &Part, ran: Ran, total_len: usize) -> ControlFlow<Ended> {
+        let active = &mut self.active[part.index];
+        let mut rows = match ran {
+            Ran::Rows(rows) => rows,
+            Ran::Failed(error) => return ControlFlow::Break(Ended::Failed(error)),
+            Ran::Lost => {
+                active.begin_again(&*self.model, &mut self.memory);
+                return ControlFlow::Continue(());
+            }
+        };
+        active.publish(&*self.model, &mut self.memory, total_len);
+        let limit = self.limits.of(active.sequence.job.cache.as_ref());
+        let before = active.sequence.usage.completion_tokens;
+        let flow = active.sequence.advance(part, &mut rows, limit);
+        let new = active.sequence.usage.completion_tokens - before;
+        // Behind the prompt each new token has cost one that was run.
+        let decoded = usize::from(part.start >= active.sequence.usage.prompt_tokens && new > 0);
+        self.counts.prefilled_tokens += (part.end - part.start - decoded) as u64;
+        self.counts.decoded_tokens += new as u64;
+        flow
+    }
+
+    /// Ends a running sequence; what it has computed stays for others.
+    fn end(&mut self, index: usize, ended: Ended) {
+        let mut active = self.active.remove(index);
+        active.release(&mut self.memory);
+        let sequence = active.sequence;
+        self.shared.lock().waiting.ended(&sequence.job.client);
+        self.finish(sequence, ended);
+    }
+
+    fn finish(&mut self, sequence: Sequence<M::Cache>, ended: Ended) {
+        match &ended {
+            Ended::Finished(FinishReason::Cancelled) | Ended::Broken => self.counts.cancelled += 1,
+            Ended::Finished(_) => self.counts.finished += 1,
+            Ended::Failed(_) => self.counts.failed += 1,
+        }
+        sequence.end(ended);
+        let gap = self.last_end.elapsed();
+        self.last_end = Instant::now();
+        let mut inbox = self.shared.lock();
+        let mean = inbox.mean_gap.as_secs_f64();
+        let mean = mean + GAP_WEIGHT * (gap.as_secs_f64() - mean);
+        inbox.mean_gap = Duration::from_secs_f64(mean.max(0.0));
+        inbox.open -= 1;
+        self.write_stats(&mut inbox);
+        if inbox.open == 0 {
+            self.shared.emptied.notify_all();
+        }
+    }
+
+    /// Makes what has happened visible.
+    fn publish(&self) {
+        self.write_stats(&mut self.shared.lock());
+    }
+
+    fn write_stats(&self, inbox: &mut Inbox<M::Cache>) {
+        let index = &self.memory.index;
+        let of_cache = |a: &Active<M::Cache>| a.blocks_held(&self.memory);
+        inbox.stats = SchedulerStats {
+            running: self.active.len(),
+            queued: inbox.waiting.len(),
+            blocks_used: self.active.iter().map(of_cache).sum::<usize>() + index.held(),
+            blocks_cached: index.len() - index.held(),
+            block_tokens: inbox.stats.block_tokens,
+            block_bytes: inbox.stats.block_bytes,
+            blocks_total: inbox.stats.blocks_total,
+            context_tokens: inbox.stats.context_tokens,
+            accepted: inbox.stats.accepted,
+            refused: inbox.stats.refused,
+            ..self.counts
+        };
     }
 }

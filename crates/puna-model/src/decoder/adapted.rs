@@ -7,15 +7,17 @@ use std::sync::Arc;
 
 use puna_nn::{AdapterSet, NnError, Pass, Value};
 
+use super::output::{Output, Rows};
 use super::{Decoder, Logits, Segment};
 use crate::ModelError;
 
 impl Decoder {
-    /// [`Decoder::forward`] where some sequences have adapters.
-    pub(super) fn forward_adapted(
+    /// [`Decoder::run`] where some sequences have adapters.
+    pub(super) fn run_adapted(
         &self,
         segments: &mut [Segment<'_>],
-        wanted: Logits,
+        wanted: &[Logits],
+        output: Output,
     ) -> Result<Vec<f32>, ModelError> {
         // Before the first group has changed its caches.
         let vocab = self.config.vocab_size;
@@ -23,12 +25,16 @@ impl Decoder {
         if let Some(&id) = ids.find(|&&id| id as usize >= vocab) {
             return Err(NnError::TokenId { id, vocab }.into());
         }
-        let rows = |segment: &Segment<'_>| match wanted {
+        let width = match output {
+            Output::Logits => vocab,
+            Output::States => self.config.hidden_size,
+        };
+        let rows = |(segment, wanted): (&Segment<'_>, &Logits)| match wanted {
             Logits::None => 0,
             Logits::Last => 1,
             Logits::All => segment.tokens.len(),
         };
-        let rows: Vec<usize> = segments.iter().map(rows).collect();
+        let rows: Vec<usize> = segments.iter().zip(wanted).map(rows).collect();
         let mut parts: Vec<Vec<f32>> = vec![Vec::new(); segments.len()];
         for group in groups(segments) {
             let mut chosen: Vec<Segment<'_>> = segments
@@ -41,43 +47,46 @@ impl Decoder {
                     total_len: s.total_len,
                 })
                 .collect();
-            let mut logits = self.forward_group(&mut chosen, wanted)?;
+            let of_group: Vec<Logits> = group.iter().map(|&index| wanted[index]).collect();
+            let mut values = self.run_group(&mut chosen, &of_group, output)?;
             for &index in group.iter().rev() {
-                let from = logits.len() - rows[index] * self.config.vocab_size;
-                parts[index] = logits.split_off(from);
+                parts[index] = values.split_off(values.len() - rows[index] * width);
             }
         }
         Ok(parts.concat())
     }
 
     /// Sequences with one adapter, or none.
-    fn forward_group(
+    fn run_group(
         &self,
         segments: &mut [Segment<'_>],
-        wanted: Logits,
+        wanted: &[Logits],
+        output: Output,
     ) -> Result<Vec<f32>, ModelError> {
         let Some(set) = segments.first().and_then(|s| s.cache.adapters()).cloned() else {
-            return self.forward(segments, wanted);
+            return self.run(segments, wanted, output);
         };
         if set.whole_sequence {
-            let each = segments.iter_mut().map(|segment| self.forward_whole(segment, wanted));
+            let pairs = segments.iter_mut().zip(wanted);
+            let each = pairs.map(|(segment, &wanted)| self.run_whole(segment, wanted, output));
             return Ok(each.collect::<Result<Vec<_>, _>>()?.concat());
         }
         let pass = self.pass_of(&segments[0]);
         for segment in segments.iter_mut() {
             self.prepare_virtual(segment, &pass)?;
         }
-        let lens: Vec<usize> = segments.iter().map(|s| s.tokens.len()).collect();
+        let rows = Rows::new(segments, wanted);
         let tokens: Vec<u32> = segments.iter().flat_map(|s| s.tokens.iter().copied()).collect();
         let x = self.hidden_states(&tokens, segments, &pass)?;
-        self.tensor_logits(x, &lens, wanted, &pass)
+        self.tensor_output(x, &rows, output, &pass)
     }
 
     /// A sequence whose remembered keys change with every new token: all of it, once more.
-    fn forward_whole(
+    fn run_whole(
         &self,
         segment: &mut Segment<'_>,
         wanted: Logits,
+        output: Output,
     ) -> Result<Vec<f32>, ModelError> {
         let mut tokens = segment.cache.tokens().to_vec();
         let before = tokens.len();
@@ -89,7 +98,8 @@ impl Decoder {
         self.prepare_virtual(&mut whole[0], &pass)?;
         let x = self.hidden_states(&tokens, &mut whole, &pass)?;
         let new = x.narrow(0, before, tokens.len() - before).map_err(NnError::from)?;
-        self.tensor_logits(new, &[tokens.len() - before], wanted, &pass)
+        let rows = Rows::new(std::slice::from_ref(segment), &[wanted]);
+        self.tensor_output(new, &rows, output, &pass)
     }
 
     /// What the layers are told about a segment.

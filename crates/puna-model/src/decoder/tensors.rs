@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 use puna_nn::{Branch, Context, NnError, Pass, Value};
 
-use super::{Block, Decoder, Logits, Segment};
+use super::{Block, Decoder, Segment};
 use crate::ModelError;
 
 impl Block {
@@ -75,37 +75,5 @@ impl Decoder {
             }
             Ok(x)
         })
-    }
-
-    /// Logits of the wanted rows, `[rows, V]`.
-    pub(super) fn tensor_logits(
-        &self,
-        x: Tensor,
-        lens: &[usize],
-        wanted: Logits,
-        pass: &Pass,
-    ) -> Result<Vec<f32>, ModelError> {
-        let logits = || -> Result<Vec<f32>, NnError> {
-            let x = match wanted {
-                Logits::None => return Ok(Vec::new()),
-                Logits::All => x,
-                Logits::Last => {
-                    let mut end = 0;
-                    let last = |len: &usize| {
-                        end += *len as u32;
-                        end - 1
-                    };
-                    let last: Vec<u32> = lens.iter().map(last).collect();
-                    x.index_select(&Tensor::new(last, x.device())?, 0)?
-                }
-            };
-            let x = self.final_norm.forward(&Value::constant(x))?;
-            let mut y = self.head.forward(&x, pass)?.tensor().clone();
-            if let Some(cap) = self.config.final_logit_softcap {
-                y = puna_nn::ops::soft_cap(&y, cap)?;
-            }
-            Ok(y.flatten_all()?.to_vec1()?)
-        };
-        Ok(logits()?)
     }
 }
