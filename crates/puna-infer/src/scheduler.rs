@@ -198,7 +198,6 @@ impl<C: SequenceCache + 'static> Scheduler<C> {
         inbox.next_id += 1;
         inbox.open += 1;
         inbox.stats.accepted += 1;
-        inbox.stats.queued += 1;
         inbox.waiting.push(&client, sequence, cost);
         drop(inbox);
         self.shared.filled.notify_one();
@@ -231,7 +230,8 @@ impl<C: SequenceCache + 'static> Scheduler<C> {
 
     /// What is happening now.
     pub fn stats(&self) -> SchedulerStats {
-        self.shared.lock().stats
+        let inbox = self.shared.lock();
+        SchedulerStats { queued: inbox.waiting.len(), ..inbox.stats }
     }
 
     /// Takes no more jobs and waits for those accepted; cancels what is left at `deadline`.
@@ -273,7 +273,10 @@ impl<C> Drop for Scheduler<C> {
         }
         drop(inbox);
         self.shared.filled.notify_one();
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread.take()
+            // A sink may be what held the scheduler last.
+            && thread.thread().id() != std::thread::current().id()
+        {
             // A panic of the thread has nobody left to tell.
             let _ = thread.join();
         }

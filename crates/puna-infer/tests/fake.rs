@@ -3,8 +3,56 @@
 //! Logits depend on every token of the sequence and its order, so that a cache that is wrong in any
 //! way (mixed up, too long, not rewound) changes the tokens.
 
-use puna_infer::{Detokenizer, LanguageModel, Logits, PieceStream, Segment, SequenceCache, Source};
+use puna_infer::{
+    Detokenizer, EmbeddingModel, LanguageModel, Logits, PieceStream, Segment, SequenceCache,
+    ShareKey, Source,
+};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Tokens of a page of a [`FakeCache`].
+pub(crate) const PAGE: usize = 4;
+
+/// Pages that exist, and the most that ever did.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Live {
+    pub(crate) fn now(&self) -> usize {
+        self.now.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
+/// Memory of [`PAGE`] tokens; counts itself.
+#[derive(Debug)]
+pub(crate) struct FakePage(Arc<Live>);
+
+impl FakePage {
+    fn new(live: &Arc<Live>) -> Self {
+        let now = live.now.fetch_add(1, Ordering::SeqCst) + 1;
+        live.most.fetch_max(now, Ordering::SeqCst);
+        Self(Arc::clone(live))
+    }
+}
+
+impl Drop for FakePage {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct FakeBlock {
+    tokens: Vec<u32>,
+    page: Arc<FakePage>,
+}
 
 /// How logits follow from the tokens so far.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +82,9 @@ pub(crate) struct FakeModel {
     pub(crate) passes: AtomicUsize,
     pub(crate) tokens_run: AtomicUsize,
     pub(crate) largest_pass: AtomicUsize,
+    pub(crate) live: Arc<Live>,
+    /// A sequence in which this token is run makes the pass fail, in this way.
+    pub(crate) poison: Option<(u32, Fault)>,
 }
 
 impl FakeModel {
@@ -47,6 +98,8 @@ impl FakeModel {
             passes: AtomicUsize::new(0),
             tokens_run: AtomicUsize::new(0),
             largest_pass: AtomicUsize::new(0),
+            live: Arc::default(),
+            poison: None,
         }
     }
 
@@ -79,6 +132,22 @@ impl FakeModel {
 pub(crate) struct FakeCache {
     pub(crate) tokens: Vec<u32>,
     pub(crate) ring: bool,
+    pub(crate) pages: Vec<Arc<FakePage>>,
+    pub(crate) live: Arc<Live>,
+}
+
+impl FakeCache {
+    pub(crate) fn of(tokens: &[u32]) -> Self {
+        let tokens = tokens.to_vec();
+        Self { tokens, ring: false, pages: Vec::new(), live: Arc::default() }
+    }
+
+    fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+        while self.pages.len() < self.tokens.len().div_ceil(PAGE) {
+            self.pages.push(Arc::new(FakePage::new(&self.live)));
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -86,12 +155,33 @@ pub(crate) struct FakeCache {
 pub(crate) struct FakeFault;
 
 impl SequenceCache for FakeCache {
+    type Block = FakeBlock;
+
+    fn block(&self, index: usize) -> Option<FakeBlock> {
+        let tokens = self.tokens.get(index * PAGE..(index + 1) * PAGE)?.to_vec();
+        Some(FakeBlock { tokens, page: Arc::clone(&self.pages[index]) })
+    }
+
+    fn push_block(&mut self, block: &FakeBlock, tokens: &[u32]) -> Result<(), Source> {
+        assert_eq!((self.len() % PAGE, &*block.tokens), (0, tokens));
+        self.tokens.extend(tokens);
+        self.pages.push(Arc::clone(&block.page));
+        Ok(())
+    }
+
+    fn share_block(&mut self, index: usize, block: &FakeBlock) -> Result<(), Source> {
+        assert_eq!(self.tokens[index * PAGE..(index + 1) * PAGE], block.tokens);
+        self.pages[index] = Arc::clone(&block.page);
+        Ok(())
+    }
+
     fn len(&self) -> usize {
         self.tokens.len()
     }
 
     fn clear(&mut self) {
         self.tokens.clear();
+        self.pages.clear();
     }
 
     fn truncate(&mut self, len: usize) -> Result<(), Source> {
@@ -99,6 +189,7 @@ impl SequenceCache for FakeCache {
             return Err(Box::new(FakeFault));
         }
         self.tokens.truncate(len);
+        self.pages.truncate(self.tokens.len().div_ceil(PAGE));
         Ok(())
     }
 
@@ -119,13 +210,35 @@ impl LanguageModel for FakeModel {
     }
 
     fn new_cache(&self) -> FakeCache {
-        FakeCache { tokens: Vec::new(), ring: self.ring }
+        let live = Arc::clone(&self.live);
+        FakeCache { tokens: Vec::new(), ring: self.ring, pages: Vec::new(), live }
+    }
+
+    fn block_tokens(&self) -> usize {
+        PAGE
+    }
+
+    fn block_bytes(&self) -> usize {
+        4 * PAGE
+    }
+
+    fn share_key(&self, _cache: &FakeCache, _total_len: usize) -> Option<ShareKey> {
+        Some([0, 0])
     }
 
     fn forward(
         &self,
         segments: &mut [Segment<'_, FakeCache>],
         logits: Logits,
+    ) -> Result<Vec<f32>, Source> {
+        let wanted = vec![logits; segments.len()];
+        self.forward_each(segments, &wanted)
+    }
+
+    fn forward_each(
+        &self,
+        segments: &mut [Segment<'_, FakeCache>],
+        wanted: &[Logits],
     ) -> Result<Vec<f32>, Source> {
         let pass = self.passes.fetch_add(1, Ordering::SeqCst);
         let fault = self.fault.filter(|&(at, _)| at == pass).map(|(_, fault)| fault);
@@ -138,11 +251,23 @@ impl LanguageModel for FakeModel {
         self.tokens_run.fetch_add(size, Ordering::SeqCst);
         self.largest_pass.fetch_max(size, Ordering::SeqCst);
         let mut rows = Vec::new();
-        for segment in segments {
+        if let Some((poison, fault)) = self.poison {
+            let poisoned = |segment: &Segment<'_, FakeCache>| segment.tokens.contains(&poison);
+            match fault {
+                Fault::Error if segments.iter().any(poisoned) => return Err(Box::new(FakeFault)),
+                Fault::Panic if segments.iter().any(poisoned) => {
+                    // What comes before it has changed by then.
+                    segments[0].cache.push(0);
+                    panic!("fake panic")
+                }
+                _ => {}
+            }
+        }
+        for (segment, logits) in segments.iter_mut().zip(wanted) {
             assert!(!segment.tokens.is_empty());
             assert!(segment.total_len >= segment.cache.len() + segment.tokens.len());
             for &token in segment.tokens {
-                segment.cache.tokens.push(token);
+                segment.cache.push(token);
                 assert!(segment.cache.len() <= self.context);
                 if matches!(logits, Logits::All) {
                     rows.extend(self.logits(&segment.cache.tokens));
@@ -156,6 +281,24 @@ impl LanguageModel for FakeModel {
             rows[0] = f32::NAN;
         }
         Ok(rows)
+    }
+}
+
+/// States of two numbers: the token, and how many there are so far.
+impl EmbeddingModel for FakeModel {
+    fn hidden_size(&self) -> usize {
+        2
+    }
+
+    fn final_states(&self, segments: &mut [Segment<'_, FakeCache>]) -> Result<Vec<f32>, Source> {
+        let mut states = Vec::new();
+        for segment in segments {
+            for &token in segment.tokens {
+                segment.cache.push(token);
+                states.extend([token as f32, segment.cache.len() as f32]);
+            }
+        }
+        Ok(states)
     }
 }
 

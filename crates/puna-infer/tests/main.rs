@@ -4,9 +4,13 @@
 
 mod batch;
 mod beam;
+mod embed;
 mod fake;
 mod golden;
 mod prefix;
+mod scheduler;
+mod scheduler_limits;
+mod scheduler_real;
 mod score;
 mod session;
 mod speculate;

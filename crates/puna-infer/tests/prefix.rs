@@ -153,7 +153,7 @@ fn real_caches_share_pages_and_give_the_same_bits() {
 
 #[test]
 fn a_fork_is_a_clone_that_went_back() {
-    let cache = FakeCache { tokens: vec![1, 2, 3], ring: false };
+    let cache = FakeCache::of(&[1, 2, 3]);
     assert_eq!(cache.fork(2).unwrap().tokens, [1, 2]);
     assert_eq!(cache.fork(3).unwrap().tokens, [1, 2, 3]);
     assert!(cache.fork(4).is_none());

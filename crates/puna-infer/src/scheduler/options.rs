@@ -2,6 +2,7 @@
 
 use crate::error::InferError;
 use crate::sampling::check;
+use std::time::Duration;
 
 /// How much a scheduler takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct SchedulerStats {
     pub context_tokens: usize,
     /// Forward passes.
     pub steps: u64,
+    /// Time in forward passes.
+    pub model_time: Duration,
     /// Prompt tokens that were run, those run again after a preemption included.
     pub prefilled_tokens: u64,
     /// New tokens.

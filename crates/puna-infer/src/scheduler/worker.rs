@@ -220,7 +220,9 @@ impl<M: LanguageModel> Worker<M> {
         let by_token = self.model.depends_on_length();
         let totals: Vec<usize> =
             parts.iter().map(|part| self.active[part.index].total_len(by_token)).collect();
+        let begun = Instant::now();
         let ran = run_parts(&*self.model, &mut self.active, &parts);
+        self.counts.model_time += begun.elapsed();
         let before = self.new_tokens(&parts);
         let mut ends = Vec::new();
         for ((part, ran), total_len) in parts.iter().zip(ran).zip(totals) {
@@ -273,7 +275,9 @@ impl<M: LanguageModel> Worker<M> {
     fn end(&mut self, index: usize, ended: Ended) {
         let mut active = self.active.remove(index);
         active.release(&mut self.memory);
-        let sequence = active.sequence;
+        let Active { sequence, cache, .. } = active;
+        // Before the job's sink, and whoever waits for it, learns of the end.
+        drop(cache);
         self.shared.lock().waiting.ended(&sequence.job.client);
         self.finish(sequence, ended);
     }
@@ -284,15 +288,17 @@ impl<M: LanguageModel> Worker<M> {
             Ended::Finished(_) => self.counts.finished += 1,
             Ended::Failed(_) => self.counts.failed += 1,
         }
-        sequence.end(ended);
         let gap = self.last_end.elapsed();
         self.last_end = Instant::now();
         let mut inbox = self.shared.lock();
         let mean = inbox.mean_gap.as_secs_f64();
         let mean = mean + GAP_WEIGHT * (gap.as_secs_f64() - mean);
         inbox.mean_gap = Duration::from_secs_f64(mean.max(0.0));
-        inbox.open -= 1;
         self.write_stats(&mut inbox);
+        drop(inbox);
+        sequence.end(ended);
+        let mut inbox = self.shared.lock();
+        inbox.open -= 1;
         if inbox.open == 0 {
             self.shared.emptied.notify_all();
         }
@@ -308,7 +314,6 @@ impl<M: LanguageModel> Worker<M> {
         let of_cache = |a: &Active<M::Cache>| a.blocks_held(&self.memory);
         inbox.stats = SchedulerStats {
             running: self.active.len(),
-            queued: inbox.waiting.len(),
             blocks_used: self.active.iter().map(of_cache).sum::<usize>() + index.held(),
             blocks_cached: index.len() - index.held(),
             block_tokens: inbox.stats.block_tokens,
