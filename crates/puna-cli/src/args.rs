@@ -28,12 +28,9 @@ impl ModelArgs {
     }
 }
 
-/// How to run it.
+/// How to compute.
 #[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-
+pub(crate) struct ComputeArgs {
     /// Float32 arithmetic throughout on the stored or dequantized weights, without rounding
     /// activations: slower, and what reference numbers are compared with
     #[arg(long)]
@@ -56,6 +53,16 @@ pub(crate) struct RunArgs {
     /// Threads [default: physical cores]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+}
+
+/// How to run it.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
 
     /// Folder of an adapter (peft's or adapters' files, or what `puna train` wrote), with a scale
     /// other than 1 behind `=`; may be given several times
@@ -166,8 +173,9 @@ pub(crate) struct Adapters {
     pub(crate) force: bool,
 }
 
-impl RunArgs {
-    pub(crate) fn settings(&self) -> anyhow::Result<RunSettings> {
+impl ComputeArgs {
+    /// How to load, and how many threads are running now.
+    pub(crate) fn settings(&self) -> anyhow::Result<(LoadOptions, usize)> {
         let threads = threads::start(self.threads.map(NonZeroUsize::get));
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
         let mut load = LoadOptions::new(precision);
@@ -184,6 +192,13 @@ impl RunArgs {
             return Err(anyhow!("on a GPU the KV cache has the type of the weights"))
                 .hint("leave --kv-type out, or compute on the CPU with --device cpu");
         }
+        Ok((load, threads))
+    }
+}
+
+impl RunArgs {
+    pub(crate) fn settings(&self) -> anyhow::Result<RunSettings> {
+        let (load, threads) = self.compute.settings()?;
         let adapters = Adapters { list: self.adapter.clone(), force: self.force };
         Ok(RunSettings { model: self.model.resolve()?, load, threads, adapters })
     }

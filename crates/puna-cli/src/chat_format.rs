@@ -13,7 +13,7 @@ use crate::report::Hint;
 const NONE: &str = "none";
 
 /// Which template.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Default, Clone, clap::Args)]
 pub(crate) struct TemplateArgs {
     /// Chat template in place of the checkpoint's: llama2, llama3, alpaca, vicuna, chatml, none
     /// or a Jinja file

@@ -3,8 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info,
-    merge, plan, pull, score, sweep, template, tokenize, train,
+    bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info, merge, plan, pull, score, serve, sweep, template, tokenize, train,
 };
 
 /// Run, measure and convert LLaMA-family models.
@@ -16,6 +15,7 @@ use crate::commands::{
     after_help = "Examples:\n  \
         puna chat                                  talk to the built-in model\n  \
         puna chat -m ./Llama-3.2-1B-Instruct       talk to a checkpoint\n  \
+        puna serve -m ./Llama-3.2-1B-Instruct      serve it over HTTP\n  \
         puna convert -m ./model --to gguf --out model.gguf\n\n\
         MODEL is a folder, a file, a Hub id (org/name or org/name:file.gguf) or a built-in name.\n\
         Exit codes: 0 done, 1 the task says no, 2 error."
@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Chat(chat::Args),
     /// Continue a text
     Generate(generate::Args),
+    /// Answer OpenAI's, Ollama's and Anthropic's requests over HTTP, with a web page
+    Serve(serve::Args),
     /// Log-probabilities and perplexity of a text
     Score(score::Args),
     /// What a checkpoint holds

@@ -15,6 +15,7 @@ pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod score;
 pub(crate) mod sweep;
+pub(crate) mod serve;
 pub(crate) mod template;
 pub(crate) mod tokenize;
 pub(crate) mod train;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Chat(args) => chat::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Score(args) => score::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::CompareAdapters(args) => compare_adapters::run(&args),

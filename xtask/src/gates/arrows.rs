@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("puna-nn", &["puna-config", "puna-kernels"]),
     ("puna-model", &["puna-config", "puna-kernels", "puna-io", "puna-text", "puna-nn"]),
     ("puna-infer", &["puna-config", "puna-kernels", "puna-text", "puna-nn", "puna-model"]),
+    ("puna-server", &["puna-config", "puna-text", "puna-nn", "puna-model", "puna-infer"]),
     ("puna-data", &["puna-io", "puna-text"]),
     ("puna-peft", &["puna-config", "puna-kernels", "puna-io", "puna-nn", "puna-model"]),
     (
@@ -48,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "puna-train",
             "puna-plot",
             "puna-laws",
+            "puna-server",
         ],
     ),
     ("puna-plot", &["puna-io"]),

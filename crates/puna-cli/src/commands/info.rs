@@ -1,6 +1,6 @@
 //! `puna info`: what a checkpoint holds, read from config and headers; no weights are loaded.
 
-mod facts;
+pub(crate) mod facts;
 
 use puna_io::Checkpoint;
 use puna_model::read_config;

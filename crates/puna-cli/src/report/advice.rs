@@ -12,6 +12,7 @@ use puna_infer::InferError;
 use puna_io::IoError;
 use puna_model::ModelError;
 use puna_plot::PlotError;
+use puna_server::ServerError;
 use puna_train::TrainError;
 use puna_train::log::LogError;
 
@@ -26,7 +27,24 @@ pub(super) fn known_hint(cause: &(dyn Error + 'static)) -> Option<&'static str> 
     if let Some(error) = cause.downcast_ref::<InferError>() {
         return infer(error);
     }
+    if let Some(error) = cause.downcast_ref::<ServerError>() {
+        return server(error);
+    }
     files(cause.downcast_ref::<IoError>()?)
+}
+
+fn server(error: &ServerError) -> Option<&'static str> {
+    match error {
+        ServerError::Unguarded { .. } => Some(
+            "set keys with --api-key-file FILE (one per line), or say that anybody may use this \
+             server with --insecure",
+        ),
+        ServerError::Listen { .. } => {
+            Some("another program may use this port: choose one with --port (0 takes any)")
+        }
+        ServerError::NameTaken { .. } => Some("name models with -m NAME=MODEL"),
+        _ => None,
+    }
 }
 
 fn infer(error: &InferError) -> Option<&'static str> {

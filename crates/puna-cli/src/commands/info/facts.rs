@@ -117,7 +117,8 @@ fn feed_forward(decoder: &DecoderConfig) -> (usize, Option<usize>) {
     }
 }
 
-fn format(container: Container) -> &'static str {
+/// The container's name.
+pub(crate) fn format(container: Container) -> &'static str {
     match container {
         Container::Safetensors => "safetensors",
         Container::PyTorch => "pytorch",
@@ -127,7 +128,7 @@ fn format(container: Container) -> &'static str {
 }
 
 /// transformers' `model_type`.
-fn architecture(family: Family) -> &'static str {
+pub(crate) fn architecture(family: Family) -> &'static str {
     match family {
         Family::Llama => "llama",
         Family::Mistral => "mistral",

@@ -1,0 +1,177 @@
+//! Ollama's answers: lines of JSON, the last with counts and durations.
+
+use std::time::{Duration, Instant};
+
+use axum::response::Response;
+use puna_infer::TokenLogprob;
+use serde_json::{Value, json};
+
+use super::info::nanos;
+use crate::api_error::{ApiError, Dialect};
+use crate::body::{self, EventWriter, Framing, Gone};
+use crate::clock;
+use crate::generation::{ChoiceUsage, End, Happening, Running};
+use crate::model::Opened;
+use crate::openai::{Call, split, token_text};
+use crate::tools::{CallEvent, CallParser, Format};
+
+/// Which endpoint answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// `message: {role, content}`.
+    Chat,
+    /// `response`.
+    Generate,
+}
+
+/// What all parts of an answer share.
+pub(super) struct Answer {
+    pub(super) model: Opened,
+    pub(super) shape: Shape,
+    pub(super) started: Instant,
+    pub(super) tools: Option<Format>,
+    pub(super) top_logprobs: Option<usize>,
+}
+
+impl Answer {
+    /// A line with text; the end is added to the last.
+    fn line(&self, text: &str, calls: Vec<Call>) -> Value {
+        let mut line = frame(&self.model.name, self.shape, text);
+        if !calls.is_empty() {
+            line["message"]["tool_calls"] = calls.iter().map(call_json).collect();
+        }
+        line["done"] = json!(false);
+        line
+    }
+
+    fn add_logprobs(&self, line: &mut Value, tokens: &[TokenLogprob]) {
+        if self.top_logprobs.is_none() || tokens.is_empty() {
+            return;
+        }
+        let tokenizer = &self.model.engine.served.tokenizer;
+        let entry = |id, logprob: f32| {
+            let (token, bytes) = token_text(tokenizer, id);
+            json!({ "token": token, "logprob": logprob.max(-9999.0), "bytes": bytes })
+        };
+        let shown = tokens.iter().map(|token| {
+            let mut shown = entry(token.id, token.logprob);
+            shown["top_logprobs"] = token.top.iter().map(|&(id, p)| entry(id, p)).collect();
+            shown
+        });
+        line["logprobs"] = shown.collect();
+    }
+
+    fn add_end(&self, line: &mut Value, end: &End, prompt_tokens: usize, usage: ChoiceUsage) {
+        line["done"] = json!(true);
+        line["done_reason"] = json!(if *end == End::Length { "length" } else { "stop" });
+        let total = self.started.elapsed();
+        line["total_duration"] = json!(nanos(total));
+        line["load_duration"] = json!(nanos(self.model.load_time));
+        line["prompt_eval_count"] = json!(prompt_tokens);
+        line["prompt_eval_duration"] = json!(nanos(usage.prefill));
+        line["eval_count"] = json!(usage.completion_tokens);
+        // A text that ends with a stop string is ended here, before the model counts.
+        let decode = match usage.decode {
+            Duration::ZERO => total.saturating_sub(self.model.load_time),
+            time => time,
+        };
+        line["eval_duration"] = json!(nanos(decode));
+    }
+}
+
+fn frame(model: &str, shape: Shape, text: &str) -> Value {
+    let mut line = json!({ "model": model, "created_at": clock::rfc3339() });
+    match shape {
+        Shape::Chat => line["message"] = json!({ "role": "assistant", "content": text }),
+        Shape::Generate => line["response"] = json!(text),
+    }
+    line
+}
+
+fn call_json(call: &Call) -> Value {
+    let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or(Value::Null);
+    json!({ "function": { "name": call.name, "arguments": arguments } })
+}
+
+/// An answer to no question.
+pub(super) fn empty(model: &str, shape: Shape, reason: &str) -> Value {
+    let mut line = frame(model, shape, "");
+    line["done"] = json!(true);
+    line["done_reason"] = json!(reason);
+    line
+}
+
+/// The answer at once.
+pub(super) async fn whole(answer: &Answer, running: Running) -> Result<Response, ApiError> {
+    let prompt_tokens = running.prompt_tokens;
+    let choice = running.finish().await?.pop().unwrap_or_default();
+    let (text, calls) = split(answer.tools, choice.text);
+    let mut line = answer.line(&text, whole_calls(calls));
+    answer.add_logprobs(&mut line, &choice.tokens);
+    answer.add_end(&mut line, &choice.end.unwrap_or(End::Eos), prompt_tokens, choice.usage);
+    Ok(body::json(&line))
+}
+
+/// Calls that were cut by the length have no place in this dialect.
+fn whole_calls(calls: Vec<Call>) -> Vec<Call> {
+    let is_whole = |call: &Call| serde_json::from_str::<Value>(&call.arguments).is_ok();
+    calls.into_iter().filter(is_whole).collect()
+}
+
+/// The answer as it comes.
+pub(super) fn stream(answer: Answer, running: Running) -> Response {
+    body::stream(Framing::NdJson, move |events| write(events, answer, running))
+}
+
+async fn write(events: EventWriter, answer: Answer, mut running: Running) -> Result<(), Gone> {
+    let mut parser = answer.tools.map(CallParser::new);
+    // A call is handed over whole: its arguments are a value here.
+    let mut calls: Vec<Call> = Vec::new();
+    while let Some(happening) = events.waiting(running.next()).await? {
+        match happening {
+            Happening::Prompt { .. } => {}
+            Happening::Text { text, tokens, .. } => {
+                let text = match &mut parser {
+                    Some(parser) => plain(parser.push(&text), &mut calls),
+                    None => text,
+                };
+                if !text.is_empty() || (answer.top_logprobs.is_some() && !tokens.is_empty()) {
+                    let mut line = answer.line(&text, Vec::new());
+                    answer.add_logprobs(&mut line, &tokens);
+                    events.data(&line).await?;
+                }
+            }
+            Happening::End { end, usage, .. } => {
+                if let Some(parser) = &mut parser {
+                    let text = plain(parser.finish(), &mut calls);
+                    let whole = whole_calls(std::mem::take(&mut calls));
+                    if !text.is_empty() || !whole.is_empty() {
+                        events.data(&answer.line(&text, whole)).await?;
+                    }
+                }
+                let mut line = answer.line("", Vec::new());
+                answer.add_end(&mut line, &end, running.prompt_tokens, usage);
+                events.data(&line).await?;
+            }
+            Happening::Failed(error) => return events.data(&error.body(Dialect::Ollama)).await,
+        }
+    }
+    Ok(())
+}
+
+/// The text of parsed events; calls are gathered.
+fn plain(events: Vec<CallEvent>, calls: &mut Vec<Call>) -> String {
+    let mut out = String::new();
+    for event in events {
+        match event {
+            CallEvent::Text(text) => out += &text,
+            CallEvent::Begin { name } => calls.push(Call { name, arguments: String::new() }),
+            CallEvent::Arguments(more) => {
+                if let Some(call) = calls.last_mut() {
+                    call.arguments += &more;
+                }
+            }
+        }
+    }
+    out
+}
