@@ -154,6 +154,10 @@ pub(crate) async fn start(
             format!("the prompt has {prompt_tokens} tokens; this server takes at most {most}");
         return Err(ApiError::too_long("prompt", message));
     }
+    if let (Eos::Forbid, Some((_, param))) = (ask.eos, &ask.grammar) {
+        let message = format!("cannot be combined with {param}: such a text has an end of its own");
+        return Err(ApiError::field("ignore_eos", message));
+    }
     if ask.eos == Eos::Forbid {
         let forbidden = engine.served.eos.iter().map(|&id| (id, f32::NEG_INFINITY));
         ask.sampling.logit_bias.extend(forbidden);
@@ -172,6 +176,7 @@ pub(crate) async fn start(
             stop: ask.stop.clone(),
             visible_specials: ask.visible_specials.clone(),
             ends: ask.eos,
+            grammar: ask.grammar.as_ref().map(|(_, param)| *param),
             began,
         };
         tokio::spawn(narrator.narrate(received, sender.clone()));

@@ -108,13 +108,3 @@ fn operation(path: &str, summary: &str, answers: Answers, response: &str) -> Val
     }
     operation
 }
-
-/// Fields of every request with a body, for the test that asks for each.
-#[cfg(test)]
-pub(crate) fn documented() -> Vec<(&'static str, Vec<String>)> {
-    let fields = |request: requests::Request| {
-        let properties = request.schema["properties"].as_object().cloned().unwrap_or_default();
-        (request.path, properties.keys().cloned().collect())
-    };
-    requests::all().into_iter().map(fields).collect()
-}

@@ -228,8 +228,8 @@ fn hermes(schema: &Value, text: Free, many: bool) -> String {
     let more = if many { "(\"\\n\"? call)*" } else { "" };
     let start = match text {
         Free::Allowed => format!(
-            "start: TAIL | HEAD rest {more}\n\
-             HEAD[lazy]: /(.|\\n)*{HERMES_BEGIN}/\n\
+            "start: TAIL | head rest {more}\n\
+             head[lazy]: /(.|\\n)*{HERMES_BEGIN}/\n\
              TAIL: /(.|\\n)*/ & ~/(.|\\n)*{HERMES_BEGIN}(.|\\n)*/\n"
         ),
         Free::Forbidden => format!("start: call {more}\n"),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use puna_infer::{FinishReason, JobEvent, JobUsage, StopMatcher, TokenLogprob};
+use puna_infer::{FinishReason, InferError, JobEvent, JobUsage, StopMatcher, TokenLogprob};
 use puna_text::{DecodeSpecials, TextError, TokenStream};
 use tokio::sync::mpsc;
 
@@ -23,6 +23,8 @@ pub(super) struct Narrator {
     pub(super) stop: Vec<String>,
     pub(super) visible_specials: Vec<u32>,
     pub(super) ends: Eos,
+    /// The field that gave a grammar.
+    pub(super) grammar: Option<&'static str>,
     pub(super) began: Instant,
 }
 
@@ -98,14 +100,22 @@ impl Narrator {
             }
             Some(JobEvent::Token(token)) => self.token(token, text),
             Some(JobEvent::Finished { reason, usage }) => Some(self.finished(reason, usage, text)),
-            Some(JobEvent::Failed(error)) => {
-                log::line(&format!("error: a sequence failed: {}", log::chain(&error)));
-                let message = format!("the sequence failed: {error}");
-                Some(vec![Happening::Failed(ApiError::internal(message))])
-            }
+            Some(JobEvent::Failed(error)) => Some(vec![Happening::Failed(self.failure(&error))]),
             None => {
                 let error = ApiError::unavailable("the model was stopped", "not_available");
                 Some(vec![Happening::Failed(error)])
+            }
+        }
+    }
+
+    /// What a sequence died of: the request where it left nothing to choose, else the server.
+    fn failure(&self, error: &InferError) -> ApiError {
+        match (error, self.grammar) {
+            (InferError::NoCandidate, _) => ApiError::invalid(error.to_string()),
+            (InferError::Text(_), Some(param)) => ApiError::field(param, log::chain(error)),
+            _ => {
+                log::line(&format!("error: a sequence failed: {}", log::chain(error)));
+                ApiError::internal(format!("the sequence failed: {error}"))
             }
         }
     }

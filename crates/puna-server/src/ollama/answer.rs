@@ -175,3 +175,27 @@ fn plain(events: Vec<CallEvent>, calls: &mut Vec<Call>) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{plain, whole_calls};
+    use crate::tools::{CallParser, Format};
+
+    #[test]
+    fn calls_are_handed_over_whole_and_cut_ones_are_not() {
+        let mut parser = CallParser::new(Format::Hermes);
+        let mut calls = Vec::new();
+        let mut text = String::new();
+        for piece in
+            ["Well<tool_", "call>{\"name\": \"f\", \"arguments\": {\"x\"", ": 1}}</tool_call>"]
+        {
+            text += &plain(parser.push(piece), &mut calls);
+        }
+        text +=
+            &plain(parser.push("<tool_call>{\"name\": \"g\", \"arguments\": {\"x\""), &mut calls);
+        assert_eq!((text.as_str(), calls.len()), ("Well", 2));
+        let whole = whole_calls(calls);
+        assert_eq!((whole.len(), whole[0].name.as_str()), (1, "f"));
+        assert_eq!(whole[0].arguments, "{\"x\": 1}");
+    }
+}

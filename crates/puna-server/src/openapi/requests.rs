@@ -19,7 +19,11 @@ type Field = (&'static str, Value, &'static str);
 fn schema(required: &[&str], groups: &[Vec<Field>]) -> Value {
     let mut properties = Map::new();
     for (name, schema, description) in groups.iter().flatten() {
-        let mut schema = schema.clone();
+        // `null` is as good as absent.
+        let mut schema = match required.contains(name) {
+            true => schema.clone(),
+            false => json!({ "anyOf": [schema, { "type": "null" }] }),
+        };
         if !description.is_empty() {
             schema["description"] = json!(description);
         }
