@@ -5,9 +5,11 @@ use std::io::Read;
 use std::process::Stdio;
 
 const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 13] = [
     "chat",
     "generate",
     "score",
+    "serve",
     "info",
     "convert",
     "data",

@@ -13,6 +13,7 @@ mod hostile;
 mod hub;
 mod plan;
 mod run;
+mod serve;
 mod shapes;
 mod sweep;
 mod train;
