@@ -104,7 +104,7 @@ fn a_request_beyond_its_time_is_an_error_not_a_shorter_answer() {
 
 #[test]
 fn models_are_chosen_by_name_loaded_on_demand_and_unloaded_when_idle() {
-    let config = ServerConfig { idle_unload: Some(Duration::from_millis(300)), ..config() };
+    let config = ServerConfig { idle_unload: Some(Duration::from_millis(1500)), ..config() };
     let server = Running::with(config, vec![spec("first", None), spec("second", None)]);
     let resident = || {
         let models = server.get("/api/ps").ok()["models"].as_array().unwrap().clone();

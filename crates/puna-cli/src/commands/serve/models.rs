@@ -116,7 +116,9 @@ pub(super) fn specs(args: &Args) -> anyhow::Result<Vec<ModelSpec>> {
             template: args.template.clone(),
             adapters: own,
         };
-        let load = Box::new(move || served(&source).map_err(Into::into));
+        let load = Box::new(move || -> Result<Served, puna_server::Source> {
+            served(&source).map_err(Into::into)
+        });
         ModelSpec { name, load, adapters }
     };
     Ok(models.into_iter().map(spec).collect())
