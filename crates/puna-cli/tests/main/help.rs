@@ -4,8 +4,7 @@ use crate::run::{command, puna};
 use std::io::Read;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 14] = [
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 16] = [
     "chat",
     "generate",
     "score",
@@ -20,6 +19,7 @@ const COMMANDS: [&str; 13] = [
     "pull",
     "bench",
     "fit",
+    "sweep",
     "completions",
 ];
 
