@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info, merge, plan, pull, score, serve, sweep, template, tokenize, train,
+    bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info,
+    merge, plan, pull, score, serve, sweep, template, tokenize, train,
 };
 
 /// Run, measure and convert LLaMA-family models.

@@ -290,9 +290,10 @@ impl SweepSection {
             let value = shape.hidden_multiple.to_string();
             return wrong("sweep.shape.hidden_multiple", value, "an even number");
         }
-        if !positive(shape.hidden_per_layer) || shape.head_dim == 0 {
+        if !positive(shape.hidden_per_layer) || shape.head_dim == 0 || shape.min_layers == 0 {
             let value = format!("{shape:?}");
-            return wrong("sweep.shape", value, "hidden_per_layer and head_dim above 0");
+            let expected = "hidden_per_layer, min_layers and head_dim above 0";
+            return wrong("sweep.shape", value, expected);
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ pub struct ShapeRule {
     pub hidden_multiple: usize,
     /// Hidden size per layer.
     pub hidden_per_layer: f64,
+    /// Fewest layers: what two cannot learn and three can makes a step in the losses of a sweep.
+    pub min_layers: usize,
     /// Size of a head, where the hidden size is a multiple of it; smaller models have one head.
     pub head_dim: usize,
     /// Whether the head is the embedding.
@@ -20,14 +22,20 @@ pub struct ShapeRule {
 
 impl Default for ShapeRule {
     fn default() -> Self {
-        Self { hidden_multiple: 16, hidden_per_layer: 40.0, head_dim: 32, tied: true }
+        Self {
+            hidden_multiple: 16,
+            hidden_per_layer: 40.0,
+            min_layers: 4,
+            head_dim: 32,
+            tied: true,
+        }
     }
 }
 
 /// A model's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Layers: hidden size / `hidden_per_layer`, at least 2.
+    /// Layers: hidden size / `hidden_per_layer`, at least `min_layers`.
     pub layers: usize,
     /// Hidden size.
     pub hidden: usize,
@@ -42,7 +50,8 @@ impl ShapeRule {
     #[must_use]
     pub fn of_hidden(&self, hidden: usize) -> Shape {
         let multiple = self.hidden_multiple.max(1);
-        let layers = (hidden as f64 / self.hidden_per_layer).round().max(2.0) as usize;
+        let layers = (hidden as f64 / self.hidden_per_layer).round() as usize;
+        let layers = layers.max(self.min_layers);
         let wanted = (hidden / self.head_dim.max(1)).max(1);
         let fits =
             |heads: &usize| hidden.is_multiple_of(*heads) && (hidden / heads).is_multiple_of(2);
@@ -123,7 +132,7 @@ mod tests {
         let rule = ShapeRule::default();
         let shape = rule.of_hidden(256);
         assert_eq!(shape, Shape { layers: 6, hidden: 256, heads: 8, ffn: 688 });
-        assert_eq!(rule.of_hidden(16), Shape { layers: 2, hidden: 16, heads: 1, ffn: 48 });
+        assert_eq!(rule.of_hidden(16), Shape { layers: 4, hidden: 16, heads: 1, ffn: 48 });
         assert_eq!(rule.of_hidden(48).heads, 1);
     }
 
@@ -135,7 +144,7 @@ mod tests {
             config.decoder.parameters().matmul as f64
         };
         // d V + L (4 d d + 3 d f)
-        assert_eq!(matmul(64), 64.0 * 4096.0 + 2.0 * (4.0 * 64.0 * 64.0 + 3.0 * 64.0 * 176.0));
+        assert_eq!(matmul(64), 64.0 * 4096.0 + 4.0 * (4.0 * 64.0 * 64.0 + 3.0 * 64.0 * 176.0));
         let shape = rule.nearest(1.02 * matmul(96), (4096, 256)).unwrap();
         assert_eq!(shape.hidden, 96);
         assert_eq!(rule.nearest(1.0, (4096, 256)).unwrap().hidden, 16);
