@@ -140,7 +140,7 @@ fn tables_that_determine_no_law_are_refused_with_the_reason() {
     refused(&sweep, &["--delta", "-1"], &["delta"]);
     refused(&sweep, &["--loss", "l1", "--delta", "0.1"], &["--delta"]);
     refused(&sweep, &["--bootstrap", "5"], &["at least 20"]);
-    refused(&sweep, &["--predict", "1e9"], &["1e9", "N,D"]);
+    refused(&sweep, &["--predict", "1e9"], &["1e9", "1e9,20e9"]);
     refused(&sweep, &["--predict-flops", "-1"], &["-1"]);
     refused(&sweep, &["--approach", "2", "--predict-flops", "1e16"], &["--approach 3"]);
     refused(&sweep, &["--drop-highest", "18"], &["2 points"]);

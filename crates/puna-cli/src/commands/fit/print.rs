@@ -65,7 +65,6 @@ fn law(results: &Results) -> Option<String> {
                 .map(|level| between(ensemble.interval(level, of), six_digits));
             rows.push(vec![name.to_owned(), six_digits(of(&fit.law)), inner, outer]);
         }
-        rows.push(Vec::new());
         text.push_str(&output::table(&rows));
         text.push_str(&format!("{} resamples of the points\n", ensemble.laws().len()));
     }
