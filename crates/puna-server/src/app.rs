@@ -1,6 +1,6 @@
 //! What all requests share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::config::ServerConfig;
@@ -21,6 +21,8 @@ pub(crate) struct App {
     pub(crate) keys: Keys,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
+    /// Held while a rating is written.
+    pub(crate) feedback: Mutex<()>,
     draining: AtomicBool,
     open: Arc<AtomicUsize>,
     next_id: AtomicUsize,
@@ -43,6 +45,7 @@ impl App {
             keys,
             registry,
             metrics: Metrics::default(),
+            feedback: Mutex::default(),
             draining: AtomicBool::new(false),
             open: Arc::default(),
             next_id: AtomicUsize::new(0),

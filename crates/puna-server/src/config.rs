@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use puna_infer::SchedulerOptions;
 
+use crate::studio::Planner;
+
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -32,6 +34,12 @@ pub struct ServerConfig {
     pub prompt_log: PromptLog,
     /// Time that accepted requests get at the end.
     pub drain_timeout: Duration,
+    /// What answers `/v1/plan`.
+    pub planner: Option<Planner>,
+    /// Folder whose folders are training runs.
+    pub runs: Option<PathBuf>,
+    /// File that ratings of answers are appended to.
+    pub feedback: Option<PathBuf>,
 }
 
 /// What is allowed without API keys.
@@ -67,6 +75,9 @@ impl Default for ServerConfig {
             cors_origins: Vec::new(),
             prompt_log: PromptLog::Off,
             drain_timeout: Duration::from_secs(60),
+            planner: None,
+            runs: None,
+            feedback: None,
         }
     }
 }

@@ -32,6 +32,7 @@ mod prompt;
 mod routes;
 mod sampling;
 mod server;
+mod studio;
 mod tokenize;
 mod tools;
 
@@ -39,3 +40,4 @@ pub use config::{Exposure, PromptLog, ServerConfig};
 pub use error::{ServerError, Source};
 pub use model::{Loader, ModelFacts, ModelSpec, Served};
 pub use server::{Server, serve};
+pub use studio::Planner;

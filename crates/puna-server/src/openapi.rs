@@ -30,6 +30,8 @@ enum Answers {
     /// Lines of JSON unless `stream` is unset.
     JsonOrLines,
     Text,
+    /// Lines of JSON.
+    Lines,
 }
 
 fn build() -> Value {
@@ -74,6 +76,10 @@ fn operation(path: &str, summary: &str, answers: Answers, response: &str) -> Val
         Answers::Text => {
             content.insert("text/plain".to_owned(), json!({ "schema": { "type": "string" } }));
         }
+        Answers::Lines => {
+            let schema = json!({ "schema": { "type": "string" } });
+            content.insert("application/x-ndjson".to_owned(), schema);
+        }
         _ => {
             content.insert("application/json".to_owned(), json!({ "schema": schema }));
         }
@@ -81,7 +87,7 @@ fn operation(path: &str, summary: &str, answers: Answers, response: &str) -> Val
     let stream = match answers {
         Answers::JsonOrEvents => Some("text/event-stream"),
         Answers::JsonOrLines => Some("application/x-ndjson"),
-        Answers::Json | Answers::Text => None,
+        Answers::Json | Answers::Text | Answers::Lines => None,
     };
     if let Some(kind) = stream {
         content.insert(kind.to_owned(), json!({ "schema": { "type": "string" } }));

@@ -12,10 +12,10 @@ use serde_json::json;
 
 use crate::api_error::ApiError;
 use crate::app::App;
-use crate::{anthropic, body, guard, ollama, openai, openapi, pages, tokenize};
+use crate::{anthropic, body, guard, ollama, openai, openapi, pages, studio, tokenize};
 
 /// Paths of the API; metrics count by them.
-const PATHS: [&str; 25] = [
+const PATHS: [&str; 29] = [
     "/health",
     "/metrics",
     "/openapi.json",
@@ -28,6 +28,10 @@ const PATHS: [&str; 25] = [
     "/v1/embeddings",
     "/v1/messages",
     "/v1/messages/count_tokens",
+    "/v1/plan",
+    "/v1/runs",
+    "/v1/runs/{name}/metrics",
+    "/v1/feedback",
     "/tokenize",
     "/detokenize",
     "/api/chat",
@@ -74,6 +78,10 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/embeddings", post(openai::embeddings::embeddings))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/plan", get(studio::plan))
+        .route("/v1/runs", get(studio::runs))
+        .route("/v1/runs/{name}/metrics", get(studio::metrics))
+        .route("/v1/feedback", post(studio::feedback))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/api/chat", post(ollama::generate::chat))

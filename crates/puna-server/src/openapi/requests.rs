@@ -254,6 +254,13 @@ fn others() -> Vec<Request> {
         ("return_token_strs", switch(), ""),
     ];
     let detokenize = vec![model(), ("tokens", list(count(0, None)), "")];
+    let feedback = vec![
+        ("messages", list(any_object()), "What the answer answered."),
+        ("answer", text(), ""),
+        ("rating", json!({ "enum": ["up", "down"] }), ""),
+        ("model", text(), "Recorded with it."),
+        ("conversation", text(), "Recorded with it."),
+    ];
     vec![
         Request {
             path: "/v1/messages",
@@ -286,6 +293,14 @@ fn others() -> Vec<Request> {
             response: "Text",
             schema: schema(&["tokens"], &[detokenize]),
             example: json!({ "tokens": [0, 10, 20] }),
+        },
+        Request {
+            path: "/v1/feedback",
+            summary: "Store a rating of an answer",
+            answers: Answers::Json,
+            response: "Stored",
+            schema: schema(&["messages", "answer", "rating"], &[feedback]),
+            example: json!({ "messages": hello, "answer": "Hello!", "rating": "up" }),
         },
     ]
 }

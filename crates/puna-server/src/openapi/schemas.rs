@@ -5,12 +5,15 @@ use serde_json::{Value, json};
 use super::Answers;
 
 /// Path, summary, kind of answer, its schema.
-pub(super) const READS: [(&str, &str, Answers, &str); 9] = [
+pub(super) const READS: [(&str, &str, Answers, &str); 12] = [
     ("/health", "Whether the server takes requests", Answers::Json, "Health"),
     ("/metrics", "Counts for Prometheus", Answers::Text, "Health"),
     ("/openapi.json", "This description", Answers::Json, "Anything"),
     ("/v1/models", "The models and adapters", Answers::Json, "Models"),
     ("/v1/models/{name}", "One of them", Answers::Json, "Model"),
+    ("/v1/plan", "The answer of puna plan, its options as parameters", Answers::Json, "Anything"),
+    ("/v1/runs", "Training runs", Answers::Json, "Runs"),
+    ("/v1/runs/{name}/metrics", "Lines of a run's metrics", Answers::Lines, "Anything"),
     ("/api/tags", "Ollama: the models", Answers::Json, "OllamaModels"),
     ("/api/ps", "Ollama: the models in memory", Answers::Json, "OllamaModels"),
     ("/api/version", "Ollama: this program's version", Answers::Json, "Version"),
@@ -65,6 +68,10 @@ pub(super) fn shared() -> Value {
         "Models": object(&[
             ("object", json!({ "const": "list" })), ("data", list(model.clone())),
         ]),
+        "Runs": object(&[
+            ("object", json!({ "const": "list" })), ("data", list(json!({ "type": "object" }))),
+        ]),
+        "Stored": object(&[("stored", json!({ "const": true }))]),
         "OllamaModels": object(&[("models", list(json!({ "type": "object" })))]),
         "OllamaShow": object(&[("details", json!({ "type": "object" }))]),
         "OllamaAnswer": object(&[
