@@ -55,7 +55,7 @@ pub(crate) fn positive(text: &str, value: f64) -> Result<f64> {
 #[must_use]
 pub fn short_count(value: f64) -> String {
     const TOO_LARGE: f64 = 9.995e14;
-    if !value.is_finite() || value >= TOO_LARGE || value < 1.0 {
+    if !(1.0..TOO_LARGE).contains(&value) {
         return short_power(value);
     }
     // 999.96M is 1.00B: the unit is that of the rounded number.

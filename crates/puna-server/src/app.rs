@@ -1,7 +1,7 @@
 //! What all requests share.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::config::ServerConfig;
 use crate::guard::Keys;

@@ -45,10 +45,7 @@ impl fmt::Debug for Planner {
 type Asked = Result<Query<BTreeMap<String, String>>, axum::extract::rejection::QueryRejection>;
 
 /// `GET /v1/plan`.
-pub(crate) async fn plan(
-    State(app): State<Arc<App>>,
-    asked: Asked,
-) -> Result<Response, ApiError> {
+pub(crate) async fn plan(State(app): State<Arc<App>>, asked: Asked) -> Result<Response, ApiError> {
     let Some(planner) = app.config.planner.clone() else {
         return Err(ApiError::not_found("/v1/plan: this server has no planner"));
     };

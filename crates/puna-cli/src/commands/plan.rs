@@ -8,10 +8,14 @@ mod numbers;
 mod text;
 mod why;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
+use clap::Parser;
+use puna_config::preset_names;
 use puna_laws::{LawError, Method, Plan, Question};
+use serde_json::Value;
 
 use crate::report::{Hint, Outcome};
 use crate::{output, threads};
@@ -93,6 +97,75 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let asked_whether_it_fits = answer.machine_given;
     let fits = answer.placed.as_ref().is_none_or(|placed| placed.fits);
     Ok(if fits || !asked_whether_it_fits { Outcome::Done } else { Outcome::No })
+}
+
+/// A plan asked for by the web page: the options of `puna plan` by their names, without those that
+/// read files or measure.
+pub(crate) fn answer_for_page(asked: &BTreeMap<String, String>) -> Result<Value, String> {
+    const KNOWN: [&str; 22] = [
+        "flops",
+        "params",
+        "tokens",
+        "loss",
+        "serve-tokens",
+        "unique-tokens",
+        "model",
+        "vocab",
+        "gpu",
+        "gpus",
+        "days",
+        "hours",
+        "budget",
+        "price",
+        "mfu",
+        "method",
+        "precision",
+        "seq",
+        "micro-batch",
+        "batch-tokens",
+        "law",
+        "extrapolate",
+    ];
+    #[derive(clap::Parser)]
+    #[command(no_binary_name = true)]
+    struct Asked {
+        #[command(flatten)]
+        args: Args,
+    }
+    let mut typed = Vec::new();
+    for (name, value) in asked {
+        let name = name.replace('_', "-");
+        if !KNOWN.contains(&name.as_str()) {
+            let shown: String = name.chars().take(50).collect();
+            return Err(format!(
+                "{shown}: there is no such option; there are {}",
+                KNOWN.join(", ")
+            ));
+        }
+        match name.as_str() {
+            "extrapolate" if value == "true" => typed.push("--extrapolate".to_owned()),
+            "extrapolate" => return Err("extrapolate: expected true".to_owned()),
+            "model" if !preset_names().unwrap_or_default().contains(value) => {
+                return Err(format!(
+                    "model: {} are known",
+                    preset_names().unwrap_or_default().join(", ")
+                ));
+            }
+            _ => typed.push(format!("--{name}={value}")),
+        }
+    }
+    let Asked { args } = Asked::try_parse_from(typed).map_err(|error| {
+        // Its first line says what is wrong; the others are about a terminal.
+        let text = error.to_string();
+        text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    })?;
+    match answer(&args) {
+        Ok(answer) => Ok(json::answer(&answer)),
+        Err(error) => Err(match advice(&error) {
+            Some(hint) => format!("{error:#}; {}", hint.replace("--", "")),
+            None => format!("{error:#}"),
+        }),
+    }
 }
 
 fn answer(args: &Args) -> anyhow::Result<Answer> {

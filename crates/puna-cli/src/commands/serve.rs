@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use puna_infer::SchedulerOptions;
-use puna_server::{Exposure, PromptLog, ServerConfig};
+use puna_server::{Exposure, Planner, PromptLog, ServerConfig};
 
 use crate::args::ComputeArgs;
 use crate::chat_format::TemplateArgs;
+use crate::commands::plan;
 use crate::report::{Hint, Outcome};
 use crate::{output, units};
 use models::{AdapterChoice, ModelChoice};
@@ -42,6 +43,20 @@ pub(crate) struct Args {
     network: NetworkArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    page: PageArgs,
+}
+
+/// What the web page shows beside the chat.
+#[derive(Debug, clap::Args)]
+struct PageArgs {
+    /// Folder of training runs whose curves the page shows
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+    /// File that ratings of answers are appended to, for preference training; pairs go into
+    /// NAME.pairs.jsonl beside it
+    #[arg(long, value_name = "FILE")]
+    feedback: Option<PathBuf>,
 }
 
 /// Who may ask.
@@ -148,6 +163,10 @@ fn config(args: &Args) -> anyhow::Result<ServerConfig> {
         return Err(anyhow!("--max-prompt-tokens 0 would refuse every request"))
             .hint("leave it out for the model's own context");
     }
+    if let Some(runs) = args.page.runs.as_ref().filter(|runs| !runs.is_dir()) {
+        return Err(anyhow!("--runs {} is no folder", runs.display()))
+            .hint("it is the folder that output folders of `puna train` lie in");
+    }
     let seconds = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
     Ok(ServerConfig {
         host: network.host.clone(),
@@ -162,6 +181,9 @@ fn config(args: &Args) -> anyhow::Result<ServerConfig> {
         cors_origins: network.cors_origin.clone(),
         prompt_log: if network.log_prompts { PromptLog::On } else { PromptLog::Off },
         drain_timeout: Duration::from_secs(limits.drain_timeout),
+        planner: Some(Planner::new(plan::answer_for_page)),
+        runs: args.page.runs.clone(),
+        feedback: args.page.feedback.clone(),
     })
 }
 

@@ -105,9 +105,7 @@ fn counterpart(file: &Path, rating: &Rating) -> Option<Value> {
         return None;
     }
     let lines = BufReader::new(file).lines().map_while(Result::ok);
-    lines
-        .filter_map(|line| rating.pair(&serde_json::from_str(&line).ok()?))
-        .last()
+    lines.filter_map(|line| rating.pair(&serde_json::from_str(&line).ok()?)).last()
 }
 
 /// One write for one line: a process that dies tears at most the last line.
