@@ -303,4 +303,5 @@ test('speed counts the tokens after the first', async () => {
   const { tokensPerSec } = await load('chat/tree.ts');
   assert.equal(tokensPerSec(11, 1000, 2000), 10);
   assert.equal(tokensPerSec(1, 1000, 1000), 0);
+  assert.equal(tokensPerSec(150, 1000, 1006), 0);
 });

@@ -144,7 +144,11 @@ export function titleFrom(text: string): string {
   return `${space > 30 ? cut.slice(0, space) : cut}…`;
 }
 
-/** Tokens per second after the first one, whose wait is the prompt's. */
+/** Shorter answers came in one piece, as far as a page can tell. */
+const SHORTEST_MS = 100;
+
+/** Tokens per second after the first one, whose wait is the prompt's; 0 where it cannot be told. */
 export function tokensPerSec(tokens: number, firstMs: number, lastMs: number): number {
-  return tokens > 1 && lastMs > firstMs ? ((tokens - 1) * 1000) / (lastMs - firstMs) : 0;
+  const spent = lastMs - firstMs;
+  return tokens > 1 && spent >= SHORTEST_MS ? ((tokens - 1) * 1000) / spent : 0;
 }
