@@ -21,6 +21,12 @@ use crate::{NnError, Precision, Value, Weight};
 /// Logits that exist at once; also how many tokens share one pass over the head's weight.
 const LOGITS: usize = 1 << 24;
 
+/// Positions whose logits exist at once.
+#[must_use]
+pub fn positions_at_once(vocab: usize) -> usize {
+    (LOGITS / vocab.max(1)).clamp(64, 1024)
+}
+
 /// What the loss is.
 #[derive(Debug, Clone)]
 pub struct CrossEntropy<'a> {
@@ -110,7 +116,7 @@ fn chunks(
     let (vocab, width, elements) = (head.rows(), head.cols(), elements(of.precision));
     // Positions without a target cost nothing.
     let wanted: Vec<usize> = (0..of.targets.len()).filter(|&n| of.targets[n].is_some()).collect();
-    let chunk = (LOGITS / vocab.max(1)).clamp(64, 1024);
+    let chunk = positions_at_once(vocab);
     let mut logits = puna_kernels::zeros(chunk.min(wanted.len()) * vocab);
     let mut sum = LossSum::default();
     // Packing pays from three products on.
