@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::run::{Ran, puna};
+use crate::run::{Ran, arg, puna};
 
 fn plan(args: &[&str]) -> Ran {
     puna(&[&["plan"], args].concat())
@@ -210,4 +210,38 @@ fn a_config_file_is_planned_as_it_is() {
     assert_eq!(plan["memory"]["seq"], 2048);
     let ran = puna(&["plan", "--model", "llama-9"]);
     assert!(ran.stderr.contains("llama-3.1-8b"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_recipe_is_predicted_before_its_run_and_compared_after() {
+    let run = crate::train::Run::new();
+    let recipe = run.path("recipe.toml");
+    let output = format!("output={}", arg(&run.path("planned")));
+    let args = ["--machine", arg(&recipe), "--set", &output, "-t", "1"];
+    let before = json(&args);
+    assert!(before["machine"]["read_bytes_per_second"].as_f64().unwrap() > 1e6);
+    assert_eq!(before["outcome"], Value::Null);
+    let predicted = &before["predicted"];
+    assert_eq!(predicted["steps"], 12);
+    assert!(predicted["tokens_per_second"].as_f64().unwrap() > 0.0);
+    assert!(!run.path("planned.probe").exists(), "the folder of the few steps is removed");
+    let trained = run.train("planned", &["log.validate_every_steps=0"], &[]);
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    let after = json(&args);
+    assert_eq!(&after["predicted"], predicted, "what was said before the run stays");
+    assert_eq!(after["predicted_before_the_run"], true);
+    let outcome = &after["outcome"];
+    assert_eq!(outcome["steps"], 12);
+    let of = |value: &Value| value["peak_bytes"].as_f64().unwrap();
+    assert!((0.3..3.0).contains(&(of(predicted) / of(outcome))), "{after}");
+}
+
+#[test]
+fn a_machine_without_a_recipe_is_only_measured() {
+    let ran = plan(&["--machine", "-t", "1"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("GB/s read"), "{}", ran.stdout);
+    let wrong = plan(&["--machine", "nowhere.toml"]);
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.stderr.contains("nowhere.toml"), "{}", wrong.stderr);
 }

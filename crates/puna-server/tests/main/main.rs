@@ -12,3 +12,4 @@ mod openai;
 mod pages;
 mod running;
 mod streaming;
+mod studio;
