@@ -303,8 +303,8 @@ mod tests {
             (intervals.tokens_per_param, 9.9, 29.0),
             (intervals.loss, 1.9578, 1.9909),
         ] {
-            assert!((got.low / low - 1.0).abs() < 0.03, "{got:?} {low}");
-            assert!((got.high / high - 1.0).abs() < 0.03, "{got:?} {high}");
+            assert!((got.low / low - 1.0).abs() < 0.05, "{got:?} {low}");
+            assert!((got.high / high - 1.0).abs() < 0.05, "{got:?} {high}");
         }
         let other = Choice { law: Some(LawName::Hoffmann2022Tex), ..Choice::default() };
         assert_eq!(Plan::of(&question, &other).unwrap().intervals, None);

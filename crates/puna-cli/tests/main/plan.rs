@@ -28,10 +28,10 @@ fn a_plan_in_json_has_the_keys_that_scripts_read() {
     near(&plan["tokens_per_param"], 18.391, 1e-4);
     near(&plan["loss"], 1.974441, 1e-6);
     let interval = &plan["interval"];
-    near(&interval["params"][0], 5.75e10, 0.03);
-    near(&interval["params"][1], 9.86e10, 0.03);
-    near(&interval["tokens_per_param"][0], 9.88, 0.03);
-    near(&interval["tokens_per_param"][1], 29.0, 0.03);
+    near(&interval["params"][0], 5.75e10, 0.05);
+    near(&interval["params"][1], 9.86e10, 0.05);
+    near(&interval["tokens_per_param"][0], 9.88, 0.05);
+    near(&interval["tokens_per_param"][1], 29.0, 0.05);
     assert!(plan["memory"]["items"].as_array().is_some_and(|items| items.len() >= 4));
     assert!(plan["gpu_hours"].as_f64().unwrap() > 1e5 && plan["days"].as_f64().unwrap() > 1.0);
 }
