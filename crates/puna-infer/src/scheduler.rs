@@ -21,6 +21,7 @@
 //! has gives up its youngest.
 
 mod active;
+mod admission;
 mod blocks;
 mod job;
 mod options;

@@ -84,9 +84,10 @@ impl<C: SequenceCache> Active<C> {
         Some(block_key(self.end_of_chain()?, tokens))
     }
 
-    /// Takes blocks that others have computed.
-    pub(super) fn reuse(&mut self, memory: &mut Memory<C::Block>) {
+    /// Takes blocks that others have computed; returns the tokens that it has thereby gained.
+    pub(super) fn reuse(&mut self, memory: &mut Memory<C::Block>) -> usize {
         let size = memory.block_tokens;
+        let begun = self.cache.len();
         while let Some(before) = self.end_of_chain() {
             let Some(tokens) = self.block_at_chain(self.sequence.reusable(), size) else { break };
             let (len, of_chain) = (self.cache.len(), self.chain.len() * size);
@@ -106,6 +107,7 @@ impl<C: SequenceCache> Active<C> {
             }
             self.chain.push(key);
         }
+        self.cache.len().saturating_sub(begun)
     }
 
     /// Gives the blocks that have become whole to others, after a pass for a sequence of `total_len`
@@ -162,7 +164,7 @@ impl<C: SequenceCache> Active<C> {
         memory.blocks(self.cache.len() + extra).saturating_sub(self.chain.len())
     }
 
-    /// Lets go of all shared blocks; the cache is of no use afterwards.
+    /// Lets go of all shared blocks; what the cache still has of them counts as its own.
     pub(super) fn release(&mut self, memory: &mut Memory<C::Block>) {
         for key in self.chain.drain(..).rev() {
             memory.index.release(key);

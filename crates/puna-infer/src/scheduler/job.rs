@@ -111,7 +111,8 @@ pub struct TokenLogprob {
 pub enum JobEvent {
     /// The sequence has left the queue.
     Started {
-        /// Prompt tokens that were remembered from other sequences.
+        /// Prompt tokens that are remembered from other sequences; sequences that begin alike at the
+        /// same time may save each other more ([`JobUsage::reused_tokens`]).
         reused_tokens: usize,
     },
     /// One per token of the prompt, if they were asked for; nothing predicts the first.

@@ -95,6 +95,15 @@ impl<C> Sequence<C> {
         self.tell(JobEvent::Started { reused_tokens })
     }
 
+    /// Counts tokens that others have computed since it started, if they are the prompt's and are
+    /// wanted for the first time; returns how many are.
+    pub(super) fn count_reused(&mut self, tokens: usize) -> usize {
+        let counted =
+            if self.prompt_done.is_none() && self.usage.preemptions == 0 { tokens } else { 0 };
+        self.usage.reused_tokens += counted;
+        counted
+    }
+
     /// Takes the logits of a part of its tokens; chooses a token if they are the last ones. `limit` is
     /// how many tokens the sequence may have.
     ///

@@ -1,6 +1,6 @@
 //! The scheduler's thread: takes jobs in, runs passes, hands tokens over, lets sequences go.
 
-use super::active::{Active, Memory, empty_cache, first_total};
+use super::active::{Active, Memory};
 use super::blocks::BlockIndex;
 use super::job::JobId;
 use super::pass::{Ran, run_parts};
@@ -19,16 +19,16 @@ const GAP_WEIGHT: f64 = 0.2;
 
 /// What the thread owns.
 pub(super) struct Worker<M: LanguageModel> {
-    model: Arc<M>,
-    shared: Arc<Shared<M::Cache>>,
-    options: SchedulerOptions,
+    pub(super) model: Arc<M>,
+    pub(super) shared: Arc<Shared<M::Cache>>,
+    pub(super) options: SchedulerOptions,
     limits: Limits,
-    active: Vec<Active<M::Cache>>,
-    memory: Memory<<M::Cache as SequenceCache>::Block>,
+    pub(super) active: Vec<Active<M::Cache>>,
+    pub(super) memory: Memory<<M::Cache as SequenceCache>::Block>,
     /// Sequences that have left the queue so far.
-    ages: u64,
+    pub(super) ages: u64,
     /// What is counted here; the rest is counted in the inbox.
-    counts: SchedulerStats,
+    pub(super) counts: SchedulerStats,
     /// When a job ended, or work began.
     last_end: Instant,
 }
@@ -72,9 +72,8 @@ impl<M: LanguageModel> Worker<M> {
 
     /// One pass and what goes with it; `false` at the end.
     fn turn(&mut self) -> bool {
-        let (stopping, cancelled) = self.wait();
-        self.drop_unwanted(stopping, &cancelled);
-        if stopping {
+        self.wait();
+        if self.sweep() {
             return false;
         }
         self.admit();
@@ -85,7 +84,7 @@ impl<M: LanguageModel> Worker<M> {
     }
 
     /// Waits for something to do.
-    fn wait(&mut self) -> (bool, Vec<JobId>) {
+    fn wait(&mut self) {
         let mut inbox = self.shared.lock();
         while self.active.is_empty()
             && inbox.waiting.len() == 0
@@ -95,10 +94,18 @@ impl<M: LanguageModel> Worker<M> {
             inbox = self.shared.filled.wait(inbox).unwrap_or_else(PoisonError::into_inner);
             self.last_end = Instant::now();
         }
-        (inbox.phase == Phase::Stopping, std::mem::take(&mut inbox.cancelled))
     }
 
-    /// Ends what was cancelled and what is late.
+    /// Ends what was cancelled and what is late, everything if the scheduler stops; whether it does.
+    pub(super) fn sweep(&mut self) -> bool {
+        let mut inbox = self.shared.lock();
+        let stopping = inbox.phase == Phase::Stopping;
+        let cancelled = std::mem::take(&mut inbox.cancelled);
+        drop(inbox);
+        self.drop_unwanted(stopping, &cancelled);
+        stopping
+    }
+
     fn drop_unwanted(&mut self, stopping: bool, cancelled: &[JobId]) {
         let now = Instant::now();
         let reason = |sequence: &Sequence<M::Cache>| {
@@ -116,94 +123,6 @@ impl<M: LanguageModel> Worker<M> {
         for index in (0..self.active.len()).rev() {
             if let Some(reason) = reason(&self.active[index].sequence) {
                 self.end(index, Ended::Finished(reason));
-            }
-        }
-    }
-
-    /// Takes jobs from the queue for as long as there is a place and memory for their prompts.
-    fn admit(&mut self) {
-        loop {
-            let shared = Arc::clone(&self.shared);
-            let mut inbox = shared.lock();
-            let places = self.options.max_sequences;
-            let Some(next) = inbox.waiting.peek(places) else { return };
-            let fits = self.fits(next);
-            if self.active.len() >= places || !(fits || self.active.is_empty()) {
-                let Some(client) = inbox.waiting.overfull(places) else { return };
-                let Some(youngest) = self.youngest(Some(client)) else { return };
-                self.preempt(youngest, &mut inbox);
-                continue;
-            }
-            let Some(mut sequence) = inbox.waiting.pop(places) else { return };
-            drop(inbox);
-            if sequence.age.is_none() {
-                sequence.age = Some(self.ages);
-                self.ages += 1;
-            }
-            let mut active = Active::new(sequence, &*self.model, &mut self.memory);
-            let reused = active.cache.len();
-            self.counts.reused_tokens += reused as u64;
-            self.counts.prefix_hits += u64::from(reused > 0);
-            let flow = active.sequence.start(reused);
-            self.active.push(active);
-            if flow.is_break() {
-                self.end(self.active.len() - 1, Ended::Broken);
-            }
-        }
-    }
-
-    /// Whether memory holds a sequence's tokens and the next one beside all that is claimed.
-    fn fits(&self, sequence: &Sequence<M::Cache>) -> bool {
-        let cache = empty_cache(sequence, &*self.model);
-        let root = self.model.share_key(&cache, first_total(sequence, &*self.model));
-        let size = self.memory.block_tokens;
-        let known = root.map(|root| self.memory.index.known(root, sequence.reusable(), size));
-        let (_, held_already) = known.unwrap_or((0, 0));
-        let tokens = sequence.tokens.len() + 1 + cache.extra_tokens();
-        self.claimed() + self.memory.blocks(tokens) - held_already <= self.memory.total
-    }
-
-    /// Blocks that running sequences have or will need in the next pass.
-    fn claimed(&self) -> usize {
-        let own: usize = self.active.iter().map(|active| active.claim(&self.memory)).sum();
-        own + self.memory.index.held()
-    }
-
-    /// The sequence that left the queue last, of one client or of all.
-    fn youngest(&self, client: Option<&str>) -> Option<usize> {
-        let of_client = |index: &usize| {
-            client.is_none_or(|client| self.active[*index].sequence.job.client == client)
-        };
-        let running = (0..self.active.len()).filter(of_client);
-        running.max_by_key(|&index| self.active[index].sequence.age)
-    }
-
-    /// Puts a sequence back into the queue, before the others of its client.
-    fn preempt(&mut self, index: usize, inbox: &mut Inbox<M::Cache>) {
-        let mut active = self.active.remove(index);
-        active.release(&mut self.memory);
-        let mut sequence = active.sequence;
-        sequence.usage.preemptions += 1;
-        self.counts.preemptions += 1;
-        let client = sequence.job.client.clone();
-        inbox.waiting.push_again(&client, sequence);
-    }
-
-    /// Sees to it that the next pass has memory: remembered blocks go first, then the youngest
-    /// sequences. The oldest fits alone, as its length is limited to what memory holds.
-    fn make_room(&mut self) {
-        while self.claimed() > self.memory.total && self.active.len() > 1 {
-            let Some(youngest) = self.youngest(None) else { break };
-            let shared = Arc::clone(&self.shared);
-            self.preempt(youngest, &mut shared.lock());
-        }
-        for active in &mut self.active {
-            active.reuse(&mut self.memory);
-        }
-        let cached = |memory: &Memory<_>| memory.index.len() - memory.index.held();
-        while self.claimed() + cached(&self.memory) > self.memory.total {
-            if !self.memory.index.evict() {
-                break;
             }
         }
     }
@@ -272,7 +191,7 @@ impl<M: LanguageModel> Worker<M> {
     }
 
     /// Ends a running sequence; what it has computed stays for others.
-    fn end(&mut self, index: usize, ended: Ended) {
+    pub(super) fn end(&mut self, index: usize, ended: Ended) {
         let mut active = self.active.remove(index);
         active.release(&mut self.memory);
         let Active { sequence, cache, .. } = active;
