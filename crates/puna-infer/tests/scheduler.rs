@@ -115,7 +115,7 @@ impl Case {
         let prompt = (0..shared as u32).map(|i| (i * 13 + 5) % vocab_size);
         let prompt = prompt.chain((0..own as u32).map(|i| (i * 11 + index as u32) % vocab_size));
         let mut sampling = SamplingParams { seed: index as u64, ..Default::default() };
-        if index % 3 > 0 {
+        if !index.is_multiple_of(3) {
             sampling.temperature = 0.9;
             sampling.top_p = Some(0.95);
         }
@@ -127,7 +127,7 @@ impl Case {
             prompt: prompt.collect(),
             sampling,
             max_tokens: 3 + (index * 5) % (longest / 3),
-            stop_tokens: if index % 2 == 0 { vec![3, 4] } else { Vec::new() },
+            stop_tokens: if index.is_multiple_of(2) { vec![3, 4] } else { Vec::new() },
             constrained: if index % 4 == 2 { Constrained::Yes } else { Constrained::No },
             break_at: if index % 8 == 5 { 4 } else { usize::MAX },
         }
@@ -198,7 +198,7 @@ pub(crate) fn compare<M>(
     M::Cache: 'static,
 {
     let scheduler = Scheduler::start(Arc::clone(model), options).unwrap();
-    let late = |index: usize| index % 6 == 0;
+    let late = |index: usize| index.is_multiple_of(6);
     let submit = |index: usize| {
         let (mut job, receiver) = cases[index].job();
         job.client = format!("client {}", index % 3);
