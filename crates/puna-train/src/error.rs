@@ -41,7 +41,7 @@ pub enum TrainError {
     },
     /// A shape of a sweep is none that a decoder can have.
     #[error("sweep.shape gives no model")]
-    Shape(#[from] puna_config::ConfigError),
+    Shape(#[source] Box<puna_config::ConfigError>),
     /// An adapter cannot be built, loaded or saved.
     #[error(transparent)]
     Adapter(Box<PeftError>),
@@ -165,6 +165,12 @@ pub enum TrainError {
     /// The records.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl From<puna_config::ConfigError> for TrainError {
+    fn from(source: puna_config::ConfigError) -> Self {
+        Self::Shape(Box::new(source))
+    }
 }
 
 impl From<PeftError> for TrainError {

@@ -81,8 +81,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let answer = match answer(args) {
         Ok(answer) => answer,
         Err(error) => {
-            let hint = advice(&error).unwrap_or_default();
-            return Err(error).hint(hint);
+            return match advice(&error) {
+                Some(hint) => Err(error).hint(hint),
+                None => Err(error),
+            };
         }
     };
     if args.json {

@@ -72,16 +72,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         rows.push(row);
         table::write(&csv, &rows)?;
     }
-    let law = fit::of_sweep(&csv, &plan.output)?;
     if !args.json {
         output::line(&table::text(&rows))?;
-        output::text(&law.text)?;
     }
     let held_out = plan.section.held_out.filter(|_| !args.no_held_out);
-    let checked = match held_out {
-        None => None,
-        Some(budget) => {
-            let Some(checked) = held_out::check(&plan, &law, budget, args.threads)? else {
+    let law = match fit::of_sweep(&csv, &plan.output) {
+        Ok(law) => Some(law),
+        Err(error) if held_out.is_none() => {
+            output::note(&format!("warning: the runs give no law: {error:#}"));
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(law) = law.as_ref().filter(|_| !args.json) {
+        output::text(&law.text)?;
+    }
+    let checked = match (held_out, &law) {
+        (None, _) | (_, None) => None,
+        (Some(budget), Some(law)) => {
+            let Some(checked) = held_out::check(&plan, law, budget, args.threads)? else {
                 output::note("stopped; the same command goes on");
                 return Ok(Outcome::No);
             };
@@ -89,7 +98,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
     };
     if args.json {
-        output::json(&json!({ "rows": rows, "fit": law.json, "held_out": checked, "csv": csv }))?;
+        output::json(
+            &json!({ "rows": rows, "fit": law.map(|law| law.json), "held_out": checked, "csv": csv }),
+        )?;
     } else if let Some(checked) = checked {
         output::line(&checked.text())?;
     }

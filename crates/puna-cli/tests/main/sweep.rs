@@ -8,7 +8,7 @@ use crate::train::Run;
 fn sweep(run: &Run, flags: &[&str]) -> crate::run::Ran {
     let recipe = format!(
         "task = \"pretrain\"\noutput = {:?}\nseed = 3\n\
-         [sweep]\nbudgets = [1e8, 3e8]\nsizes = 2\nratio = 1.5\ntokens_per_param = 1\n\
+         [sweep]\nbudgets = [1e8, 1e9]\nsizes = 2\nratio = 1.5\ntokens_per_param = 1\n\
          batch_tokens = {{ coefficient = 32, exponent = 0 }}\n\
          [sweep.shape]\nhidden_multiple = 4\nhead_dim = 4\n\
          [data]\ntrain = {:?}\nsequence_length = 32\n",

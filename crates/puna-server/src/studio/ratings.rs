@@ -139,7 +139,11 @@ mod tests {
         assert_eq!(pair["rejected"][0]["content"], "bad");
         let lines = std::fs::read_to_string(&file).unwrap();
         assert_eq!(lines.lines().count(), 2);
-        assert!(lines.starts_with("{\"completion\":[{"), "{lines}");
+        let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        assert_eq!(
+            (&first["label"], &first["completion"][0]["content"]),
+            (&json!(true), &json!("good"))
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) fn list(folder: &Path) -> Result<Vec<Value>, ApiError> {
 /// The metrics of a run, if there is such a run: one folder deep, and inside the folder also behind
 /// symbolic links.
 fn metrics_of(folder: &Path, name: &str) -> Option<PathBuf> {
-    let plain = !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+    let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
     if !plain {
         return None;
     }

@@ -2,8 +2,10 @@
 
 use std::io::Read;
 
+use puna_server::ServerConfig;
+
 use crate::http::{exchange, request};
-use crate::running::Running;
+use crate::running::{MODEL, Running, config, spec};
 
 #[test]
 fn the_page_comes_with_its_policy_and_a_tag() {
@@ -47,7 +49,9 @@ fn the_documentation_needs_nothing_from_elsewhere() {
 
 #[test]
 fn every_field_of_the_description_is_known_to_its_endpoint() {
-    let server = Running::start();
+    let folder = tempfile::tempdir().unwrap();
+    let feedback = Some(folder.path().join("ratings.jsonl"));
+    let server = Running::with(ServerConfig { feedback, ..config() }, vec![spec(MODEL, None)]);
     let description = server.get("/openapi.json").ok();
     assert_eq!(description["openapi"], "3.1.0");
     let mut fields = 0;

@@ -78,5 +78,7 @@ fn ratings_are_appended_and_two_make_a_pair() {
     assert_eq!((rate("yes", "up"), rate("no", "down"), rate("?", "sideways")), (200, 200, 400));
     assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 2);
     let pairs = fs::read_to_string(folder.path().join("ratings.pairs.jsonl")).unwrap();
-    assert!(pairs.contains("\"chosen\":[{\"content\":\"yes\""), "{pairs}");
+    let pair: serde_json::Value = serde_json::from_str(pairs.trim_end()).unwrap();
+    assert_eq!(pair["chosen"][0]["content"], "yes");
+    assert_eq!(pair["rejected"][0]["content"], "no");
 }
