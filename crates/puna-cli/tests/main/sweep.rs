@@ -52,7 +52,8 @@ fn a_sweep_writes_its_table_and_makes_no_run_twice() {
     assert!(!again.stderr.contains("run 1 of"), "{}", again.stderr);
     assert_eq!(fs::read_to_string(run.path("swept/sweep.csv")).expect("a table"), csv);
     // Another rule would make other runs of the same names.
-    let other = sweep(&run, &["--no-held-out", "--set", "sweep.lr.coefficient=0.1"]);
+    let slower = "sweep.lr={ coefficient = 0.1, exponent = -0.125 }";
+    let other = sweep(&run, &["--no-held-out", "--set", slower]);
     assert_eq!(other.code, 2);
     assert!(other.stderr.contains("is of another recipe"), "{}", other.stderr);
 }
