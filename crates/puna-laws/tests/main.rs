@@ -8,6 +8,7 @@ mod main {
     mod fits;
     mod intervals;
     mod machines;
+    mod own_sweep;
     mod pictures;
     mod published;
     mod reference;
