@@ -186,8 +186,8 @@ pub enum LawError {
     },
     /// No shape of the family has about this many parameters.
     #[error(
-        "no LLaMA shape with a vocabulary of {vocab} has about {params:.3e} parameters; the \
-         nearest has {nearest:.3e}"
+        "no LLaMA shape with a vocabulary of {vocab} has about {params:.3e} parameters{}",
+        if *nearest > 0.0 { format!("; the nearest has {nearest:.3e}") } else { String::new() }
     )]
     NoShape {
         /// As asked.

@@ -123,6 +123,12 @@ impl Gpu {
         peak.ok_or_else(|| LawError::NoPeak { gpu: self.name.clone() })
     }
 
+    /// Whether GPUs exchange data as fast as tensor parallelism wants it.
+    #[must_use]
+    pub fn has_fast_link(&self) -> bool {
+        self.link.starts_with("NVLink") || self.link.starts_with("Infinity")
+    }
+
     /// Usable GiB.
     #[must_use]
     pub fn memory_gib(&self) -> f64 {
@@ -200,8 +206,6 @@ fn from_row(line: &str) -> Result<Gpu> {
         (None, "apple") => (0.75 * marketed * GIB, MemorySource::UnifiedShare),
         (None, _) => (marketed * 1e9, MemorySource::Nominal),
     };
-    let link = field(13);
-    let fabric = link.starts_with("NVLink") || link.starts_with("Infinity");
     Ok(Gpu {
         name: field(0).to_owned(),
         memory_bytes,
@@ -209,9 +213,9 @@ fn from_row(line: &str) -> Result<Gpu> {
         bandwidth: number(5)?.ok_or_else(missing)? * 1e9,
         peak: Peak { bf16: tera(6)?, fp16: tera(7)?, fp8: tera(9)? },
         watts: number(12)?,
-        link: link.to_owned(),
-        domain: match (field(1), fabric) {
-            ("apple", _) => 1,
+        link: field(13).to_owned(),
+        domain: match field(1) {
+            "apple" => 1,
             _ => LINKED, // over PCIe it works as far as the slots of one server go, but slowly
         },
     })

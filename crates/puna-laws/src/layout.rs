@@ -2,8 +2,8 @@
 //!
 //! The search takes the first layout that fits in an order of cost known without measuring: no
 //! recomputation before recomputation (a third more operations), no pipeline before a pipeline (a
-//! bubble), less sharding before more (traffic), fewer tensor-parallel devices before more. A model
-//! of the network would order better and needs numbers that nobody has before running.
+//! bubble), less sharding before more (traffic), fewer tensor-parallel devices before more. Over PCIe
+//! fewer tensor-parallel devices come first of all. A model of the network would order better and needs numbers that nobody has before running.
 
 use puna_config::DecoderConfig;
 
@@ -233,8 +233,12 @@ fn candidates(machine: &Machine, batch: Batch, fixed: &Fixed) -> Vec<Layout> {
             }
         }
     }
-    // One replica has nothing to shard: as good as the stage that costs no more traffic than none.
-    layouts.sort_by_key(|l| (l.recompute, l.pp, l.zero.max(Zero::One), l.tp));
+    let slow = !machine.gpu.has_fast_link();
+    layouts.sort_by_key(|l| {
+        // One replica has nothing to shard: as good as the stage that costs no more traffic.
+        let zero = l.zero.max(Zero::One);
+        (if slow { l.tp } else { 0 }, l.recompute, l.pp, zero, l.tp)
+    });
     layouts
 }
 
@@ -274,6 +278,14 @@ mod tests {
         let fixed = Fixed { tp: Some(4), dp: Some(4), ..Fixed::default() };
         let error = best("llama-1-13b", &machine("h100", 8), &fixed).unwrap_err();
         assert!(matches!(error, LawError::OtherGpuCount { .. }), "{error}");
+    }
+
+    #[test]
+    fn over_pcie_layers_are_recomputed_before_they_are_shared() {
+        let placed = best("llama-2-7b", &machine("5090", 8), &Fixed::default()).unwrap();
+        assert_eq!((placed.layout.tp, placed.fits), (1, true), "{}", placed.layout.describe());
+        let linked = best("llama-2-7b", &machine("a100-40", 8), &Fixed::default()).unwrap();
+        assert_eq!(linked.layout.recompute, Recompute::Selective);
     }
 
     #[test]

@@ -126,8 +126,20 @@ fn stage(
             item("weights", share(held.weights, per_param.weights), held.weights * params),
             item("gradients", share(held.gradients, per_param.gradients), held.gradients * params),
             item("optimizer", share(held.optimizer, per_param.optimizer), held.optimizer * params),
-            activations(config, layout, how.seq, layers),
+            widened(activations(config, layout, how.seq, layers), how.optimizer),
         ],
+    }
+}
+
+/// Activations in float32, where everything is.
+fn widened(activations: Item, optimizer: Optimizer) -> Item {
+    match optimizer.activation_factor() {
+        1.0 => activations,
+        factor => Item {
+            bytes: factor * activations.bytes,
+            rule: format!("{}, × {factor} in float32", activations.rule),
+            ..activations
+        },
     }
 }
 

@@ -74,6 +74,7 @@ fn cost(config: &DecoderConfig, params: f64) -> f64 {
         (large && !layers.is_multiple_of(4), 0.03),
         (large && !heads.is_multiple_of(8), 0.015),
         (large && !heads.is_multiple_of(4), 0.03),
+        (params >= GROUPED_FROM && !heads.is_multiple_of(GROUPED_KV_HEADS), 0.08),
     ];
     let penalty: f64 = penalties.iter().filter(|(applies, _)| *applies).map(|(_, p)| p).sum();
     (count(config) / params).ln().abs() + penalty

@@ -92,6 +92,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     } else {
         output::text(&text::answer(&answer))?;
     }
+    if let Some(longest) = answer.longest.filter(|longest| answer.setting.seq > *longest) {
+        let seq = answer.setting.seq;
+        output::note(&format!(
+            "warning: sequences of {seq} tokens; the model is made for {longest}"
+        ));
+    }
     let warnings = answer.plan.iter().flat_map(|plan| &plan.warnings);
     for warning in warnings {
         output::note(&format!("warning: {warning}"));

@@ -118,7 +118,7 @@ pub(super) fn claim() -> Result<Claim> {
         .iter()
         .map(|(format, _)| Ok(format!("{format} on {}", card(weight_bytes(PARAMS, *format) + kv)?)))
         .collect();
-    let full = if train <= Gpu::find(CARDS[2].1)?.memory_bytes { "fits 24 GB" } else { "no card" };
+    let full = if train <= Gpu::find(CARDS[2].1)?.memory_bytes { "on 24 GB" } else { "on no card" };
     let verdict = format!(
         "deploy: true, {}; train: LoRA on {}, QLoRA on {}, full training {full} ({:.0} GiB); on a \
          phone (weights, cache and 1 GiB within half of 8 GB): {}",

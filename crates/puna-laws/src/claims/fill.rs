@@ -133,9 +133,8 @@ pub(super) fn claim() -> Result<Claim> {
         let machines = machines(params)?;
         let (count, share) = fill.map_or((0, 0.0), |fill| (fill.count, fill.fill));
         filled += usize::from(share >= MIN_FILL);
-        let what = format!(
-            "{size}B in {format} on {count} × {label} (fills {machines} of the machines below)"
-        );
+        let what =
+            format!("{size}B in {format} on {count} × {label} (one of {machines} that it fills)");
         figures.push(Figure {
             key: size.to_string(),
             what,
@@ -152,7 +151,10 @@ pub(super) fn claim() -> Result<Claim> {
             format!("needed: {WEIGHT_FACTOR:.2} × weights (a tenth for cache and workspace)"),
             format!("there: 1, 2, 4 or 8 cards of (reported GiB - {RESERVED_GIB})"),
             format!("filled: from {:.0} % on", 100.0 * MIN_FILL),
-            format!("machines: {} cards in fp16, q8_0 and q4_0", CARDS.len()),
+            format!(
+                "machines: the fewest of each of {} cards, in fp16, q8_0 and q4_0",
+                CARDS.len()
+            ),
         ],
         inputs: Map::from_iter([
             ("weight_factor".to_owned(), json!(WEIGHT_FACTOR)),

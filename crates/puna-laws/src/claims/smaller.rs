@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Claim, Figure, Unit, figure};
 use crate::cost::training_flops;
 use crate::law::{Allocation, LawName, ParametricLaw};
+use crate::numbers::short_count;
 use crate::plan::break_even;
 
 /// Big models to be replaced, their tokens, and the smaller sizes.
@@ -99,12 +100,12 @@ pub(super) fn claim() -> Claim {
     ]);
     let verdict = match (seven.break_even(), beyond.small) {
         (Some(tokens), None) => format!(
-            "true once more than {:.2}T tokens are served; bounded: 7B never reaches the 70B's \
+            "true once more than {} tokens are served; bounded: 7B never reaches the 70B's \
              loss, since E + A N^-alpha is above it already",
-            tokens / 1e12
+            short_count(tokens)
         ),
         (Some(tokens), Some(_)) => {
-            format!("true once more than {:.2}T tokens are served", tokens / 1e12)
+            format!("true once more than {} tokens are served", short_count(tokens))
         }
         (None, _) => "false: the smaller model never pays".to_owned(),
     };

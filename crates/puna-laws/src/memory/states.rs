@@ -48,6 +48,15 @@ impl Optimizer {
         };
         StateBytes { weights, gradients, optimizer }
     }
+
+    /// Bytes of an activation over those of 16 bits, for which the rules of activations are.
+    #[must_use]
+    pub fn activation_factor(self) -> f64 {
+        match self {
+            Self::AdamWF32 => 2.0,
+            _ => 1.0,
+        }
+    }
 }
 
 /// What data-parallel replicas divide among themselves (Rajbhandari et al. 2020).

@@ -81,7 +81,7 @@ fn verdicts_follow_from_the_numbers() {
         "int8 on 12 GB",
         "LoRA on 16 GB",
         "QLoRA on 12 GB",
-        "full training no card (92 GiB)",
+        "full training on no card (92 GiB)",
         "2.8B and 1.4B",
     ] {
         assert!(consumer.contains(part), "{part}: {consumer}");

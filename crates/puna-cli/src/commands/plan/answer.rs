@@ -19,6 +19,8 @@ pub(crate) struct Answer {
     pub(crate) plan: Option<Plan>,
     /// A model of that size.
     pub(crate) shape: Option<Shape>,
+    /// The longest sequence of a model that was given.
+    pub(crate) longest: Option<usize>,
     /// How training or serving is done.
     pub(crate) setting: Setting,
     /// The machine, and whether its size was given.
@@ -38,8 +40,10 @@ pub(crate) struct Answer {
     pub(crate) mfu: f64,
     /// Dollars per GPU-hour.
     pub(crate) price: Option<f64>,
-    /// Why something is missing.
+    /// Why there is no shape.
     pub(crate) missing: Option<String>,
+    /// Why there is no time.
+    pub(crate) no_time: Option<String>,
 }
 
 /// A concrete model.
@@ -84,7 +88,8 @@ impl Answer {
         args: &SettingArgs,
     ) -> anyhow::Result<Self> {
         let chosen = plan.chosen;
-        let setting = args.setting(Some(chosen.tokens), longest(&given));
+        let longest = longest(&given);
+        let setting = args.setting(Some(chosen.tokens), longest);
         setting.format()?;
         let (shape, missing) = match Shape::of(given, chosen.params, Some(setting.seq)) {
             Ok(shape) => (Some(shape), None),
@@ -93,11 +98,10 @@ impl Answer {
         };
         let deadline = resources.gpus_for_deadline(chosen.flops)?;
         let mut answer = Self::placed(shape, setting, &resources, deadline)?;
-        answer.effort =
-            Some(Effort::of(chosen.flops, &answer.machine, resources.mfu, resources.price)?);
-        answer.flops = Some(chosen.flops);
+        answer.spend(chosen.flops, &resources)?;
         answer.tokens = Some(chosen.tokens);
         answer.missing = missing;
+        answer.longest = longest;
         answer.plan = Some(plan);
         Ok(answer)
     }
@@ -109,19 +113,29 @@ impl Answer {
         resources: Resources,
         args: &SettingArgs,
     ) -> anyhow::Result<Self> {
-        let setting = args.setting(question.tokens, longest(&given));
+        let longest = longest(&given);
+        let setting = args.setting(question.tokens, longest);
         setting.format()?;
         let params = question.params.unwrap_or_default();
         let shape = Shape::of(given, params, Some(setting.seq))?;
         let mut answer = Self::placed(Some(shape), setting, &resources, None)?;
         answer.tokens = question.tokens;
+        answer.longest = longest;
         if let (Method::Lora | Method::Qlora, Some(tokens)) = (setting.method, question.tokens) {
-            let flops = ADAPTER_FLOPS * params * tokens;
-            answer.flops = Some(flops);
-            let effort = Effort::of(flops, &answer.machine, resources.mfu, resources.price)?;
-            answer.effort = Some(effort);
+            answer.spend(ADAPTER_FLOPS * params * tokens, &resources)?;
         }
         Ok(answer)
+    }
+
+    /// Time and money of `flops`; without a published peak there is none to say.
+    fn spend(&mut self, flops: f64, resources: &Resources) -> Result<(), LawError> {
+        self.flops = Some(flops);
+        match Effort::of(flops, &self.machine, resources.mfu, resources.price) {
+            Ok(effort) => self.effort = Some(effort),
+            Err(error @ LawError::NoPeak { .. }) => self.no_time = Some(error.to_string()),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn placed(
@@ -151,6 +165,7 @@ impl Answer {
         Ok(Self {
             plan: None,
             shape,
+            longest: None,
             setting,
             machine,
             machine_given: resources.count.is_some(),
@@ -162,6 +177,7 @@ impl Answer {
             mfu: resources.mfu,
             price: resources.price,
             missing: None,
+            no_time: None,
         })
     }
 
@@ -173,7 +189,10 @@ impl Answer {
         }
         let [weights, cache] = placed.need.items.as_slice() else { return None };
         let sequences = placed.layout.micro_batch as f64;
+        // Of a mixture of experts one token reads those it uses.
+        let counts = self.shape.as_ref()?.config.parameters();
+        let read = weights.bytes * counts.active as f64 / counts.total as f64;
         let bandwidth = self.machine.gpu.bandwidth;
-        Some(puna_laws::decode_bound(bandwidth, weights.bytes, cache.bytes / sequences))
+        Some(puna_laws::decode_bound(bandwidth, read, cache.bytes / sequences))
     }
 }

@@ -23,7 +23,11 @@ pub(super) fn answer(answer: &Answer) -> String {
         if let Some(serving) = serving(plan) {
             out.push_str(&serving);
         }
-        out.push_str(&format!("\nWhat other laws say{}\n{}", question(plan), laws(plan)));
+        out.push_str(&format!(
+            "\nWhat the laws say{} (* this plan's)\n{}",
+            question(plan),
+            laws(plan)
+        ));
     }
     match (&answer.shape, &answer.missing) {
         (Some(shape), _) => out.push_str(&describe(shape)),
@@ -78,9 +82,10 @@ fn training(plan: &Plan) -> Vec<(String, String)> {
     let chosen = &plan.chosen;
     let one = |value: f64| format!("{value:.1}");
     let intervals = plan.intervals.as_ref();
-    // Where nothing was left to decide, the intervals are the optimum's.
+    // The intervals are those of the best size for the compute: of what was given there are none.
     let decided = plan.wish.is_some();
-    let with = |value: String, between: Option<String>| match between.filter(|_| decided) {
+    let free = matches!(plan.wish, Some(Wish::Flops | Wish::Loss)) || plan.serving.is_some();
+    let with = |value: String, between: Option<String>| match between.filter(|_| decided && free) {
         Some(between) => format!("{value:<10}{between}"),
         None => value,
     };
@@ -111,6 +116,15 @@ fn training(plan: &Plan) -> Vec<(String, String)> {
     ];
     if intervals.is_none() {
         rows.push(row("interval", "none: no bootstrap of this law's fit is published"));
+    }
+    if let Some(i) = intervals.filter(|_| decided && !free) {
+        let best = format!(
+            "best N for this compute, {}; tokens per N {} to {}",
+            between(i.params, short_count),
+            one(i.tokens_per_param.low),
+            one(i.tokens_per_param.high)
+        );
+        rows.push(row("uncertainty", best));
     }
     if !decided {
         let best = &plan.optimum;
@@ -206,17 +220,27 @@ fn laws(plan: &Plan) -> String {
     let head = ["", "N", "D", "D/N", "FLOP", "loss"].map(str::to_owned).to_vec();
     let mut table = vec![head];
     for said in side_by_side(plan) {
-        let mark = if said.law == plan.law.name() && plan.serving.is_none() { " *" } else { "" };
+        let repeats = said.who.starts_with("the same");
+        let own = said.law == plan.law.name() && plan.serving.is_none();
+        let mark = if own && repeats == plan.repeated.is_some() { " *" } else { "" };
         table.push(vec![
             format!("{}{mark}", said.who),
             short_count(said.params),
             short_count(said.tokens),
-            format!("{:.1}", said.tokens / said.params),
+            ratio(said.tokens / said.params),
             short_power(said.flops),
             said.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.3}")),
         ]);
     }
     indented(&output::table(&table))
+}
+
+fn ratio(ratio: f64) -> String {
+    match ratio {
+        r if r < 0.01 => format!("{r:.0e}"),
+        r if r < 1.0 => format!("{r:.2}"),
+        r => format!("{r:.1}"),
+    }
 }
 
 pub(super) fn indented(text: &str) -> String {

@@ -23,11 +23,13 @@ pub(super) fn describe(answer: &Answer) -> String {
             answer.machine.gpu.bandwidth / 1e9
         ));
     }
-    if answer.setting.method != Method::Inference
-        && answer.effort.is_none()
-        && answer.missing.is_none()
-    {
-        out.push_str("\nTime: add --tokens, the tokens of the fine-tuning data times the epochs\n");
+    match &answer.no_time {
+        Some(why) => out.push_str(&format!("\nTime: {why}\n")),
+        None if answer.setting.method != Method::Inference && answer.effort.is_none() => out
+            .push_str(
+                "\nTime: add --tokens, the tokens of the fine-tuning data times the epochs\n",
+            ),
+        None => {}
     }
     if !answer.overview.is_empty() {
         out.push_str(&overview(answer));
@@ -88,6 +90,11 @@ fn memory(answer: &Answer, placed: &Placed) -> String {
         false => format!("does not fit, {:.1} GiB are missing in each GPU", -free + context),
     };
     out.push_str(&format!("  of {there}: {verdict}\n"));
+    if answer.setting.method != Method::Inference {
+        out.push_str(
+            "  (s tokens per sequence, b sequences, h hidden size, v vocabulary, t = TP)\n",
+        );
+    }
     out
 }
 
@@ -130,24 +137,31 @@ fn layout(answer: &Answer, placed: &Placed) -> Vec<(String, String)> {
     if layout.recompute == Recompute::Full {
         rows.push(row("recomputation", "of each layer in the backward pass, a third more compute"));
     }
-    if layout.tp > 1 && !answer.machine.gpu.link.starts_with("NVLink") {
+    if layout.tp > 1 && !answer.machine.gpu.has_fast_link() {
         rows.push(row("link", format!("{}: tensor parallelism is slow", answer.machine.gpu.link)));
     }
     if answer.setting.method == Method::Full {
         let seq = answer.setting.seq;
         let tokens = layout.batch_tokens(seq);
         let steps = answer.tokens.map(|all| format!("; {} steps", whole(all / tokens)));
+        let parts = [
+            (layout.dp, "replica", "replicas"),
+            (layout.accumulation, "micro-batch", "micro-batches"),
+            (layout.micro_batch, "sequence", "sequences"),
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(count, one, _)| *count > 1 || *one == "sequence")
+            .map(|(count, one, many)| format!("{count} {}", if *count == 1 { one } else { many }))
+            .collect();
         rows.push(row(
             "batch",
             format!(
-                "{} tokens per step: {} replicas × {} of {} sequences{}",
+                "{} tokens per step: {}{}",
                 whole(tokens),
-                layout.dp,
-                layout.accumulation,
-                layout.micro_batch,
+                parts.join(" × "),
                 steps.unwrap_or_default()
-            )
-            .replace("1 replicas × 1 of 1 sequences", "one sequence"),
+            ),
         ));
     }
     if layout.pp > 1 {
@@ -195,7 +209,7 @@ fn time(answer: &Answer, effort: &Effort) -> String {
     const MONTH: f64 = 30.0;
     if !answer.machine_given && effort.days > 2.0 * MONTH {
         let gpus = (effort.gpu_hours / (24.0 * MONTH)).ceil();
-        out.push(row("in 30 days", format!("about {} GPUs", whole(gpus))));
+        out.push(row("in 30 days", format!("about {gpus:.0} GPUs")));
     }
     format!("\nTime and cost\n{}", rows(&out))
 }
