@@ -69,12 +69,12 @@ fn cost(config: &DecoderConfig, params: f64) -> f64 {
     let width = config.hidden_size as f64 / layers as f64;
     let large = params >= DIVIDED_FROM;
     let penalties = [
-        (!WIDTH_PER_LAYER.contains(&width), 0.06),
+        (!WIDTH_PER_LAYER.contains(&width), if large { 0.2 } else { 0.06 }),
         (!layers.is_multiple_of(2), 0.01),
         (large && !layers.is_multiple_of(4), 0.03),
         (large && !heads.is_multiple_of(8), 0.015),
         (large && !heads.is_multiple_of(4), 0.03),
-        (params >= GROUPED_FROM && !heads.is_multiple_of(GROUPED_KV_HEADS), 0.08),
+        (params >= GROUPED_FROM && !heads.is_multiple_of(GROUPED_KV_HEADS), 0.04),
     ];
     let penalty: f64 = penalties.iter().filter(|(applies, _)| *applies).map(|(_, p)| p).sum();
     (count(config) / params).ln().abs() + penalty
