@@ -290,7 +290,7 @@ fn who(law: LawName) -> &'static str {
 /// On what a law's loss is measured: it says nothing of other text or tokenizers.
 pub(super) fn corpus(law: LawName) -> &'static str {
     match law {
-        LawName::Muennighoff2023C4 => "C4, GPT-2's tokenizer",
+        LawName::Muennighoff2023C4 => "C4",
         _ => "MassiveText, 32k SentencePiece",
     }
 }
