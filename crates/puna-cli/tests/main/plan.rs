@@ -218,6 +218,11 @@ fn a_recipe_is_predicted_before_its_run_and_compared_after() {
     let recipe = run.path("recipe.toml");
     let output = format!("output={}", arg(&run.path("planned")));
     let args = ["--machine", arg(&recipe), "--set", &output, "-t", "1"];
+    std::fs::create_dir(run.path("planned.probe")).expect("made");
+    let refused = plan(&args);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("exists already"), "{}", refused.stderr);
+    std::fs::remove_dir(run.path("planned.probe")).expect("still there, and empty");
     let before = json(&args);
     assert!(before["machine"]["read_bytes_per_second"].as_f64().unwrap() > 1e6);
     assert_eq!(before["outcome"], Value::Null);

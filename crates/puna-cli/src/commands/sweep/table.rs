@@ -61,7 +61,7 @@ pub(super) fn write(path: &Path, rows: &[Row]) -> anyhow::Result<()> {
 
 fn cells(run: &SweepRun) -> Vec<String> {
     vec![
-        format!("{:.0e}", run.budget_flops),
+        format!("{:e}", run.budget_flops),
         format!("{} x {}", run.shape.hidden, run.shape.layers),
         units::grouped(run.params_matmul),
         units::grouped(run.tokens),
