@@ -8,6 +8,7 @@
 mod adapters;
 mod args;
 mod chat_format;
+mod child;
 mod cli;
 mod commands;
 mod draft_args;
@@ -19,6 +20,7 @@ mod output;
 mod progress;
 mod report;
 mod sampling_args;
+mod scratch;
 mod text_side;
 mod threads;
 mod units;

@@ -21,6 +21,11 @@ pub(crate) fn count(count: u64) -> String {
     }
 }
 
+/// Reads a count as an argument: `70B`, `1.4T`, `5.76e23`; positive.
+pub(crate) fn read_count(text: &str) -> Result<f64, String> {
+    puna_laws::parse_count(text).map_err(|error| error.to_string())
+}
+
 /// A time as people say it: `45 s`, `12 min`, `3.2 h`, `4.1 days`.
 pub(crate) fn duration(time: std::time::Duration) -> String {
     match time.as_secs_f64() {

@@ -54,7 +54,7 @@ pub use scheduler::{
 pub use score::{ScoreOptions, ScoreSummary, score};
 pub use session::Session;
 pub use speculate::{DraftModel, Drafter, PromptLookup, Speculated};
-pub use stats::{Timings, peak_rss_bytes};
+pub use stats::Timings;
 pub use stop::{FinishReason, Matched, StopMatcher, StopOptions};
 pub use stream::{EventStream, TokenIter, spawn, spawn_batch};
 pub use text::{Detokenizer, PieceStream, TextFlow, TokensOnly};

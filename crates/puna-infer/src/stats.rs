@@ -1,4 +1,4 @@
-//! How fast it went and how much memory it took.
+//! How fast it went.
 
 use crate::speculate::Speculated;
 use std::time::Duration;
@@ -37,29 +37,10 @@ fn per_sec(tokens: usize, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
 }
 
-/// Largest resident memory of this process so far, in bytes: `VmHWM` of `/proc/self/status`.
-///
-/// `None` outside Linux: `getrusage` would need a C binding.
-pub fn peak_rss_bytes() -> Option<u64> {
-    parse_vm_hwm(&std::fs::read_to_string("/proc/self/status").ok()?)
-}
-
-fn parse_vm_hwm(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Timings, parse_vm_hwm};
+    use super::Timings;
     use std::time::Duration;
-
-    #[test]
-    fn the_high_water_mark_is_read_in_kib() {
-        assert_eq!(parse_vm_hwm("VmPeak:\t 9 kB\nVmHWM:\t  2048 kB\n"), Some(2 << 20));
-        assert_eq!(parse_vm_hwm("VmHWM: many kB"), None);
-    }
 
     #[test]
     fn rates_are_tokens_over_seconds() {

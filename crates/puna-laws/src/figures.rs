@@ -1,4 +1,4 @@
-//! Pictures of a fit: parabolas, best sizes and tokens over budgets, contours of loss.
+//! Pictures of a fit: parabolas, best sizes, tokens and losses over budgets, contours of loss.
 
 mod contours;
 mod frontier;
@@ -47,7 +47,7 @@ pub fn draw_figures(study: &Study<'_>, folder: &Path) -> Result<Vec<PathBuf>, La
     if let Some((groups, fit)) = study.isoflop {
         both(&Parabolas { study, groups, fit }, "isoflop", folder, &mut written)?;
     }
-    for quantity in [Quantity::Params, Quantity::Tokens] {
+    for quantity in [Quantity::Params, Quantity::Tokens, Quantity::Loss] {
         both(&Frontier { study, quantity }, quantity.file_name(), folder, &mut written)?;
     }
     both(&Contours { study }, "contours", folder, &mut written)?;

@@ -5,7 +5,8 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::ensemble::{Interval, Level, interval_of};
 use crate::envelope::envelope;
-use crate::isoflop::{Group, isoflop_law};
+use crate::isoflop::{Group, isoflop_laws};
+use crate::loss_frontier::LossFrontier;
 use crate::points::Point;
 use crate::power_law::FrontierLaw;
 
@@ -13,36 +14,54 @@ use crate::power_law::FrontierLaw;
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrontierEnsemble {
     laws: Vec<FrontierLaw>,
+    /// Of Approach 2, for those draws that gave one.
+    losses: Vec<LossFrontier>,
 }
 
 impl FrontierEnsemble {
     /// Approach 1 on points drawn with replacement. `None` if fewer than half of the draws give a law.
     pub fn of_envelope(points: &[Point], resamples: usize, seed: u64) -> Option<Self> {
-        Self::new(resamples, seed, |random| envelope(&draw(points, random)).map(|found| found.law))
+        Self::new(resamples, seed, |random| {
+            envelope(&draw(points, random)).map(|found| (found.law, None))
+        })
     }
 
     /// Approach 2 on points drawn with replacement within each budget. `None` as above.
     pub fn of_isoflop(groups: &[Group], resamples: usize, seed: u64) -> Option<Self> {
         Self::new(resamples, seed, |random| {
             let drawn = |group: &Group| Group { points: draw(&group.points, random), ..*group };
-            isoflop_law(&groups.iter().map(drawn).collect::<Vec<_>>())
+            isoflop_laws(&groups.iter().map(drawn).collect::<Vec<_>>())
         })
     }
 
     fn new(
         resamples: usize,
         seed: u64,
-        mut law: impl FnMut(&mut ChaCha8Rng) -> Option<FrontierLaw>,
+        mut law: impl FnMut(&mut ChaCha8Rng) -> Option<(FrontierLaw, Option<LossFrontier>)>,
     ) -> Option<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let laws: Vec<FrontierLaw> = (0..resamples).filter_map(|_| law(&mut random)).collect();
-        (laws.len() >= 20 && 2 * laws.len() >= resamples).then_some(Self { laws })
+        let (laws, losses): (Vec<FrontierLaw>, Vec<Option<LossFrontier>>) =
+            (0..resamples).filter_map(|_| law(&mut random)).unzip();
+        let losses = losses.into_iter().flatten().collect();
+        enough(laws.len(), resamples).then_some(Self { laws, losses })
     }
 
     /// The interval of any number that follows from a law.
     pub fn interval(&self, level: Level, of: impl Fn(&FrontierLaw) -> f64) -> Interval {
         interval_of(self.laws.iter().map(of), level)
     }
+
+    /// The interval of the lowest loss for a budget. `None` if fewer than half of the draws had three
+    /// parabolas.
+    pub fn loss_for_flops(&self, flops: f64, level: Level) -> Option<Interval> {
+        let losses = self.losses.iter().map(|law| law.at(flops));
+        enough(self.losses.len(), self.laws.len()).then(|| interval_of(losses, level))
+    }
+}
+
+/// Whether some of the draws are enough to speak of all.
+fn enough(some: usize, all: usize) -> bool {
+    some >= 20 && 2 * some >= all
 }
 
 /// As many points, each any of them.
@@ -70,5 +89,6 @@ mod tests {
         let ensemble = FrontierEnsemble::of_isoflop(&groups, 50, 3).unwrap();
         let between = ensemble.interval(Level::Percent80, |law| law.params.exponent);
         assert!((between.low - 0.5).abs() < 1e-6 && (between.high - 0.5).abs() < 1e-6);
+        assert_eq!(ensemble.loss_for_flops(1e20, Level::Percent80), None, "all losses are equal");
     }
 }

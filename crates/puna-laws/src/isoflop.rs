@@ -5,6 +5,7 @@
 //! far from the best run a parabola still fits is a choice that moves the result, so the fit says
 //! what other windows would give.
 
+use crate::loss_frontier::LossFrontier;
 use crate::points::Point;
 use crate::power_law::{FrontierLaw, PowerLaw};
 
@@ -70,6 +71,8 @@ impl Parabola {
 pub struct IsoFlop {
     /// Best size and tokens for a budget.
     pub law: FrontierLaw,
+    /// Lowest loss for a budget; `None` with fewer than three parabolas.
+    pub loss: Option<LossFrontier>,
     /// One for each budget whose optimum lies among its sizes.
     pub parabolas: Vec<Parabola>,
     /// Budgets without such an optimum, or with too few runs.
@@ -141,12 +144,19 @@ pub fn isoflop(groups: &[Group]) -> Option<IsoFlop> {
         .iter()
         .filter_map(|&window| Some((window, line(&self::parabolas(groups, window).0)?)))
         .collect();
-    Some(IsoFlop { law, parabolas, left_out, windows })
+    let loss = lowest(&parabolas);
+    Some(IsoFlop { law, loss, parabolas, left_out, windows })
 }
 
-/// The law alone.
-pub(crate) fn isoflop_law(groups: &[Group]) -> Option<FrontierLaw> {
-    line(&parabolas(groups, WINDOW).0)
+/// The laws alone.
+pub(crate) fn isoflop_laws(groups: &[Group]) -> Option<(FrontierLaw, Option<LossFrontier>)> {
+    let (parabolas, _) = parabolas(groups, WINDOW);
+    Some((line(&parabolas)?, lowest(&parabolas)))
+}
+
+fn lowest(parabolas: &[Parabola]) -> Option<LossFrontier> {
+    let lowest: Vec<(f64, f64)> = parabolas.iter().map(|p| (p.budget, p.loss)).collect();
+    LossFrontier::fit(&lowest)
 }
 
 fn line(parabolas: &[Parabola]) -> Option<FrontierLaw> {

@@ -27,6 +27,7 @@ mod frontier;
 mod gopher;
 mod isoflop;
 mod law;
+mod loss_frontier;
 mod points;
 mod power_law;
 mod repeated;
@@ -50,6 +51,7 @@ pub use frontier::FrontierEnsemble;
 pub use gopher::GopherShape;
 pub use isoflop::{Budgets, Group, IsoFlop, Parabola, WINDOW, group_by_budget, isoflop};
 pub use law::{Allocation, LawName, ParametricLaw, SERVE_FLOPS, TRAIN_FLOPS};
+pub use loss_frontier::LossFrontier;
 pub use points::{
     Count, FEWEST_POINTS, Outliers, Point, PointFile, is_besiroglu2024, parse_points, read_points,
     without_outliers,

@@ -32,7 +32,7 @@ pub(crate) struct BitFit {
 pub(crate) const CONFIG: &str = "bitfit_config.json";
 
 /// The file of the values.
-const TENSORS: &str = "bitfit.safetensors";
+pub(crate) const TENSORS: &str = "bitfit.safetensors";
 
 fn name_of(module: &Module<'_>) -> String {
     format!("{}.bias", module.path)

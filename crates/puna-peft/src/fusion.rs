@@ -37,7 +37,7 @@ fn library_regularization() -> f64 {
 
 /// Configuration and tensors of a fusion's folder.
 pub(crate) const CONFIG_FILE: &str = "adapter_fusion_config.json";
-const TENSOR_FILES: [&str; 2] =
+pub(crate) const TENSOR_FILES: [&str; 2] =
     ["model_adapter_fusion.safetensors", "pytorch_model_adapter_fusion.bin"];
 
 /// The library's "dynamic" fusion.

@@ -49,7 +49,7 @@ where
     serde_json::from_value(Value::Object(known)).map_err(|e| wrong(e.to_string()))
 }
 
-fn says_something(value: &Value) -> bool {
+pub(crate) fn says_something(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(value) => *value,

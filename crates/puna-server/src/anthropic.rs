@@ -14,10 +14,10 @@ use crate::body::{self, Posted};
 use crate::fields::Fields;
 use crate::generation::{self, Ask, Eos};
 use crate::model::Opened;
-use crate::openai::{model_name, with_tools};
+use crate::openai::model_name;
 use crate::prompt::{self, Conversation};
 use crate::sampling;
-use crate::tools::{Calls, Choice, Tool, Toolbox};
+use crate::tools::{Calls, Choice, Offer, Tool, Toolbox};
 use answer::Answer;
 
 /// A conversation and its tools.
@@ -44,13 +44,8 @@ pub(crate) async fn messages(
     refuse(&mut fields)?;
     let sampling = sampling::read(&mut fields, &engine.served.generation)?;
     fields.finish()?;
-    let tools = with_tools(&engine, &toolbox, &mut conversation)?;
-    let grammar = tools
-        .and_then(|format| toolbox.as_ref().and_then(|toolbox| toolbox.grammar(format)))
-        .map(|grammar| (grammar, "tools"));
+    let offer = Offer::new(&engine, toolbox.as_ref(), &mut conversation, None)?;
     let prompt = prompt::render(&app, &engine, conversation).await?;
-    let visible_specials =
-        tools.map(|format| format.visible_specials(&engine.served.tokenizer)).unwrap_or_default();
     let ask = Ask {
         max_tokens: generation::room(&engine, prompt.len(), Some(max_tokens), "max_tokens")?,
         prompt,
@@ -60,12 +55,12 @@ pub(crate) async fn messages(
         eos: Eos::End,
         top_logprobs: None,
         prompt_logprobs: None,
-        grammar,
-        visible_specials,
+        grammar: offer.grammar,
+        visible_specials: offer.visible_specials,
         client,
     };
     let running = generation::start(&app, &model, ask).await?;
-    let answer = Answer { id: app.id("msg_"), model: model.name.clone(), tools };
+    let answer = Answer { id: app.id("msg_"), model: model.name.clone(), tools: offer.format };
     match stream {
         true => Ok(answer::stream(answer, running)),
         false => answer::whole(&answer, running).await,
@@ -83,7 +78,7 @@ pub(crate) async fn count_tokens(
     let Asked { mut conversation, toolbox } = asked(&mut fields)?;
     refuse(&mut fields)?;
     fields.finish()?;
-    with_tools(&engine, &toolbox, &mut conversation)?;
+    Offer::new(&engine, toolbox.as_ref(), &mut conversation, None)?;
     let prompt = prompt::render(&app, &engine, conversation).await?;
     Ok(body::json(&json!({ "input_tokens": prompt.len() })))
 }

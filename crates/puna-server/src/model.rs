@@ -11,6 +11,7 @@ use puna_infer::{
 use puna_model::{Decoder, KvCache};
 use puna_nn::AdapterSet;
 use puna_text::{ChatTemplate, Tokenizer};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 
 use crate::api_error::ApiError;
 use crate::error::{ServerError, Source};
@@ -82,7 +83,32 @@ pub(crate) struct Engine {
     /// Tokens that a sequence may have.
     pub(crate) context_tokens: usize,
     pub(crate) tool_format: Option<crate::tools::Format>,
+    pub(crate) embeddings: EmbeddingLine,
     grammar: OnceLock<Result<GrammarSide, String>>,
+}
+
+/// Where requests for embeddings stand in line, beside the scheduler's queue: one text at a time, in
+/// the order of asking, so that many texts of one request do not keep another's from their turn.
+pub(crate) struct EmbeddingLine {
+    /// Requests that may stand in it.
+    places: Semaphore,
+    turn: Mutex<()>,
+}
+
+impl EmbeddingLine {
+    fn new(places: usize) -> Self {
+        Self { places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)), turn: Mutex::new(()) }
+    }
+
+    /// A place, for all texts of a request; `None` if the line is full.
+    pub(crate) fn enter(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
+    }
+
+    /// The turn of one text.
+    pub(crate) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
 }
 
 impl Engine {
@@ -94,6 +120,7 @@ impl Engine {
     ) -> Result<Self, ServerError> {
         let unservable =
             |problem: String| ServerError::Unservable { name: name.to_owned(), problem };
+        let embeddings = EmbeddingLine::new(options.queue_length.saturating_add(1));
         let model_context = LanguageModel::max_seq_len(&*served.decoder);
         let scheduler = Scheduler::start(Arc::clone(&served.decoder), options)
             .map_err(|error| unservable(error.to_string()))?;
@@ -105,7 +132,8 @@ impl Engine {
             .template
             .as_ref()
             .and_then(|template| crate::tools::Format::of(template, &served.tokenizer));
-        Ok(Self { served, scheduler, context_tokens, tool_format, grammar: OnceLock::new() })
+        let grammar = OnceLock::new();
+        Ok(Self { served, scheduler, context_tokens, tool_format, embeddings, grammar })
     }
 
     /// The side of the tokenizer that grammars need, made when first asked for.

@@ -9,8 +9,6 @@ pub(crate) mod models;
 pub(crate) mod responses;
 mod responses_answer;
 
-pub(crate) use chat::with_tools;
-pub(crate) use chat_answer::{Call, split};
 pub(crate) use logprobs::token_text;
 
 use serde_json::{Value, json};

@@ -5,7 +5,9 @@
 //! they come, and together they are valid JSON. Formats: Nous Research's Hermes (Qwen uses it too),
 //! Meta's "JSON based tool calling" (Llama 3.1 model card), Mistral's `[TOOL_CALLS]` (mistral-common).
 
+mod offer;
 mod parser;
+mod reader;
 
 use puna_text::{ChatTemplate, Tokenizer};
 use serde_json::{Value, json};
@@ -13,7 +15,9 @@ use serde_json::{Value, json};
 use crate::api_error::ApiError;
 use crate::fields::Fields;
 use crate::model::Grammar;
+pub(crate) use offer::Offer;
 pub(crate) use parser::{CallEvent, CallParser};
+pub(crate) use reader::{Call, Reader, gather, split};
 
 /// Tools in one request.
 const MOST_TOOLS: usize = 128;

@@ -63,6 +63,12 @@ pub enum TrainError {
         /// Its newest checkpoint.
         step: u64,
     },
+    /// Another process writes into the output folder.
+    #[error("another puna train is at work in {}", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// There is nothing to resume.
     #[error("{} holds no checkpoint to resume from", path.display())]
     NothingToResume {

@@ -6,6 +6,7 @@ mod error;
 pub mod log;
 mod memory;
 mod optimizer;
+mod output_lock;
 mod quantized_state;
 mod ranks;
 mod recipe;

@@ -8,7 +8,6 @@ mod error;
 mod events;
 mod metrics;
 mod plot;
-mod resident;
 mod run_log;
 
 pub use error::LogError;
@@ -16,5 +15,4 @@ pub use events::EventWriter;
 pub use metrics::{Metrics, MetricsLog, StepMetrics, ValidationMetrics, read_metrics};
 pub use plot::{Dot, plot_loss, plot_scatter};
 pub use puna_plot::Picture;
-pub use resident::{peak_rss_bytes, rss_bytes};
 pub use run_log::RunLog;

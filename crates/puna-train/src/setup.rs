@@ -17,6 +17,7 @@ use puna_peft::{AdapterConfig, Base, BaseIdentity};
 use puna_text::{Builtin, ChatTemplate, SpecialTokens, Tokenizer};
 
 use crate::checkpoint::{BegunRecipe, Checkpoint, list_checkpoints, remove_checkpoints};
+use crate::output_lock::OutputLock;
 use crate::trained::{Trained, TrainedAdapter};
 use crate::{DataSection, Ranks, Recipe, SaveType, Task, TrainError};
 
@@ -50,6 +51,8 @@ pub struct Setup {
     pub(crate) validation: Option<Rows>,
     pub(crate) resume: Option<Checkpoint>,
     pub(crate) ranks: Arc<dyn Ranks>,
+    /// Of the first process, which writes.
+    _lock: Option<OutputLock>,
     /// Things a reader should know: what was left out of the data, files not carried over.
     pub notes: Vec<String>,
 }
@@ -68,6 +71,10 @@ impl Setup {
             let expected = "a multiple of the number of processes";
             return Err(TrainError::Setting { key: "train.batch_sequences", value, expected });
         }
+        let lock = match ranks.rank() {
+            0 => Some(OutputLock::take(&recipe.output)?),
+            _ => None,
+        };
         let (resume, start) = start(&recipe, mode, &*ranks)?;
         let recipe = BegunRecipe::new(recipe, resume.as_ref(), &*ranks)?;
         let mut notes = Vec::new();
@@ -127,6 +134,7 @@ impl Setup {
             validation,
             resume,
             ranks,
+            _lock: lock,
             notes,
         })
     }
@@ -195,9 +203,6 @@ const INITIAL: &str = "initial";
 
 /// The checkpoint to go on from, if that is wanted.
 fn prepare_output(output: &Path, mode: RunMode) -> Result<Option<Checkpoint>, TrainError> {
-    let create = std::fs::create_dir_all(output);
-    let path = output.to_path_buf();
-    create.map_err(|source| TrainError::File { action: "create", path, source })?;
     let newest = list_checkpoints(output)?.pop();
     match (mode, newest) {
         (RunMode::New, Some(Checkpoint { step, .. })) => {

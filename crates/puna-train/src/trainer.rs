@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use puna_data::Row;
-use puna_kernels::MachineLimits;
+use puna_kernels::{MachineLimits, rss_bytes};
 use puna_model::{LossSum, Stage, TrainingPass};
 use puna_nn::Pass;
 
 use crate::batch::{Batch, targets};
 use crate::checkpoint::{self, Checkpoint, Parts, Progress};
-use crate::log::{Metrics, RunLog, StepMetrics, ValidationMetrics, rss_bytes};
+use crate::log::{Metrics, RunLog, StepMetrics, ValidationMetrics};
 use crate::ranks::owners;
 use crate::sample;
 use crate::setup::Rows;
@@ -123,6 +123,11 @@ impl Trainer {
             _ => None,
         };
         let steps = recipe.steps(setup.train.rows_per_epoch());
+        if progress.step > steps {
+            let value = format!("{steps} (the checkpoint has come to {})", progress.step);
+            let expected = "at least the steps that are done";
+            return Err(TrainError::Setting { key: "train.steps", value, expected });
+        }
         let length = recipe.data.sequence_length;
         let forward = setup.config.decoder.prefill_flops(0, length, length) as f64;
         let peak = MachineLimits::measure_peak().map(|peak| match recipe.train.precision {

@@ -10,7 +10,7 @@ mod test;
 
 use anyhow::bail;
 use clap::value_parser;
-use puna_infer::peak_rss_bytes;
+use puna_kernels::peak_rss_bytes;
 use serde::Serialize;
 
 use crate::args::{RunArgs, RunSettings};

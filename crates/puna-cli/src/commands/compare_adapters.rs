@@ -2,7 +2,6 @@
 //! reaches.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, anyhow, bail};
 use puna_model::{LoadOptions, Model, Precision};
@@ -12,7 +11,7 @@ use puna_train::log::{Dot, Metrics, Picture, plot_scatter, read_metrics};
 use serde::Serialize;
 
 use crate::report::{Hint, Outcome};
-use crate::{interrupt, output, threads, units};
+use crate::{child, interrupt, output, scratch, threads, units};
 
 /// Trains adapters of several methods on one recipe, each in a process of its own with the same data,
 /// order and budget, and prints what they cost and reach.
@@ -91,7 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let folder = recipe.output.join(&candidate.name);
         let done = recipe_of(args, &recipe, candidate, &folder)?;
         if !folder.join("adapter").is_dir() {
-            train(&done, args)?;
+            child::train(&done, "--restart", args.threads)?;
         }
         if interrupt::asked() {
             output::note("stopped; the same command goes on with the methods that are left");
@@ -249,12 +248,12 @@ fn save(recipe: &Recipe, path: &Path) -> anyhow::Result<()> {
 /// What a step of a method takes: the median of a few.
 fn seconds_per_step(args: &Args, recipe: &Recipe, path: &Path) -> anyhow::Result<f64> {
     let mut few = recipe.clone();
-    few.output = recipe.output.with_extension("timing");
+    few.output = scratch::beside(&recipe.output, "timing")?;
     (few.train.steps, few.train.tokens, few.train.epochs) = (Some(5), None, None);
     few.log.validate_every_steps = 0;
     few.data.validation_fraction = None;
     save(&few, path)?;
-    train(path, args)?;
+    child::train(path, "--restart", args.threads)?;
     let mut seconds: Vec<f64> = read_metrics(&few.output.join("metrics.jsonl"))?
         .iter()
         .filter_map(|line| match line {
@@ -266,21 +265,6 @@ fn seconds_per_step(args: &Args, recipe: &Recipe, path: &Path) -> anyhow::Result
         .with_context(|| format!("cannot remove {}", few.output.display()))?;
     seconds.sort_by(f64::total_cmp);
     Ok(seconds.get(seconds.len() / 2).copied().unwrap_or(1.0))
-}
-
-/// Trains in a process of its own, so that one method's memory is not another's.
-fn train(recipe: &Path, args: &Args) -> anyhow::Result<()> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let mut command = Command::new(program);
-    command.arg("train").arg(recipe).arg("--restart").stdout(Stdio::null());
-    if let Some(threads) = args.threads {
-        command.args(["-t", &threads.to_string()]);
-    }
-    let status = command.status().context("cannot start this program again")?;
-    if !status.success() {
-        bail!("puna train {} ended with {status}", recipe.display());
-    }
-    Ok(())
 }
 
 fn row(candidate: &Candidate, folder: &Path) -> anyhow::Result<Row> {

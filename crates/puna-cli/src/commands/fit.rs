@@ -15,11 +15,12 @@ use puna_laws::{
     fit, group_by_budget, isoflop, read_points, without_outliers,
 };
 
-use puna_laws::{FrontierLaw, ParametricLaw};
+use puna_laws::{Interval, Level, ParametricLaw};
 
 use crate::output;
 use crate::progress::{Progress, Unit};
 use crate::report::Outcome;
+use crate::units::read_count;
 use predict::Prediction;
 
 /// Resamples of Approaches 1 and 2: their intervals need no fine ends.
@@ -33,7 +34,7 @@ const FRONTIER_RESAMPLES: usize = 400;
     puna fit sweep.csv\n  \
     puna fit sweep.csv --out figures --predict-flops 1e21\n  \
     puna fit chinchilla_points.csv --loss l1 --bootstrap 4000 --json\n  \
-    puna fit sweep.csv --count all --predict 1e9,20e9\n\n\
+    puna fit sweep.csv --count all --predict 1B,20B\n\n\
     The table has a line for each run and columns by name: loss (or L), and two of n_params (params, \
     N; params_matmul and params_total of `puna sweep`), n_tokens (tokens, D) and train_flop (flops, \
     C), with C = 6ND. A column budget_flops says which runs belong together.\n\
@@ -73,7 +74,7 @@ pub(crate) struct Args {
     drop_highest: Option<usize>,
 
     /// Budgets of Approach 2, in FLOP [default: those of the table, or where runs crowd]
-    #[arg(long, value_name = "C,C,…", value_delimiter = ',')]
+    #[arg(long, value_name = "C,C,…", value_delimiter = ',', value_parser = read_count)]
     budgets: Vec<f64>,
 
     /// Folder for figures, fit.json and bootstrap.csv
@@ -81,7 +82,7 @@ pub(crate) struct Args {
     out: Option<PathBuf>,
 
     /// Best size, tokens and loss for a budget in FLOP (again for more)
-    #[arg(long, value_name = "C")]
+    #[arg(long, value_name = "C", value_parser = read_count)]
     predict_flops: Vec<f64>,
 
     /// Loss of a size after a number of tokens (again for more)
@@ -148,7 +149,7 @@ struct Results {
 pub(crate) struct SweepLaw {
     pub(crate) law: ParametricLaw,
     pub(crate) ensemble: Option<Ensemble>,
-    parabolas: Option<FrontierLaw>,
+    parabolas: Option<(IsoFlop, Option<FrontierEnsemble>)>,
     /// As `puna fit` prints it, and as JSON.
     pub(crate) text: String,
     pub(crate) json: serde_json::Value,
@@ -157,7 +158,17 @@ pub(crate) struct SweepLaw {
 impl SweepLaw {
     /// The best size for a budget, by the parabolas.
     pub(crate) fn best_params(&self, flops: f64) -> Option<f64> {
-        self.parabolas.as_ref().map(|frontier| frontier.params_for_flops(flops))
+        self.parabolas.as_ref().map(|(found, _)| found.law.params_for_flops(flops))
+    }
+
+    /// The lowest loss for a budget by the parabolas, and an interval of it.
+    pub(crate) fn lowest_loss(
+        &self,
+        flops: f64,
+    ) -> Option<(f64, impl Fn(Level) -> Option<Interval>)> {
+        let (found, ensemble) = self.parabolas.as_ref()?;
+        let interval = move |level| ensemble.as_ref()?.loss_for_flops(flops, level);
+        Some((found.loss?.at(flops), interval))
     }
 }
 
@@ -184,7 +195,7 @@ pub(crate) fn of_sweep(file: &Path, out: &Path) -> anyhow::Result<SweepLaw> {
     let written = write(&args, &results)?;
     let json = report(&args, &results, &predictions, &written)?;
     let text = print::text(&results, &predictions, args.out.as_deref());
-    let parabolas = results.parabolas.as_ref().map(|(_, found, _)| found.law);
+    let parabolas = results.parabolas.map(|(_, found, ensemble)| (found, ensemble));
     let parametric = results.parametric.context("the parametric fit was asked for")?;
     let Parametric { fit, ensemble } = parametric;
     Ok(SweepLaw { law: fit.law, ensemble, parabolas, text, json })
@@ -263,10 +274,6 @@ fn options(args: &Args) -> anyhow::Result<FitOptions> {
         (LossArg::L1, None) => RobustLoss::L1,
         (LossArg::L1, Some(_)) => bail!("--delta is of --loss huber; --loss l1 has none"),
     };
-    if let Some(budget) = args.budgets.iter().find(|budget| !(budget.is_finite() && **budget > 0.0))
-    {
-        bail!("--budgets: {budget} is no budget; a positive number of operations is needed");
-    }
     Ok(FitOptions { loss, starts: args.starts, seed: args.seed })
 }
 

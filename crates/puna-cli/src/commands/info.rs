@@ -1,5 +1,7 @@
-//! `puna info`: what a checkpoint holds, read from config and headers; no weights are loaded.
+//! `puna info`: what a checkpoint or an adapter holds, read from config and headers; no weights are
+//! loaded.
 
+mod adapter;
 pub(crate) mod facts;
 
 use puna_io::Checkpoint;
@@ -7,14 +9,16 @@ use puna_model::read_config;
 use serde::Serialize;
 
 use crate::args::ModelArgs;
+use crate::model_ref::ModelRef;
 use crate::report::Outcome;
 use crate::{loaded, output, units};
 use facts::Facts;
 
-/// Prints architecture, sizes and storage of a model.
+/// Prints architecture, sizes and storage of a model, or method and settings of an adapter.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  puna info -m ./model\n  puna info -m model.gguf --tensors --json"
+    after_help = "Examples:\n  puna info -m ./model\n  puna info -m model.gguf --tensors --json\n  \
+                  puna info -m ./my-lora"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -47,6 +51,12 @@ struct TensorRow {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let origin = args.model.resolve()?;
+    if let ModelRef::Path(folder) = &origin
+        && adapter::is_adapter(folder)
+    {
+        adapter::report(folder, args.tensors, args.json)?;
+        return Ok(Outcome::Done);
+    }
     let checkpoint = loaded::open(&origin)?;
     let config = read_config(&checkpoint)?;
     let facts = Facts::new(&origin, &checkpoint, &config);

@@ -123,6 +123,9 @@ fn advise(error: TrainError) -> anyhow::Error {
             "--resume goes on from there; --restart removes its checkpoints; or give another \
              folder with --set output=…"
         }
+        TrainError::Busy { .. } => {
+            "wait for it, stop it, or give another folder with --set output=…"
+        }
         TrainError::NothingToResume { .. } => "leave out --resume to begin",
         TrainError::Vocabulary { .. } => {
             "prepare the data with the model's own tokenizer: puna data prepare … --tokenizer MODEL"

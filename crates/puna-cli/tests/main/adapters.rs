@@ -109,3 +109,29 @@ fn an_adapter_is_trained_resumed_and_bound_to_its_model() {
     assert!(refused.stderr.contains("was trained for another model"), "{}", refused.stderr);
     assert!(refused.stderr.contains("--force"), "{}", refused.stderr);
 }
+
+#[test]
+fn info_tells_what_an_adapter_is() {
+    for (name, method, setting) in [
+        ("peft/lora", "LORA", Some(("r", "lora_alpha"))),
+        ("peft/prompt-tuning", "PROMPT_TUNING", None),
+        ("adapters/pfeiffer", "bottleneck", None),
+        ("adapters/mam", "union", None),
+    ] {
+        let Some(adapter) = golden_dir(name) else { continue };
+        let ran = puna(&["info", "-m", arg(&adapter), "--json", "--tensors"]);
+        assert_eq!(ran.code, 0, "{name}: {}", ran.stderr);
+        let json: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        assert_eq!(json["method"], method, "{name}");
+        assert!(json["parameters"].as_u64() > Some(0), "{name}: {json}");
+        assert!(json["tensors"].as_array().is_some_and(|list| !list.is_empty()), "{name}");
+        let shown = puna(&["info", "-m", arg(&adapter)]);
+        assert!(shown.code == 0 && shown.stdout.contains(method), "{name}: {}", shown.stdout);
+        if let Some((rank, alpha)) = setting {
+            for key in [rank, alpha] {
+                assert!(json["settings"][key].is_number(), "{name}: {json}");
+                assert!(shown.stdout.contains(key), "{name}: {}", shown.stdout);
+            }
+        }
+    }
+}

@@ -83,7 +83,7 @@ fn a_planted_law_comes_back_by_the_count_that_was_asked_for() {
     let path = table(folder.path(), &sweep());
     let out = folder.path().join("figures");
     let out = out.to_string_lossy();
-    let args = ["fit", &path, "--bootstrap", "30", "--predict", "1e7,2e8", "--out", &out, "--json"];
+    let args = ["fit", &path, "--bootstrap", "30", "--predict", "10M,2e8", "--out", &out, "--json"];
     let fit = puna(&args).json();
     let near = |got: &serde_json::Value, expected: f64, part: f64| {
         let got = got.as_f64().unwrap();
@@ -140,7 +140,7 @@ fn tables_that_determine_no_law_are_refused_with_the_reason() {
     refused(&sweep, &["--delta", "-1"], &["delta"]);
     refused(&sweep, &["--loss", "l1", "--delta", "0.1"], &["--delta"]);
     refused(&sweep, &["--bootstrap", "5"], &["at least 20"]);
-    refused(&sweep, &["--predict", "1e9"], &["1e9", "1e9,20e9"]);
+    refused(&sweep, &["--predict", "1e9"], &["1e9", "1B,20B"]);
     refused(&sweep, &["--predict-flops", "-1"], &["-1"]);
     refused(&sweep, &["--approach", "2", "--predict-flops", "1e16"], &["--approach 3"]);
     refused(&sweep, &["--drop-highest", "18"], &["2 points"]);

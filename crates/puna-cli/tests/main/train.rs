@@ -204,6 +204,7 @@ fn what_is_wrong_is_named_with_what_to_do() {
         ("data.sequence_length=600", &["--restart"], "at most the model's context"),
         ("model.config=nowhere.json", &["--restart"], "nowhere.json"),
         ("data.train=nowhere", &["--restart"], "nowhere"),
+        ("train.steps=1", &["--resume"], "has come to 2"),
         ("seed=8", &["--resume"], "seed 7"),
         ("optimizer.name=muon", &["--resume"], "momentum"),
     ] {

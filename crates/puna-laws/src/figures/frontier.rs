@@ -1,4 +1,4 @@
-//! Best size or best number of tokens over the budget, with the bootstrap's band.
+//! Best size, best number of tokens or lowest loss over the budget, with the bootstrap's band.
 
 use puna_plot::plotters::coord::Shift;
 use puna_plot::plotters::prelude::*;
@@ -8,9 +8,9 @@ use puna_plot::{
     power_of_ten,
 };
 
-use super::{Study, ends, log_range, log_steps, size};
+use super::{Study, ends, log_range, log_steps, loss_decimals, size};
 use crate::ensemble::{Interval, Level};
-use crate::law::{Allocation, TRAIN_FLOPS};
+use crate::law::{Allocation, ParametricLaw, TRAIN_FLOPS};
 
 /// Beyond the largest budget, so many times it is shown.
 const AHEAD: f64 = 1000.0;
@@ -24,6 +24,7 @@ const BAND: f64 = 0.35;
 pub(super) enum Quantity {
     Params,
     Tokens,
+    Loss,
 }
 
 impl Quantity {
@@ -31,6 +32,7 @@ impl Quantity {
         match self {
             Self::Params => "best-params",
             Self::Tokens => "best-tokens",
+            Self::Loss => "best-loss",
         }
     }
 
@@ -38,14 +40,16 @@ impl Quantity {
         match self {
             Self::Params => allocation.params,
             Self::Tokens => allocation.tokens,
+            Self::Loss => allocation.loss,
         }
     }
 
-    fn by_rule(self, flops: f64) -> f64 {
+    fn by_rule(self, flops: f64, law: &ParametricLaw) -> f64 {
         let params = (flops / (TRAIN_FLOPS * RULE)).sqrt();
         match self {
             Self::Params => params,
             Self::Tokens => RULE * params,
+            Self::Loss => law.loss(params, RULE * params),
         }
     }
 
@@ -53,6 +57,7 @@ impl Quantity {
         match self {
             Self::Params => ("best size", "parameters N"),
             Self::Tokens => ("best number of tokens", "tokens D"),
+            Self::Loss => ("lowest loss", "loss (nats per token)"),
         }
     }
 }
@@ -67,6 +72,8 @@ struct Lines {
     law: Vec<(f64, f64)>,
     rule: Vec<(f64, f64)>,
     band: Vec<(f64, Interval)>,
+    /// Of losses: the law through the vertices.
+    through: Vec<(f64, f64)>,
     vertices: Vec<(f64, f64)>,
     runs: Vec<(f64, f64)>,
     largest: f64,
@@ -76,6 +83,7 @@ impl Lines {
     /// All heights, for the axis.
     fn heights(&self) -> impl Iterator<Item = f64> {
         let lines = self.law.iter().chain(&self.rule).chain(&self.vertices).chain(&self.runs);
+        let lines = lines.chain(&self.through);
         lines.map(|(_, y)| *y).chain(self.band.iter().flat_map(|(_, band)| [band.low, band.high]))
     }
 }
@@ -90,18 +98,30 @@ impl Frontier<'_> {
             let interval = match self.quantity {
                 Quantity::Params => ensemble.params_for_flops(flops, Level::Percent80),
                 Quantity::Tokens => ensemble.tokens_for_flops(flops, Level::Percent80),
+                Quantity::Loss => ensemble.loss_for_flops(flops, Level::Percent80),
             };
             Some((flops, interval))
+        };
+        let through = match (self.quantity, self.study.isoflop) {
+            (Quantity::Loss, Some((_, fit))) => fit.loss,
+            _ => None,
         };
         let vertices = self.study.isoflop.iter().flat_map(|(_, fit)| &fit.parabolas);
         Lines {
             law: budgets.iter().map(|&flops| (flops, of(flops))).collect(),
-            rule: budgets.iter().map(|&flops| (flops, self.quantity.by_rule(flops))).collect(),
+            rule: budgets
+                .iter()
+                .map(|&flops| (flops, self.quantity.by_rule(flops, self.study.law)))
+                .collect(),
             band: budgets.iter().filter_map(|&flops| band(flops)).collect(),
+            through: through.map_or_else(Vec::new, |law| {
+                budgets.iter().map(|&flops| (flops, law.at(flops))).collect()
+            }),
             vertices: vertices
                 .map(|parabola| match self.quantity {
                     Quantity::Params => (parabola.budget, parabola.params),
                     Quantity::Tokens => (parabola.budget, parabola.tokens),
+                    Quantity::Loss => (parabola.budget, parabola.loss),
                 })
                 .collect(),
             runs: self
@@ -111,6 +131,7 @@ impl Frontier<'_> {
                 .map(|point| match self.quantity {
                     Quantity::Params => (point.flops(), point.params),
                     Quantity::Tokens => (point.flops(), point.tokens),
+                    Quantity::Loss => (point.flops(), point.loss),
                 })
                 .collect(),
             largest,
@@ -125,6 +146,9 @@ impl Frontier<'_> {
         }
         if !lines.vertices.is_empty() {
             key.push(entry(Symbol::Dot(INK), "parabolas' vertices"));
+        }
+        if !lines.through.is_empty() {
+            key.push(entry(Symbol::Line(INK), "law through them"));
         }
         key.push(entry(Symbol::Dashes(CONTRAST), "20 tokens per param."));
         key.push(entry(Symbol::Dashes(AXIS), "largest budget"));
@@ -141,18 +165,29 @@ impl Drawing for Frontier<'_> {
         let scale = picture.scale();
         let lines = self.lines();
         let (name, axis) = self.quantity.words();
-        let exponent = match self.quantity {
-            Quantity::Params => self.study.law.exponent(),
-            Quantity::Tokens => 1.0 - self.study.law.exponent(),
+        let ahead = "right of the upright line the law is extrapolated";
+        let exponent = self.study.law.exponent();
+        let subtitle = match self.quantity {
+            Quantity::Params => format!("~ C^{exponent:.3}; {ahead}"),
+            Quantity::Tokens => format!("~ C^{:.3}; {ahead}", 1.0 - exponent),
+            Quantity::Loss => ahead.to_owned(),
+        };
+        let heights = ends(lines.heights());
+        let decimals = loss_decimals(heights.1 - heights.0);
+        let height = move |value: f64| format!("{value:.decimals$}");
+        let y = match self.quantity {
+            Quantity::Loss => {
+                let room = 0.05 * (heights.1 - heights.0);
+                Scale::even(axis, heights.0 - room..heights.1 + room, 8, height)
+            }
+            _ => Scale::logarithmic(axis, log_range(lines.heights(), 0.3), size),
         };
         let budgets = log_range(lines.law.iter().map(|(flops, _)| *flops), 0.2);
         let around = Frame {
             title: &format!("{}: {name} for a budget", self.study.title),
-            subtitle: &format!(
-                "~ C^{exponent:.3}; right of the upright line the law is extrapolated"
-            ),
+            subtitle: &subtitle,
             x: Scale::logarithmic("training budget C = 6ND (FLOP)", budgets, power_of_ten),
-            y: Scale::logarithmic(axis, log_range(lines.heights(), 0.3), size),
+            y,
             right: KEY_WIDTH,
         };
         let mut chart = frame(area, &around, picture)?;
@@ -172,6 +207,8 @@ impl Drawing for Frontier<'_> {
         }
         let law = lines.law.iter().copied();
         chart.draw_series(LineSeries::new(law, STRONG.stroke_width(2 * scale)))?;
+        let through = lines.through.iter().copied();
+        chart.draw_series(LineSeries::new(through, INK.stroke_width(scale)))?;
         let dots = lines.vertices.iter();
         chart.draw_series(dots.map(|at| Circle::new(*at, 4 * scale as i32, INK.filled())))?;
         let faint = QUIET_INK.mix(0.35).filled();

@@ -31,13 +31,24 @@ impl Parabolas<'_> {
         own.flat_map(|group| &group.points)
     }
 
-    fn color(&self, index: usize) -> RGBColor {
-        ordered(index as f64 / (self.fit.parabolas.len() - 1).max(1) as f64)
+    /// The runs of the budgets that have no parabola: their lowest loss is at an end.
+    fn alone(&self) -> impl Iterator<Item = &Point> {
+        let left_out = |group: &&Group| self.fit.left_out.contains(&group.budget);
+        self.groups.iter().filter(left_out).flat_map(|group| &group.points)
+    }
+
+    /// Colors go by budget.
+    fn color(&self, budget: f64) -> RGBColor {
+        let smaller = self.groups.iter().filter(|group| group.budget < budget).count();
+        ordered(smaller as f64 / (self.groups.len() - 1).max(1) as f64)
     }
 
     fn ranges(&self) -> (Range<f64>, Range<f64>) {
         let parabolas = &self.fit.parabolas;
-        let sizes = parabolas.iter().flat_map(|parabola| [parabola.range.0, parabola.range.1]);
+        let alone = self.alone().map(|point| point.params);
+        let fitted_sizes =
+            parabolas.iter().flat_map(|parabola| [parabola.range.0, parabola.range.1]);
+        let sizes = fitted_sizes.chain(alone);
         let fitted = |parabola: &Parabola| {
             let (least, greatest) = parabola.range;
             let inside = self.runs(parabola).filter(move |point| {
@@ -53,15 +64,23 @@ impl Parabolas<'_> {
     fn key(&self) -> Vec<Entry> {
         let entry = |symbol, label: String| Entry { symbol, label };
         let mut key = vec![entry(Symbol::Nothing, "budget, FLOP".into())];
-        let count = self.fit.parabolas.len();
-        let every = count.div_ceil(MOST_IN_KEY);
-        for (index, parabola) in self.fit.parabolas.iter().enumerate().rev() {
+        let every = self.groups.len().div_ceil(MOST_IN_KEY);
+        for (index, group) in self.groups.iter().enumerate().rev() {
             if index % every == 0 {
-                let color = self.color(index);
-                key.push(entry(Symbol::DotOnLine(color), power_of_ten(parabola.budget)));
+                let color = self.color(group.budget);
+                let symbol = match self.fit.left_out.contains(&group.budget) {
+                    true => Symbol::Ring(color),
+                    false => Symbol::DotOnLine(color),
+                };
+                key.push(entry(symbol, power_of_ten(group.budget)));
             }
         }
         key.push(entry(Symbol::Ring(INK), "best size".into()));
+        if self.alone().next().is_some() {
+            key.push(entry(Symbol::Nothing, "rings of a budget's".into()));
+            key.push(entry(Symbol::Nothing, "color: no parabola,".into()));
+            key.push(entry(Symbol::Nothing, "best at an end".into()));
+        }
         key
     }
 }
@@ -90,8 +109,15 @@ impl Drawing for Parabolas<'_> {
         let mut chart = frame(area, &around, picture)?;
         draw_axes(&mut chart, &around, picture)?;
         let shown = |x: f64, y: f64| around.x.holds(x) && around.y.holds(y);
-        for (index, parabola) in self.fit.parabolas.iter().enumerate() {
-            let color = self.color(index);
+        for group in self.groups.iter().filter(|group| self.fit.left_out.contains(&group.budget)) {
+            let ring = self.color(group.budget).stroke_width(scale);
+            let rings = group.points.iter().filter(|point| shown(point.params, point.loss));
+            chart.draw_series(
+                rings.map(|point| Circle::new((point.params, point.loss), 3 * scale as i32, ring)),
+            )?;
+        }
+        for parabola in &self.fit.parabolas {
+            let color = self.color(parabola.budget);
             let dots = self.runs(parabola).filter(|point| shown(point.params, point.loss));
             chart.draw_series(dots.map(|point| {
                 Circle::new((point.params, point.loss), 3 * scale as i32, color.filled())

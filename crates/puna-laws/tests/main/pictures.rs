@@ -32,7 +32,7 @@ fn the_pictures_of_the_chinchilla_points_say_what_they_show() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = folder(scratch.path(), "chinchilla");
     let written = draw_figures(&study, &folder).unwrap();
-    assert_eq!(written.len(), 8);
+    assert_eq!(written.len(), 10);
     let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     for (name, words) in [
         (
@@ -46,6 +46,10 @@ fn the_pictures_of_the_chinchilla_points_say_what_they_show() {
         (
             "best-tokens.svg",
             ["budget C = 6ND (FLOP)", "tokens D", "80 % of resamples", "vertices", "100 B"],
+        ),
+        (
+            "best-loss.svg",
+            ["budget C = 6ND (FLOP)", "loss (nats per token)", "law through", "vertices", "3.0"],
         ),
         ("contours.svg", ["budget C = 6ND (FLOP)", "parameters N", "best sizes", "1e20", "10 B"]),
     ] {
@@ -95,8 +99,8 @@ fn a_small_sweep_has_pictures_too() {
     };
     let scratch = tempfile::tempdir().unwrap();
     let written = draw_figures(&study, &folder(scratch.path(), "small")).unwrap();
-    assert_eq!(written.len(), 8);
-    // Without bands and parabolas there are three pictures left.
+    assert_eq!(written.len(), 10);
+    // Without bands and parabolas there are four pictures left.
     (study.ensemble, study.isoflop) = (None, None);
-    assert_eq!(draw_figures(&study, &scratch.path().join("bare")).unwrap().len(), 6);
+    assert_eq!(draw_figures(&study, &scratch.path().join("bare")).unwrap().len(), 8);
 }

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use crate::api_error::{ApiError, Dialect};
 use crate::body::{self, EventWriter, Framing, Gone};
 use crate::generation::{End, Happening, Running};
-use crate::openai::split;
-use crate::tools::{CallEvent, CallParser, Format};
+use crate::tools::{CallEvent, Format, Reader, split};
 
 /// What all parts of an answer share.
 pub(super) struct Answer {
@@ -103,20 +102,15 @@ impl Teller {
     async fn tell(mut self, mut running: Running) -> Result<(), Gone> {
         let message = self.answer.message(Vec::new(), usage(running.prompt_tokens, 0, 0));
         self.event("message_start", json!({ "message": message })).await?;
-        let mut parser = self.answer.tools.map(CallParser::new);
+        let mut reader = Reader::new(self.answer.tools);
         while let Some(happening) = self.events.waiting(running.next()).await? {
             match happening {
                 Happening::Prompt { .. } => {}
                 Happening::Text { text, .. } => {
-                    let found = match &mut parser {
-                        Some(parser) => parser.push(&text),
-                        None => vec![CallEvent::Text(text)],
-                    };
-                    self.found(found).await?;
+                    self.found(reader.push(text)).await?;
                 }
                 Happening::End { end, usage: counts, .. } => {
-                    let rest = parser.as_mut().map(CallParser::finish).unwrap_or_default();
-                    self.found(rest).await?;
+                    self.found(reader.finish()).await?;
                     self.close().await?;
                     let (reason, sequence) = stop(&end, self.calls);
                     let delta = json!({ "stop_reason": reason, "stop_sequence": sequence });
@@ -135,7 +129,6 @@ impl Teller {
     async fn found(&mut self, found: Vec<CallEvent>) -> Result<(), Gone> {
         for event in found {
             let delta = match event {
-                CallEvent::Text(text) if text.is_empty() => continue,
                 CallEvent::Text(text) => {
                     if self.open != Some(Open::Text) {
                         self.begin(Open::Text, json!({ "type": "text", "text": "" })).await?;

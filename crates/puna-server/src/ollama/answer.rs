@@ -12,8 +12,8 @@ use crate::body::{self, EventWriter, Framing, Gone};
 use crate::clock;
 use crate::generation::{ChoiceUsage, End, Happening, Running};
 use crate::model::Opened;
-use crate::openai::{Call, split, token_text};
-use crate::tools::{CallEvent, CallParser, Format};
+use crate::openai::token_text;
+use crate::tools::{Call, Format, Reader, gather, split};
 
 /// Which endpoint answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,17 +124,14 @@ pub(super) fn stream(answer: Answer, running: Running) -> Response {
 }
 
 async fn write(events: EventWriter, answer: Answer, mut running: Running) -> Result<(), Gone> {
-    let mut parser = answer.tools.map(CallParser::new);
+    let mut reader = Reader::new(answer.tools);
     // A call is handed over whole: its arguments are a value here.
     let mut calls: Vec<Call> = Vec::new();
     while let Some(happening) = events.waiting(running.next()).await? {
         match happening {
             Happening::Prompt { .. } => {}
             Happening::Text { text, tokens, .. } => {
-                let text = match &mut parser {
-                    Some(parser) => plain(parser.push(&text), &mut calls),
-                    None => text,
-                };
+                let text = gather(reader.push(text), &mut calls);
                 if !text.is_empty() || (answer.top_logprobs.is_some() && !tokens.is_empty()) {
                     let mut line = answer.line(&text, Vec::new());
                     answer.add_logprobs(&mut line, &tokens);
@@ -142,12 +139,10 @@ async fn write(events: EventWriter, answer: Answer, mut running: Running) -> Res
                 }
             }
             Happening::End { end, usage, .. } => {
-                if let Some(parser) = &mut parser {
-                    let text = plain(parser.finish(), &mut calls);
-                    let whole = whole_calls(std::mem::take(&mut calls));
-                    if !text.is_empty() || !whole.is_empty() {
-                        events.data(&answer.line(&text, whole)).await?;
-                    }
+                let text = gather(reader.finish(), &mut calls);
+                let whole = whole_calls(std::mem::take(&mut calls));
+                if !text.is_empty() || !whole.is_empty() {
+                    events.data(&answer.line(&text, whole)).await?;
                 }
                 let mut line = answer.line("", Vec::new());
                 answer.add_end(&mut line, &end, running.prompt_tokens, usage);
@@ -159,40 +154,23 @@ async fn write(events: EventWriter, answer: Answer, mut running: Running) -> Res
     Ok(())
 }
 
-/// The text of parsed events; calls are gathered.
-fn plain(events: Vec<CallEvent>, calls: &mut Vec<Call>) -> String {
-    let mut out = String::new();
-    for event in events {
-        match event {
-            CallEvent::Text(text) => out += &text,
-            CallEvent::Begin { name } => calls.push(Call { name, arguments: String::new() }),
-            CallEvent::Arguments(more) => {
-                if let Some(call) = calls.last_mut() {
-                    call.arguments += &more;
-                }
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{plain, whole_calls};
-    use crate::tools::{CallParser, Format};
+    use super::whole_calls;
+    use crate::tools::{Format, Reader, gather};
 
     #[test]
     fn calls_are_handed_over_whole_and_cut_ones_are_not() {
-        let mut parser = CallParser::new(Format::Hermes);
+        let mut reader = Reader::new(Some(Format::Hermes));
         let mut calls = Vec::new();
         let mut text = String::new();
         for piece in
             ["Well<tool_", "call>{\"name\": \"f\", \"arguments\": {\"x\"", ": 1}}</tool_call>"]
         {
-            text += &plain(parser.push(piece), &mut calls);
+            text += &gather(reader.push(piece.to_owned()), &mut calls);
         }
-        text +=
-            &plain(parser.push("<tool_call>{\"name\": \"g\", \"arguments\": {\"x\""), &mut calls);
+        let cut = "<tool_call>{\"name\": \"g\", \"arguments\": {\"x\"";
+        text += &gather(reader.push(cut.to_owned()), &mut calls);
         assert_eq!((text.as_str(), calls.len()), ("Well", 2));
         let whole = whole_calls(calls);
         assert_eq!((whole.len(), whole[0].name.as_str()), (1, "f"));

@@ -19,7 +19,7 @@ use crate::generation::{self, Ask, Eos};
 use crate::model::{Grammar, KeepAlive, Opened};
 use crate::prompt::{self, Conversation};
 use crate::sampling::MOST_LOGPROBS;
-use crate::tools::{Calls, Choice, Tool, Toolbox};
+use crate::tools::{Calls, Choice, Offer, Tool, Toolbox};
 
 /// What both endpoints share.
 struct Common {
@@ -61,7 +61,7 @@ pub(crate) async fn chat(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Posted { mut fields, client } = body::read(&app, request).await?;
-    let common = common(&app, &mut fields, client).await?;
+    let mut common = common(&app, &mut fields, client).await?;
     let list = fields.take::<Vec<Value>>("messages")?.unwrap_or_default();
     let tools = tools(&mut fields)?;
     fields.finish()?;
@@ -71,26 +71,11 @@ pub(crate) async fn chat(
     let messages = list.into_iter().enumerate().map(message).collect::<Result<_, _>>()?;
     let mut conversation = Conversation::new(messages);
     let toolbox = Toolbox::new(tools, Choice::Auto, Calls::Many)?;
-    let format = match (&toolbox, common.model.engine.tool_format) {
-        (None, _) => None,
-        (Some(_), None) => {
-            let reason = "this model's chat template has no place for tools";
-            return Err(ApiError::unsupported("tools", reason));
-        }
-        (Some(toolbox), Some(format)) => {
-            conversation.tools = toolbox.for_template();
-            Some((format, toolbox.grammar(format)))
-        }
-    };
-    if let (Some(_), Some((_, param))) = (&format, &common.grammar) {
-        return Err(ApiError::field(*param, "cannot be combined with tools"));
-    }
-    let prompt = prompt::render(&app, &common.model.engine, conversation).await?;
-    let (format, grammar) = match format {
-        Some((format, grammar)) => (Some(format), grammar.map(|grammar| (grammar, "tools"))),
-        None => (None, None),
-    };
-    respond(&app, common, prompt, Shape::Chat, (format, grammar)).await
+    let grammar = common.grammar.take();
+    let engine = &common.model.engine;
+    let offer = Offer::new(engine, toolbox.as_ref(), &mut conversation, grammar)?;
+    let prompt = prompt::render(&app, engine, conversation).await?;
+    respond(&app, common, prompt, Shape::Chat, offer).await
 }
 
 /// Continues a prompt.
@@ -99,7 +84,7 @@ pub(crate) async fn generate(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Posted { mut fields, client } = body::read(&app, request).await?;
-    let common = common(&app, &mut fields, client).await?;
+    let mut common = common(&app, &mut fields, client).await?;
     let text: String = fields.take("prompt")?.unwrap_or_default();
     let system: Option<String> = fields.take("system")?;
     let raw = fields.switch("raw")?;
@@ -126,23 +111,20 @@ pub(crate) async fn generate(
         messages.push(json!({ "role": "user", "content": text }));
         prompt::render(&app, engine, Conversation::new(messages)).await?
     };
-    respond(&app, common, prompt, Shape::Generate, (None, None)).await
+    let offer = Offer::text(common.grammar.take());
+    respond(&app, common, prompt, Shape::Generate, offer).await
 }
-
-type ToolSide = (Option<crate::tools::Format>, Option<(Grammar, &'static str)>);
 
 async fn respond(
     app: &Arc<App>,
     common: Common,
     prompt: Vec<u32>,
     shape: Shape,
-    (tools, tool_grammar): ToolSide,
+    offer: Offer,
 ) -> Result<Response, ApiError> {
-    let Common { started, model, keep, options, grammar, stream, top_logprobs, client } = common;
+    let Common { started, model, keep, options, stream, top_logprobs, client, .. } = common;
     let engine = &model.engine;
     let room = generation::room(engine, prompt.len(), None, "prompt")?;
-    let visible_specials =
-        tools.map(|format| format.visible_specials(&engine.served.tokenizer)).unwrap_or_default();
     let ask = Ask {
         prompt,
         choices: 1,
@@ -152,13 +134,13 @@ async fn respond(
         eos: Eos::End,
         top_logprobs,
         prompt_logprobs: None,
-        grammar: tool_grammar.or(grammar),
-        visible_specials,
+        grammar: offer.grammar,
+        visible_specials: offer.visible_specials,
         client,
     };
     let running = generation::start(app, &model, ask).await?;
     app.registry.keep(&model.name, keep);
-    let answer = Answer { model, shape, started, tools, top_logprobs };
+    let answer = Answer { model, shape, started, tools: offer.format, top_logprobs };
     match stream {
         true => Ok(answer::stream(answer, running)),
         false => answer::whole(&answer, running).await,

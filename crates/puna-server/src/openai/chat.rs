@@ -14,10 +14,10 @@ use crate::app::App;
 use crate::body::{self, Posted};
 use crate::fields::Fields;
 use crate::generation::{self, Ask, Eos};
-use crate::model::{Engine, Opened};
+use crate::model::Opened;
 use crate::prompt::{self, Conversation};
 use crate::sampling::{self, MOST_CHOICES, MOST_LOGPROBS};
-use crate::tools::{Calls, Choice, Tool, Toolbox};
+use crate::tools::{Calls, Choice, Format, Offer, Tool, Toolbox};
 
 /// Answers a conversation.
 pub(crate) async fn chat(
@@ -42,7 +42,7 @@ struct Wanted {
     ask: Ask,
     delivery: Delivery,
     logprobs: Logprobs,
-    tools: Option<crate::tools::Format>,
+    tools: Option<Format>,
 }
 
 /// Whether tokens come with their log-probabilities.
@@ -78,21 +78,9 @@ async fn read(
     let client = client_of(&mut fields, client)?;
     refuse(&mut fields)?;
     fields.finish()?;
-    let tools = with_tools(engine, &toolbox, &mut conversation)?;
-    let grammar = match (tools, grammar) {
-        (Some(_), Some((_, param))) => {
-            return Err(ApiError::field(param, "cannot be combined with tools"));
-        }
-        (Some(format), None) => {
-            let calls = toolbox.as_ref().and_then(|toolbox| toolbox.grammar(format));
-            calls.map(|grammar| (grammar, "tools"))
-        }
-        (None, grammar) => grammar,
-    };
+    let offer = Offer::new(engine, toolbox.as_ref(), &mut conversation, grammar)?;
     let prompt = prompt::render(app, engine, conversation).await?;
     let max_tokens = generation::room(engine, prompt.len(), max_tokens, param)?;
-    let visible_specials =
-        tools.map(|format| format.visible_specials(&engine.served.tokenizer)).unwrap_or_default();
     let ask = Ask {
         prompt,
         choices,
@@ -102,24 +90,11 @@ async fn read(
         eos,
         top_logprobs,
         prompt_logprobs: None,
-        grammar,
-        visible_specials,
+        grammar: offer.grammar,
+        visible_specials: offer.visible_specials,
         client,
     };
-    Ok(Wanted { ask, delivery, logprobs, tools })
-}
-
-/// The format of calls, where tools are given and may be called; puts them into the conversation.
-pub(crate) fn with_tools(
-    engine: &Engine,
-    toolbox: &Option<Toolbox>,
-    conversation: &mut Conversation,
-) -> Result<Option<crate::tools::Format>, ApiError> {
-    let Some(tools) = toolbox.as_ref().and_then(Toolbox::for_template) else { return Ok(None) };
-    let reason = "this model's chat template has no place for tools";
-    let format = engine.tool_format.ok_or_else(|| ApiError::unsupported("tools", reason))?;
-    conversation.tools = Some(tools);
-    Ok(Some(format))
+    Ok(Wanted { ask, delivery, logprobs, tools: offer.format })
 }
 
 /// `logprobs` and `top_logprobs`.

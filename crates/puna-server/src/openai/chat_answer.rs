@@ -11,7 +11,7 @@ use crate::body::{self, EventWriter, Framing, Gone};
 use crate::clock;
 use crate::generation::{End, Happening, Running};
 use crate::model::Opened;
-use crate::tools::{CallEvent, CallParser, Format};
+use crate::tools::{CallEvent, Format, Reader, split};
 
 /// What all parts of an answer share.
 pub(super) struct Answer {
@@ -19,34 +19,6 @@ pub(super) struct Answer {
     pub(super) model: Opened,
     pub(super) logprobs: Logprobs,
     pub(super) tools: Option<Format>,
-}
-
-/// A call of a tool.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Call {
-    pub(crate) name: String,
-    pub(crate) arguments: String,
-}
-
-/// Text and calls of a whole text.
-pub(crate) fn split(format: Option<Format>, text: String) -> (String, Vec<Call>) {
-    let Some(format) = format else { return (text, Vec::new()) };
-    let mut parser = CallParser::new(format);
-    let mut events = parser.push(&text);
-    events.extend(parser.finish());
-    let (mut plain, mut calls) = (String::new(), Vec::<Call>::new());
-    for event in events {
-        match event {
-            CallEvent::Text(text) => plain += &text,
-            CallEvent::Begin { name } => calls.push(Call { name, arguments: String::new() }),
-            CallEvent::Arguments(more) => {
-                if let Some(call) = calls.last_mut() {
-                    call.arguments += &more;
-                }
-            }
-        }
-    }
-    (plain, calls)
 }
 
 /// Id of call `index` of choice `choice`.
@@ -108,7 +80,7 @@ pub(super) fn stream(answer: Answer, running: Running, delivery: Delivery) -> Re
 
 /// What the stream knows of a choice.
 struct Spoken {
-    parser: Option<CallParser>,
+    reader: Reader,
     calls: usize,
 }
 
@@ -120,7 +92,7 @@ async fn write(
 ) -> Result<(), Gone> {
     let chunks = Chunks { answer: &answer, created: clock::unix_secs(), delivery };
     let mut spoken: Vec<Spoken> = (0..running.choices)
-        .map(|_| Spoken { parser: answer.tools.map(CallParser::new), calls: 0 })
+        .map(|_| Spoken { reader: Reader::new(answer.tools), calls: 0 })
         .collect();
     for choice in 0..running.choices {
         let delta = json!({ "role": "assistant", "content": "" });
@@ -132,7 +104,7 @@ async fn write(
             Happening::Prompt { .. } => {}
             Happening::Text { choice, text, tokens } => {
                 let mut scored = answer.scored(&tokens);
-                for delta in deltas(&answer, choice, &mut spoken[choice], Some(&text)) {
+                for delta in deltas(&answer, choice, &mut spoken[choice], Some(text)) {
                     events.data(&chunks.chunk(choice, delta, scored.take(), None)).await?;
                 }
                 if !scored.is_null() {
@@ -164,14 +136,10 @@ async fn write(
 }
 
 /// The deltas of a piece of text; `None` is the end.
-fn deltas(answer: &Answer, choice: usize, spoken: &mut Spoken, text: Option<&str>) -> Vec<Value> {
-    let Some(parser) = &mut spoken.parser else {
-        let text = text.filter(|text| !text.is_empty());
-        return text.map(|text| json!({ "content": text })).into_iter().collect();
-    };
+fn deltas(answer: &Answer, choice: usize, spoken: &mut Spoken, text: Option<String>) -> Vec<Value> {
     let found = match text {
-        Some(text) => parser.push(text),
-        None => parser.finish(),
+        Some(text) => spoken.reader.push(text),
+        None => spoken.reader.finish(),
     };
     let mut deltas = Vec::with_capacity(found.len());
     for event in found {

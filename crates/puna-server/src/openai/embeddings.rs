@@ -116,6 +116,11 @@ pub(crate) async fn compute(
     inputs: Vec<Input>,
 ) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
     let (mut vectors, mut tokens) = (Vec::with_capacity(inputs.len()), 0);
+    let line = &model.engine.embeddings;
+    let _place = line.enter().ok_or_else(|| {
+        app.metrics.refused();
+        ApiError::busy("too many requests for embeddings are waiting already", 1)
+    })?;
     for input in inputs {
         let engine = Arc::clone(&model.engine);
         let ids = match input {
@@ -129,6 +134,7 @@ pub(crate) async fn compute(
         }
         tokens += ids.len();
         let cache = engine.cache(model.adapter.as_deref());
+        let _turn = line.turn().await;
         vectors.push(blocking(move || engine.embed(&ids, cache)).await?);
     }
     app.metrics.prompt_tokens(tokens);

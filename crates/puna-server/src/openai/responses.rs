@@ -6,7 +6,6 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
-use super::chat::with_tools;
 use super::responses_answer::{self, Answer};
 use super::{client_of, model_name};
 use crate::api_error::ApiError;
@@ -17,7 +16,7 @@ use crate::generation::{self, Ask, Eos};
 use crate::model::Grammar;
 use crate::prompt::{self, Conversation};
 use crate::sampling;
-use crate::tools::{Calls, Choice, Tool, Toolbox};
+use crate::tools::{Calls, Choice, Offer, Tool, Toolbox};
 
 /// Answers an input.
 pub(crate) async fn responses(
@@ -45,23 +44,12 @@ pub(crate) async fn responses(
     let client = client_of(&mut fields, client)?;
     refuse(&mut fields)?;
     fields.finish()?;
-    let tools = with_tools(&engine, &toolbox, &mut conversation)?;
-    let grammar = match (tools, grammar) {
-        (Some(_), Some(_)) => {
-            return Err(ApiError::field("text.format", "cannot be combined with tools"));
-        }
-        (Some(format), None) => {
-            let calls = toolbox.as_ref().and_then(|toolbox| toolbox.grammar(format));
-            calls.map(|grammar| (grammar, "tools"))
-        }
-        (None, grammar) => grammar.map(|grammar| (grammar, "text.format")),
-    };
+    let grammar = grammar.map(|grammar| (grammar, "text.format"));
+    let offer = Offer::new(&engine, toolbox.as_ref(), &mut conversation, grammar)?;
     let temperature = sampling.temperature;
     let top_p = sampling.top_p;
     let prompt = prompt::render(&app, &engine, conversation).await?;
     let room = generation::room(&engine, prompt.len(), max_tokens, "max_output_tokens")?;
-    let visible_specials =
-        tools.map(|format| format.visible_specials(&engine.served.tokenizer)).unwrap_or_default();
     let ask = Ask {
         prompt,
         choices: 1,
@@ -71,8 +59,8 @@ pub(crate) async fn responses(
         eos: Eos::End,
         top_logprobs: None,
         prompt_logprobs: None,
-        grammar,
-        visible_specials,
+        grammar: offer.grammar,
+        visible_specials: offer.visible_specials,
         client,
     };
     let running = generation::start(&app, &model, ask).await?;
@@ -82,7 +70,8 @@ pub(crate) async fn responses(
         "tools": toolbox.as_ref().map_or_else(|| json!([]), |toolbox| flat_tools(&toolbox.tools)),
         "parallel_tool_calls": true,
     });
-    let answer = Answer { id: app.id("resp_"), model: model.name.clone(), tools, echoed };
+    let answer =
+        Answer { id: app.id("resp_"), model: model.name.clone(), tools: offer.format, echoed };
     // The model stays loaded for as long as its jobs run: each holds it.
     match stream {
         true => Ok(responses_answer::stream(answer, running)),

@@ -3,12 +3,11 @@
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::chat_answer::split;
 use crate::api_error::{ApiError, Dialect};
 use crate::body::{self, EventWriter, Framing, Gone};
 use crate::clock;
 use crate::generation::{ChoiceUsage, End, Happening, Running};
-use crate::tools::{CallEvent, CallParser, Format};
+use crate::tools::{CallEvent, Format, Reader, split};
 
 /// What all parts of an answer share.
 pub(super) struct Answer {
@@ -142,20 +141,15 @@ impl Teller {
         let begun = self.answer.response("in_progress", self.created, Vec::new());
         self.event("response.created", json!({ "response": begun })).await?;
         self.event("response.in_progress", json!({ "response": begun })).await?;
-        let mut parser = self.answer.tools.map(CallParser::new);
+        let mut reader = Reader::new(self.answer.tools);
         while let Some(happening) = self.events.waiting(running.next()).await? {
             match happening {
                 Happening::Prompt { .. } => {}
                 Happening::Text { text, .. } => {
-                    let found = match &mut parser {
-                        Some(parser) => parser.push(&text),
-                        None => vec![CallEvent::Text(text)],
-                    };
-                    self.found(found).await?;
+                    self.found(reader.push(text)).await?;
                 }
                 Happening::End { end, usage: counts, .. } => {
-                    let rest = parser.as_mut().map(CallParser::finish).unwrap_or_default();
-                    self.found(rest).await?;
+                    self.found(reader.finish()).await?;
                     if self.items.is_empty() {
                         self.begin_message().await?;
                     }

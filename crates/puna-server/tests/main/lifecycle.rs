@@ -65,6 +65,23 @@ fn a_full_queue_is_429_with_a_time() {
 }
 
 #[test]
+fn embeddings_have_a_line_that_can_be_full() {
+    let scheduler = SchedulerOptions { queue_length: 1, ..SchedulerOptions::default() };
+    let server = Running::with(ServerConfig { scheduler, ..config() }, vec![spec(MODEL, None)]);
+    let many = json!({ "input": vec!["A long list of short texts."; 2048] }).to_string();
+    let bytes = server.posting("/v1/embeddings", many.as_bytes());
+    let (first, second) = (open(server.address, &bytes), open(server.address, &bytes));
+    eventually("a third is refused", || {
+        let refused = server.post("/v1/embeddings", &json!({ "input": "x" }));
+        refused.status == 429 && refused.error()["code"] == "queue_full"
+    });
+    drop((first, second));
+    eventually("there is room again", || {
+        server.post("/v1/embeddings", &json!({ "input": "x" })).status == 200
+    });
+}
+
+#[test]
 fn what_was_accepted_before_the_end_is_answered() {
     let mut server = Running::start();
     let body = json!({

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use puna_infer::{
     Completion, Drafter, Event, FinishReason, GenerateOptions, SamplingParams, Session, Timings,
-    peak_rss_bytes,
 };
+use puna_kernels::peak_rss_bytes;
 use puna_model::KvCache;
 use puna_text::Tokenizer;
 

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use puna_laws::{Interval, LawName, Level, RobustLoss};
+use puna_laws::{Interval, LawName, Level, LossFrontier, RobustLoss};
 
 use super::Results;
-use super::predict::{Prediction, Question};
+use super::predict::{Approach, Prediction, Question};
 use super::results::{CONSTANTS, six_digits};
 use crate::output;
 
@@ -142,6 +142,14 @@ fn windows(results: &Results) -> Option<String> {
         puna_laws::WINDOW,
         exponents.join(", ")
     );
+    if let Some(LossFrontier { floor, above }) = found.loss {
+        text.push_str(&format!(
+            "lowest loss of a budget, through their vertices: L = {} + {} / C^{}\n",
+            six_digits(floor),
+            six_digits(above.coefficient),
+            six_digits(-above.exponent)
+        ));
+    }
     if !found.left_out.is_empty() {
         let budgets: Vec<String> =
             found.left_out.iter().map(|budget| format!("{budget:.2e}")).collect();
@@ -162,7 +170,13 @@ fn predicted(predictions: &[Prediction]) -> String {
         let allocation = &prediction.allocation;
         rows.push(vec![
             match prediction.question {
-                Question::Flops(flops) => format!("best for {flops:.3e} FLOP"),
+                Question::Flops(flops) => format!(
+                    "best for {flops:.3e} FLOP, {}",
+                    match prediction.approach {
+                        Approach::Law => "law",
+                        Approach::Parabolas => "parabolas",
+                    }
+                ),
                 Question::Run(..) => format!("run of {:.3e} FLOP", allocation.flops),
             },
             size(allocation.params),
@@ -174,7 +188,7 @@ fn predicted(predictions: &[Prediction]) -> String {
             or_dash(prediction.loss, |value| format!("{value:.4}")),
         ]);
     }
-    let note = "Losses are of the law, on the data and with the tokenizer of these runs; a single \
+    let note = "Losses are of the laws, on the data and with the tokenizer of these runs; a single \
                 run scatters around them.\n";
     output::table(&rows) + note
 }

@@ -8,7 +8,7 @@ use puna_laws::{
 use serde_json::{Map, Value, json};
 
 use super::Results;
-use super::predict::{Prediction, Question};
+use super::predict::{Approach, Prediction, Question};
 
 /// A number of a law by its name.
 pub(super) type Named = (&'static str, fn(&ParametricLaw) -> f64);
@@ -64,6 +64,13 @@ pub(super) fn json(results: &Results, predictions: &[Prediction], written: &[Pat
         results.parabolas.as_ref().map_or(Value::Null, |(_, found, ensemble)| {
             let mut value = frontier(&found.law, ensemble.as_ref());
             value["window"] = json!(puna_laws::WINDOW);
+            value["lowest_loss"] = found.loss.map_or(Value::Null, |law| {
+                json!({
+                    "floor": law.floor,
+                    "coefficient": law.above.coefficient,
+                    "exponent": law.above.exponent,
+                })
+            });
             value["left_out_budgets"] = json!(found.left_out);
             value["windows"] = found.windows.iter().map(window).collect();
             value["parabolas"] = found.parabolas.iter().map(parabola).collect();
@@ -131,6 +138,10 @@ fn prediction(prediction: &Prediction) -> Value {
         "asked": match prediction.question {
             Question::Flops(_) => "flops",
             Question::Run(..) => "params_tokens",
+        },
+        "approach": match prediction.approach {
+            Approach::Parabolas => 2,
+            Approach::Law => 3,
         },
         "flops": allocation.flops,
         "params": allocation.params,

@@ -1,6 +1,7 @@
 //! The JSON of `puna generate --json`: a contract that scripts rely on.
 
-use puna_infer::{Completion, Timings, peak_rss_bytes};
+use puna_infer::{Completion, Timings};
+use puna_kernels::peak_rss_bytes;
 use serde::Serialize;
 
 /// The object: the first completion's fields, and all completions where there are several.

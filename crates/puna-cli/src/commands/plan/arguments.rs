@@ -8,23 +8,20 @@ use clap::{Args, ValueEnum};
 use puna_config::{DecoderConfig, ModelConfig, preset, preset_names};
 use puna_laws::{
     Choice, Fixed, Guard, LawName, Machine, Method, Question, Recompute, Resources, Setting,
-    USUAL_MFU, WeightFormat, Zero, parse_count,
+    USUAL_MFU, WeightFormat, Zero,
 };
 
 use crate::args::read_json;
 use crate::report::Hint;
+use crate::units::read_count;
 
 /// Tokens per sequence without --seq: Llama 2's.
 const SEQ: usize = 4096;
 /// Vocabulary without --vocab: LLaMA's.
 const VOCAB: usize = 32_000;
 
-fn count(text: &str) -> Result<f64, String> {
-    parse_count(text).map_err(|error| error.to_string())
-}
-
 fn share(text: &str) -> Result<f64, String> {
-    let value = count(text)?;
+    let value = read_count(text)?;
     if value <= 1.0 { Ok(value) } else { Err(format!("{text} is more than 1, the whole peak")) }
 }
 
@@ -41,20 +38,20 @@ fn format(text: &str) -> Result<WeightFormat, String> {
 #[command(next_help_heading = "What is known")]
 pub(crate) struct WishArgs {
     /// Operations of training (6 per parameter and token)
-    #[arg(long, value_name = "F", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "F", value_parser = read_count, allow_hyphen_values = true)]
     flops: Option<f64>,
     /// Tokens of training
-    #[arg(long, value_name = "D", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "D", value_parser = read_count, allow_hyphen_values = true)]
     tokens: Option<f64>,
     /// Loss to reach, nats per token
-    #[arg(long, value_name = "L", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "L", value_parser = read_count, allow_hyphen_values = true)]
     loss: Option<f64>,
     /// Tokens that the model will read and write in service: training and serving are made cheapest
     /// together
-    #[arg(long, value_name = "T", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "T", value_parser = read_count, allow_hyphen_values = true)]
     serve_tokens: Option<f64>,
     /// Different tokens that there are; training beyond them repeats
-    #[arg(long, value_name = "U", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "U", value_parser = read_count, allow_hyphen_values = true)]
     unique_tokens: Option<f64>,
 }
 
@@ -76,7 +73,7 @@ impl WishArgs {
 #[command(next_help_heading = "What is known")]
 pub(crate) struct ModelArgs {
     /// Parameters
-    #[arg(long, value_name = "N", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", value_parser = read_count, allow_hyphen_values = true)]
     params: Option<f64>,
     /// A published model's name (llama-3.1-8b), or a config.json
     #[arg(long, value_name = "MODEL", conflicts_with = "params")]
@@ -148,16 +145,16 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "N")]
     gpus: Option<NonZeroUsize>,
     /// Days on these GPUs; without --gpus, the days in which another budget must be spent
-    #[arg(long, value_name = "D", value_parser = count, allow_hyphen_values = true, conflicts_with = "hours")]
+    #[arg(long, value_name = "D", value_parser = read_count, allow_hyphen_values = true, conflicts_with = "hours")]
     days: Option<f64>,
     /// The same in hours
-    #[arg(long, value_name = "H", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "H", value_parser = read_count, allow_hyphen_values = true)]
     hours: Option<f64>,
     /// Dollars to spend
-    #[arg(long, value_name = "DOLLARS", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "DOLLARS", value_parser = read_count, allow_hyphen_values = true)]
     budget: Option<f64>,
     /// Dollars per GPU-hour
-    #[arg(long, value_name = "DOLLARS", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "DOLLARS", value_parser = read_count, allow_hyphen_values = true)]
     price: Option<f64>,
     /// Share of the GPU's peak that training reaches [default: 0.40]
     #[arg(long, value_name = "SHARE", value_parser = share, allow_hyphen_values = true)]
@@ -236,7 +233,7 @@ pub(crate) struct SettingArgs {
     #[arg(long, value_name = "B")]
     micro_batch: Option<NonZeroUsize>,
     /// Tokens per optimizer step [default: 4M, less for short trainings]
-    #[arg(long, value_name = "T", value_parser = count, allow_hyphen_values = true)]
+    #[arg(long, value_name = "T", value_parser = read_count, allow_hyphen_values = true)]
     batch_tokens: Option<f64>,
     /// Rank of adapters
     #[arg(long, value_name = "R", default_value = "16")]

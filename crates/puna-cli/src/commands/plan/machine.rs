@@ -11,15 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use puna_kernels::MachineLimits;
 use puna_train::log::{Metrics, read_metrics};
 use puna_train::{Alone, MemoryNeed, Probe, Recipe, RunMode, Setup, Trainer};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::report::{Hint, Outcome};
-use crate::{output, units};
+use crate::report::Outcome;
+use crate::{output, scratch, units};
 
 /// Seconds of steps behind the first.
 const PROBE: Duration = Duration::from_secs(10);
@@ -123,15 +123,7 @@ pub(super) fn run(recipe: Option<&Path>, set: &[String], as_json: bool) -> anyho
 /// A few steps in a folder of their own.
 fn probe(recipe: &Recipe) -> anyhow::Result<Probe> {
     let mut few = recipe.clone();
-    let mut name = recipe.output.clone().into_os_string();
-    name.push(".probe");
-    few.output = name.into();
-    // It is removed afterwards, so it must not be anybody's.
-    if few.output.exists() {
-        return Err(anyhow!("{} exists already", few.output.display())).hint(
-            "the few steps are made there: move it away, or remove it if an earlier one broke off",
-        );
-    }
+    few.output = scratch::beside(&recipe.output, "probe")?;
     output::note("making a few steps to see how long they take");
     let made = (|| -> anyhow::Result<Probe> {
         let setup = Setup::new(few.clone(), RunMode::Restart, Arc::new(Alone))?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use puna_laws::Level;
+use puna_laws::{Interval, Level};
 use puna_train::sweep::{SweepPlan, SweepRun};
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +18,20 @@ pub(super) struct Prediction {
     run: SweepRun,
     /// Where the size comes from.
     size_from: String,
+    /// By the parabolas' lowest losses where there are three, else by the parametric law.
     loss: f64,
+    loss_from: String,
     /// Ends that hold 80 % and 95 % of the resampled laws.
     interval_80: Option<[f64; 2]>,
     interval_95: Option<[f64; 2]>,
+    /// What the parametric law says.
+    parametric_loss: f64,
+    parametric_interval_80: Option<[f64; 2]>,
 }
+
+/// Where a size or a loss comes from.
+const PARABOLAS: &str = "parabolas (Approach 2)";
+const PARAMETRIC: &str = "parametric law (Approach 3)";
 
 /// The prediction and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,22 +80,31 @@ pub(super) fn check(
 
 fn predict(plan: &SweepPlan, law: &SweepLaw, budget: f64) -> anyhow::Result<Prediction> {
     let (params, size_from) = match law.best_params(budget) {
-        Some(params) => (params, "parabolas (Approach 2)"),
-        None => (law.law.for_flops(budget).params, "parametric law (Approach 3)"),
+        Some(params) => (params, PARABOLAS),
+        None => (law.law.for_flops(budget).params, PARAMETRIC),
     };
     let run = plan.run_of_size(budget, params)?;
     let (n, d) = (run.params_matmul as f64, run.tokens as f64);
-    let ends = |level| {
-        law.ensemble.as_ref().map(|ensemble| {
-            let interval = ensemble.loss(n, d, level);
-            [interval.low, interval.high]
-        })
+    let ends = |interval: Interval| [interval.low, interval.high];
+    let parametric = |level| law.ensemble.as_ref().map(|ensemble| ends(ensemble.loss(n, d, level)));
+    let [parametric_80, parametric_95] = [Level::Percent80, Level::Percent95].map(parametric);
+    let parametric_loss = law.law.loss(n, d);
+    // The run has the best size of its budget, and that is what the parabolas' losses are of.
+    let (loss, loss_from, interval_80, interval_95) = match law.lowest_loss(run.flops_6nd) {
+        Some((loss, interval)) => {
+            let [inner, outer] = [Level::Percent80, Level::Percent95].map(interval);
+            (loss, PARABOLAS, inner.map(ends), outer.map(ends))
+        }
+        None => (parametric_loss, PARAMETRIC, parametric_80, parametric_95),
     };
     Ok(Prediction {
-        loss: law.law.loss(n, d),
+        loss,
+        loss_from: loss_from.to_owned(),
         size_from: size_from.to_owned(),
-        interval_80: ends(Level::Percent80),
-        interval_95: ends(Level::Percent95),
+        interval_80,
+        interval_95,
+        parametric_loss,
+        parametric_interval_80: parametric_80,
         run,
     })
 }
@@ -110,20 +128,22 @@ fn write(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
 impl Checked {
     /// What a person reads.
     pub(super) fn text(&self) -> String {
-        let Prediction { run, loss, interval_80, size_from, .. } = &self.prediction;
+        let Prediction { run, loss, loss_from, interval_80, size_from, parametric_loss, .. } =
+            &self.prediction;
         let between = interval_80.map_or_else(String::new, |[low, high]| {
             format!(", 80 % of the resampled laws from {low:.4} to {high:.4}")
         });
         format!(
             "held-out run: {:.2e} FLOPs, {} parameters ({size_from}), {} tokens\n\
-             predicted loss  {loss:.4}{between}\n\
+             predicted loss  {loss:.4}{between} ({loss_from})\n\
              reached loss    {:.4}\n\
-             error           {:+.2} %",
+             error           {:+.2} % (parametric law: {parametric_loss:.4}, {:+.2} %)",
             run.budget_flops,
             units::grouped(run.params_matmul),
             units::grouped(run.tokens),
             self.reached_loss,
-            100.0 * self.relative_error
+            100.0 * self.relative_error,
+            100.0 * (parametric_loss / self.reached_loss - 1.0)
         )
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, anyhow, bail};
 use puna_train::list_checkpoints;
@@ -11,7 +10,7 @@ use puna_train::sweep::{SweepPlan, SweepRun};
 
 use super::table::Row;
 use crate::report::Hint;
-use crate::{interrupt, output};
+use crate::{child, interrupt, output};
 
 /// Trains a run, or goes on with it, or takes its result if it is done. `None` if it was stopped.
 pub(super) fn train(
@@ -41,7 +40,7 @@ pub(super) fn train(
         write(&config, &plan.config(run)?)?;
         write(&recipe_path, &recipe)?;
         let mode = if checkpoints.is_empty() { "--restart" } else { "--resume" };
-        start(&recipe_path, mode, threads)?;
+        child::train(&recipe_path, mode, threads)?;
         if interrupt::asked() || !folder.join("model").is_dir() {
             return Ok(None);
         }
@@ -57,20 +56,6 @@ pub(super) fn train(
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn start(recipe: &Path, mode: &str, threads: Option<usize>) -> anyhow::Result<()> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let mut command = Command::new(program);
-    command.arg("train").arg(recipe).arg(mode).stdout(Stdio::null());
-    if let Some(threads) = threads {
-        command.args(["-t", &threads.to_string()]);
-    }
-    let status = command.status().context("cannot start this program again")?;
-    if !status.success() {
-        bail!("puna train {} ended with {status}", recipe.display());
-    }
-    Ok(())
 }
 
 fn row(run: &SweepRun, folder: &Path, fresh: bool) -> anyhow::Result<Row> {

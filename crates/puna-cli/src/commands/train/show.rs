@@ -4,7 +4,8 @@ use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use puna_train::log::{StepMetrics, peak_rss_bytes};
+use puna_kernels::peak_rss_bytes;
+use puna_train::log::StepMetrics;
 use puna_train::{Event, MemoryNeed};
 
 use crate::output;

@@ -6,6 +6,10 @@
 use super::{Blocks, ROWS, Sink, nibbles};
 use crate::simd::Simd;
 
+/// Groups whose factors are asked for before they are needed: theirs are two thin streams beside that
+/// of the integers, too slow for the hardware to run ahead of.
+const GROUPS_AHEAD: usize = 8;
+
 /// How the integers of a row are stored.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Integers {
@@ -62,8 +66,10 @@ pub(crate) enum ScalesAt {
 /// Where the integers and factors of 16 rows come from.
 pub(super) trait GroupSource<S: Simd>: Copy {
     fn integers(self) -> Integers;
-    /// The group of a column that is `offset` behind the first.
-    fn group(self, offset: usize) -> usize;
+    /// The group of the first column, and how many columns of it are left from there on.
+    fn first_group(self) -> (usize, usize);
+    /// Columns of a group.
+    fn group_size(self) -> usize;
     /// Dwords `4 quad ..` of block `index`, which has `dwords` of them.
     ///
     /// # Safety
@@ -82,8 +88,12 @@ impl<S: Simd> GroupSource<S> for GroupRows {
         self.integers
     }
     #[inline(always)]
-    fn group(self, offset: usize) -> usize {
-        (self.col + offset) / self.group_size
+    fn first_group(self) -> (usize, usize) {
+        (self.col / self.group_size, self.group_size - self.col % self.group_size)
+    }
+    #[inline(always)]
+    fn group_size(self) -> usize {
+        self.group_size
     }
     #[inline(always)]
     unsafe fn dwords4(self, s: S, index: usize, quad: usize, dwords: usize) -> [S::I; 4] {
@@ -114,8 +124,12 @@ impl<S: Simd> GroupSource<S> for GroupPanel {
         self.integers
     }
     #[inline(always)]
-    fn group(self, offset: usize) -> usize {
-        (self.col + offset) / self.group_size
+    fn first_group(self) -> (usize, usize) {
+        (self.col / self.group_size, self.group_size - self.col % self.group_size)
+    }
+    #[inline(always)]
+    fn group_size(self) -> usize {
+        self.group_size
     }
     #[inline(always)]
     unsafe fn dwords4(self, s: S, index: usize, quad: usize, dwords: usize) -> [S::I; 4] {
@@ -125,11 +139,19 @@ impl<S: Simd> GroupSource<S> for GroupPanel {
     }
     #[inline(always)]
     unsafe fn factors(self, s: S, group: usize) -> (S::F, S::F) {
+        let ahead = ROWS * (group + GROUPS_AHEAD);
+        s.prefetch(self.zeros.wrapping_add(ahead));
         // SAFETY: by contract.
         unsafe {
             let scale = match self.scales {
-                ScalesAt::F16(scales) => s.load_f16(scales.add(ROWS * group).cast()),
-                ScalesAt::F32(scales) => s.load(scales.add(ROWS * group)),
+                ScalesAt::F16(scales) => {
+                    s.prefetch(scales.wrapping_add(ahead).cast());
+                    s.load_f16(scales.add(ROWS * group).cast())
+                }
+                ScalesAt::F32(scales) => {
+                    s.prefetch(scales.wrapping_add(ahead).cast());
+                    s.load(scales.add(ROWS * group))
+                }
             };
             let zeros = s.to_f(s.widen_b(&*self.zeros.add(ROWS * group).cast()));
             (scale, minus_product(s, scale, zeros))
@@ -153,16 +175,21 @@ pub(super) unsafe fn unpack<S: Simd, R: GroupSource<S>, K: Sink<S>>(
     blocks: &Blocks,
     out: &mut K,
 ) {
-    let mut factors = (s.splat(0.0), s.splat(0.0));
-    let mut held = usize::MAX;
+    if blocks.count == 0 {
+        return;
+    }
+    // Counted, not divided: a division per block takes as long as its products.
+    let (mut group, mut left) = from.first_group();
+    // SAFETY: there is a block, so that its group exists.
+    let mut factors = unsafe { from.factors(s, group) };
     for i in 0..blocks.count {
-        let group = from.group(32 * i);
         // SAFETY: block i and its group exist.
         unsafe {
-            if group != held {
+            if left == 0 {
+                (group, left) = (group + 1, from.group_size());
                 factors = from.factors(s, group);
-                held = group;
             }
+            left = left.saturating_sub(32);
             match from.integers() {
                 Integers::Nibbles => {
                     blocks.prefetch(s, 16, i, (0, 1));
