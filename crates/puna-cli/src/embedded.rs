@@ -17,8 +17,8 @@ pub(crate) struct BuiltIn {
 /// All of them.
 pub(crate) static ALL: &[BuiltIn] = &[BuiltIn {
     name: "puna-mini",
-    about: "puna-mini, built in: 5.5 M parameters, trained mostly on the Rust documentation. It \
-            writes text that looks like documentation and knows nothing; -m MODEL runs a real one.",
+    about: "puna-mini, built in: 3 M parameters, trained by puna on the Rust documentation. It \
+            answers in sentences that look like it and knows nothing; -m MODEL runs a real one.",
     bytes: include_bytes!("../../../models/puna-mini-q8_0.gguf"),
 }];
 

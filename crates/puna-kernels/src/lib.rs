@@ -60,7 +60,7 @@ pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupScales,
     GroupZeros, Matrix, MatrixData, nibble_place, nibble_row_bytes, panel_bytes,
 };
-pub use memory::prepare_heap;
+pub use memory::{StreamBytes, prepare_heap};
 pub use norm::rms_norm;
 pub use panels::{PackedGroups, pack_groups, pack_panels};
 pub use parallel::{for_each_chunk_mut, zeros};

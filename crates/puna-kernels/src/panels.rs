@@ -9,8 +9,8 @@ use crate::blocks::panel::{ROWS, fields};
 use crate::kernels::Kernels;
 use crate::parallel::for_each_chunk_mut;
 use crate::{
-    BlockFormat, GroupMatrix, GroupQuants, GroupScales, GroupZeros, KernelError, nibble_row_bytes,
-    panel_bytes,
+    BlockFormat, GroupMatrix, GroupQuants, GroupScales, GroupZeros, KernelError, StreamBytes,
+    nibble_row_bytes, panel_bytes,
 };
 
 /// Interleaves rows of quantized blocks; `out` gets [`panel_bytes`] bytes. On the thread pool.
@@ -61,7 +61,7 @@ pub struct PackedGroups {
     /// Bits of an integer.
     pub bits: u8,
     /// The integers.
-    pub quants: Vec<u8>,
+    pub quants: StreamBytes,
     /// The scales.
     pub scales: GroupScales,
     /// The zeros.
@@ -91,7 +91,7 @@ pub fn pack_groups((rows, cols): (usize, usize), group: &GroupMatrix) -> Option<
         GroupQuants::Signed(q) => q[at].cast_unsigned(),
     };
     let panels = rows.div_ceil(ROWS);
-    let mut quants = vec![0u8; panels * ROWS * stride];
+    let mut quants = StreamBytes::zeros(panels * ROWS * stride);
     for_each_chunk_mut(&mut quants, ROWS * stride, |first, out| {
         for row in first / stride..rows.min(first / stride + ROWS) {
             for (i, dword) in out.chunks_exact_mut(4).skip(row % ROWS).step_by(ROWS).enumerate() {

@@ -30,6 +30,8 @@ pub(crate) struct Loader<'a> {
     dialect: Dialect,
     used: RefCell<HashSet<String>>,
     fused: RefCell<HashMap<String, Weight>>,
+    /// The last act-order.
+    order: RefCell<Option<Arc<[u32]>>>,
 }
 
 impl<'a> Loader<'a> {
@@ -47,6 +49,7 @@ impl<'a> Loader<'a> {
             dialect,
             used: RefCell::default(),
             fused: RefCell::default(),
+            order: RefCell::default(),
         })
     }
 
@@ -349,6 +352,15 @@ impl<'a> Loader<'a> {
     fn is_zero_bias(&self, name: &str) -> bool {
         name.ends_with(".bias")
             && self.checkpoint.tensor(name).is_ok_and(|t| t.bytes.iter().all(|b| *b == 0))
+    }
+
+    /// An act-order, shared with the matrix before if it is the same: those of one input are.
+    pub(crate) fn shared_order(&self, order: Vec<u32>) -> Arc<[u32]> {
+        let mut last = self.order.borrow_mut();
+        match &*last {
+            Some(known) if **known == *order => Arc::clone(known),
+            _ => Arc::clone(last.insert(order.into())),
+        }
     }
 
     /// Names of tensors that no slot asked for and that are not known to be redundant.

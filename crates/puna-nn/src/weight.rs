@@ -142,8 +142,9 @@ pub struct GroupWeight {
     pub zeros: Vec<u8>,
     /// Inputs per group.
     pub group_size: usize,
-    /// Act-order: stored column `j` multiplies input `input_order[j]`.
-    pub input_order: Option<Vec<u32>>,
+    /// Act-order: stored column `j` multiplies input `input_order[j]`. Weights of one input mostly
+    /// have one order.
+    pub input_order: Option<Arc<[u32]>>,
 }
 
 /// The integers of a [`GroupWeight`].
@@ -164,7 +165,7 @@ pub struct GroupPanelWeight {
     cols: usize,
     packed: PackedGroups,
     group_size: usize,
-    input_order: Option<Vec<u32>>,
+    input_order: Option<Arc<[u32]>>,
 }
 
 impl GroupPanelWeight {

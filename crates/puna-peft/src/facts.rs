@@ -40,7 +40,8 @@ impl AdapterFacts {
     /// # Errors
     /// If it has no adapter, or one of its files cannot be read.
     pub fn read(dir: &Path) -> Result<Self, PeftError> {
-        let name = config_of(dir).ok_or_else(|| PeftError::NoAdapter { path: dir.to_path_buf() })?;
+        let name =
+            config_of(dir).ok_or_else(|| PeftError::NoAdapter { path: dir.to_path_buf() })?;
         let mut settings = read_json(&dir.join(name))?;
         let metadata = match settings.remove("puna") {
             Some(Value::Object(known)) => known,
@@ -57,7 +58,8 @@ impl AdapterFacts {
         };
         let base = ["base_model_name_or_path", "model_name"].map(|key| settings.remove(key));
         let files: Vec<&str> =
-            [&PEFT_FILES[..], &hub::TENSOR_FILES, &fusion::TENSOR_FILES, &[bitfit::TENSORS]].concat();
+            [&PEFT_FILES[..], &hub::TENSOR_FILES, &fusion::TENSOR_FILES, &[bitfit::TENSORS]]
+                .concat();
         let tensors = Tensors::open(dir, &files)?;
         let shape = |name: String| {
             let shape = tensors.shape(&name).unwrap_or_default().to_vec();
@@ -70,7 +72,10 @@ impl AdapterFacts {
             method: method.unwrap_or_else(|| "unknown".to_owned()),
             base: base.into_iter().find_map(text),
             settings,
-            metadata: metadata.into_iter().filter_map(|(key, value)| Some((key, text(Some(value))?))).collect(),
+            metadata: metadata
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, text(Some(value))?)))
+                .collect(),
             tensors: tensors.names().into_iter().map(shape).collect(),
             bytes: size.len(),
         })

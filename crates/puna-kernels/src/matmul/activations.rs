@@ -16,7 +16,8 @@ pub(super) const MIN_PARALLEL: usize = 16 * 1024;
 #[derive(Default)]
 pub(super) struct Prepared {
     /// Act-order: column `j` is input `order[j]`.
-    order: Option<Vec<u32>>,
+    order: Vec<u32>,
+    is_ordered: bool,
     /// The tokens in that order.
     reordered: Vec<f32>,
     /// `[tokens, cols]`, within ±127.
@@ -43,7 +44,7 @@ pub(super) struct ZeroTerms {
 
 impl Prepared {
     pub(super) fn order(&self) -> Option<&[u32]> {
-        self.order.as_deref()
+        self.is_ordered.then_some(&self.order)
     }
 
     pub(super) fn reordered(&self) -> &[f32] {
@@ -53,7 +54,9 @@ impl Prepared {
     /// Takes tokens of `cols` values over in another order of the columns.
     pub(super) fn reorder(&mut self, x: &[f32], cols: usize, order: &[u32]) {
         self.live_terms = 0;
-        self.order = Some(order.to_vec());
+        self.order.clear();
+        self.order.extend_from_slice(order);
+        self.is_ordered = true;
         self.reordered.resize(x.len(), 0.0);
         for_each_chunk_mut(
             &mut self.reordered,
@@ -75,7 +78,7 @@ impl Prepared {
         order: Option<&[u32]>,
     ) {
         self.live_terms = 0;
-        self.order = None;
+        self.is_ordered = false;
         if let Some(order) = order {
             self.reorder(x, cols, order);
         }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use puna_laws::{Budgets, Count, FitOptions, fit, group_by_budget, isoflop, read_points};
+use puna_laws::{
+    Budgets, Count, FitOptions, LossFrontier, fit, group_by_budget, isoflop, read_points,
+};
 use serde_json::Value;
 
 #[test]
@@ -32,4 +34,14 @@ fn the_recorded_sweep_predicts_its_held_out_run_within_three_percent() {
     let law = fit(&file.points, &FitOptions::default(), &|_, _| ()).unwrap().law;
     let by_law = law.loss(number(&run["params_matmul"]), number(&run["tokens"]));
     assert!((by_law - number(&held_out["parametric_loss"])).abs() < 2e-3, "{by_law}");
+}
+
+#[test]
+fn the_embedded_model_s_loss_was_predicted_as_its_card_says() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/laws");
+    let pilot = read_points(&folder.join("pilot.csv"), Count::Matmul).unwrap();
+    let lowest: Vec<(f64, f64)> = pilot.points.iter().map(|p| (p.flops(), p.loss)).collect();
+    let law = LossFrontier::fit(&lowest).unwrap();
+    assert_eq!(law.floor, 0.0);
+    assert!((law.at(7e14) - 2.097).abs() < 1e-3, "{}", law.at(7e14));
 }

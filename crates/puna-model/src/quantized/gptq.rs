@@ -53,7 +53,7 @@ pub(super) fn load(
         scales,
         zeros,
         group_size,
-        input_order: (!natural).then_some(order),
+        input_order: (!natural).then(|| loader.shared_order(order)),
     }))
 }
 

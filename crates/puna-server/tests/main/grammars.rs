@@ -1,6 +1,6 @@
 //! Answers that have to have a form.
 
-use crate::running::{HERMES, LLAMA3, MODEL, Running, config, spec};
+use crate::running::{HERMES, LLAMA3, MISTRAL, MODEL, Running, config, spec};
 use serde_json::{Value, json};
 
 /// A short answer at random, with a form.
@@ -103,7 +103,7 @@ fn tools(count: usize) -> Value {
 
 #[test]
 fn named_and_required_tools_are_called_in_every_format() {
-    for template in [HERMES, LLAMA3] {
+    for template in [HERMES, LLAMA3, MISTRAL] {
         let server = Running::with(config(), vec![spec(MODEL, Some(template))]);
         for (seed, choice) in [
             (1, json!("required")),
@@ -131,7 +131,7 @@ fn named_and_required_tools_are_called_in_every_format() {
 
 #[test]
 fn with_auto_the_model_may_answer_in_text() {
-    for template in [HERMES, LLAMA3] {
+    for template in [HERMES, LLAMA3, MISTRAL] {
         let server = Running::with(config(), vec![spec(MODEL, Some(template))]);
         let mut body = formed("tools", tools(2), 3);
         body["temperature"] = json!(0);

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use puna_infer::GenerationConfig;
+use puna_model::convert::hf_files;
 use puna_model::{LoadOptions, Model, Precision};
 use puna_server::{ModelFacts, ModelSpec, Served, Server, ServerConfig, Source};
-use puna_text::ChatTemplate;
+use puna_text::{ChatTemplate, Tokenizer};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -27,10 +28,24 @@ pub(crate) const LLAMA3: &str = "{% if tools %}{{ tools | tojson }} Answer with 
     \"parameters\": …}: {\"parameters\"}\n{% endif %}{% for m in messages %}{{ m.role }}: \
     {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
 
+/// A template with tools, in Mistral's format. The tokenizer gets its control token, see [`served`].
+pub(crate) const MISTRAL: &str = "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}\
+    [/AVAILABLE_TOOLS]{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\
+    {% if m.tool_calls %}[TOOL_CALLS]{{ m.tool_calls | tojson }}{% endif %}\n\
+    {% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+
 fn served(template: Option<&str>) -> Result<Served, Source> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/puna-mini-q8_0.gguf");
     let model = Model::load(&path, &LoadOptions::new(Precision::Fast))?;
-    let tokenizer = puna_model::tokenizer(&model.checkpoint)?.ok_or("no tokenizer")?;
+    let mut tokenizer = puna_model::tokenizer(&model.checkpoint)?.ok_or("no tokenizer")?;
+    if template.is_some_and(|template| template.contains("[TOOL_CALLS]")) {
+        // A special token that the model has no use for becomes the one of calls.
+        let files = hf_files(&model.checkpoint, &model.config, &mut Vec::new())?;
+        let json = files.into_iter().find(|file| file.name == "tokenizer.json");
+        let json = String::from_utf8(json.ok_or("no tokenizer.json")?.bytes)?;
+        assert!(json.contains("<|pad|>"));
+        tokenizer = Tokenizer::from_json_bytes(json.replace("<|pad|>", "[TOOL_CALLS]").as_bytes())?;
+    }
     let mut eos = model.config.tokens.eos.clone();
     eos.extend(tokenizer.eos());
     eos.sort_unstable();

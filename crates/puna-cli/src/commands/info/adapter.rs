@@ -26,7 +26,8 @@ pub(super) fn report(folder: &Path, tensors: bool, as_json: bool) -> anyhow::Res
             "metadata": facts.metadata,
         });
         if tensors {
-            let row = |(name, shape): &(String, Vec<usize>)| json!({ "name": name, "shape": shape });
+            let row =
+                |(name, shape): &(String, Vec<usize>)| json!({ "name": name, "shape": shape });
             value["tensors"] = facts.tensors.iter().map(row).collect();
         }
         return output::json(&value);
