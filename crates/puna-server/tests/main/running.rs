@@ -41,8 +41,8 @@ fn served(template: Option<&str>) -> Result<Served, Source> {
     if template.is_some_and(|template| template.contains("[TOOL_CALLS]")) {
         // A special token that the model has no use for becomes the one of calls.
         let files = hf_files(&model.checkpoint, &model.config, &mut Vec::new())?;
-        let json = files.into_iter().find(|file| file.name == "tokenizer.json");
-        let json = String::from_utf8(json.ok_or("no tokenizer.json")?.bytes)?;
+        let json = files.into_iter().find(|(name, _)| name == "tokenizer.json");
+        let json = String::from_utf8(json.ok_or("no tokenizer.json")?.1)?;
         assert!(json.contains("<|pad|>"));
         tokenizer = Tokenizer::from_json_bytes(json.replace("<|pad|>", "[TOOL_CALLS]").as_bytes())?;
     }
