@@ -1,6 +1,6 @@
 //! `puna chat` through a pipe, with the built-in model.
 
-use crate::run::{arg, puna_with};
+use crate::run::{arg, puna, puna_with};
 use serde_json::Value;
 
 #[test]
@@ -9,6 +9,30 @@ fn each_line_of_a_pipe_is_answered_in_order() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(!ran.stdout.trim().is_empty());
     assert!(ran.stderr.contains("knows nothing"), "an honest banner: {}", ran.stderr);
+    assert!(!ran.stderr.contains("no chat template"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_built_in_model_answers_in_sentences() {
+    let ran = puna_with(&["chat", "--temperature", "0"], "Who are you?\n");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let answer = ran.stdout.trim();
+    assert!(answer.starts_with("I am puna-mini") && answer.ends_with('.'), "{answer}");
+}
+
+#[test]
+fn a_model_without_a_template_says_so() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = folder.path().join("model");
+    let made = puna(&["convert", "-m", "puna-mini", "--to", "hf", "--out", arg(&model)]);
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let config = model.join("tokenizer_config.json");
+    let text = std::fs::read_to_string(&config).expect("the tokenizer's settings");
+    let mut settings: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(settings.as_object_mut().expect("an object").remove("chat_template").is_some());
+    std::fs::write(&config, settings.to_string()).expect("writing them");
+    let ran = puna_with(&["chat", "-m", arg(&model), "-n", "8"], "What is a vector?\n");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stderr.contains("no chat template"), "{}", ran.stderr);
 }
 

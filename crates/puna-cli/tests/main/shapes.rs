@@ -172,10 +172,10 @@ fn info_has_the_promised_keys_and_a_table() {
             "kv_bytes_per_token_by_type",
         ],
     );
-    assert_eq!(json["parameters"], 5_475_584);
+    assert_eq!(json["parameters"], 3_000_384);
     assert_eq!(json["quantization"], "Q8_0");
     let table = puna(&["info", "--tensors"]).stdout;
-    assert!(table.contains("5.48 M") && table.contains("token_embd.weight"), "{table}");
+    assert!(table.contains("3.00 M") && table.contains("token_embd.weight"), "{table}");
 }
 
 #[test]

@@ -33,7 +33,7 @@ class Ollama(unittest.TestCase):
 
     def test_embeddings(self):
         vectors = CLIENT.embed(model=MODEL, input=["A llama", "The string"]).embeddings
-        self.assertEqual((len(vectors), len(vectors[0])), (2, 256))
+        self.assertEqual((len(vectors), len(vectors[0])), (2, 192))
 
     def test_errors(self):
         with self.assertRaises(ollama.ResponseError) as raised:
