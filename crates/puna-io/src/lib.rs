@@ -27,5 +27,4 @@ pub use checkpoint::{Checkpoint, Container};
 pub use dtype::Dtype;
 pub use error::IoError;
 pub use gguf::{Gguf, GgufWriter, Value as GgufValue};
-pub use map::PageBuffer;
 pub use sha256::{Sha256, hex};

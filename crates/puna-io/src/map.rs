@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::Mmap;
 
 use crate::IoError;
 
@@ -57,34 +57,4 @@ pub(crate) fn release(map: &Mmap, range: &Range<usize>) {
     }
     #[cfg(not(unix))]
     let _ = (map, first, end);
-}
-
-/// A zeroed buffer in whole pages, large ones where the system has them: weights are read from end
-/// to end, and a page of 4 KiB every few hundred nanoseconds costs the walk of its address.
-pub struct PageBuffer(MmapMut);
-
-impl PageBuffer {
-    /// `len` bytes, at least one.
-    ///
-    /// # Errors
-    /// The system's, if it has no memory.
-    pub fn new(len: usize) -> std::io::Result<Self> {
-        let map = MmapMut::map_anon(len.max(1))?;
-        #[cfg(target_os = "linux")]
-        // Where large pages are off, small ones do.
-        drop(map.advise(memmap2::Advice::HugePage));
-        Ok(Self(map))
-    }
-}
-
-impl AsRef<[u8]> for PageBuffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl AsMut<[u8]> for PageBuffer {
-    fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
 }

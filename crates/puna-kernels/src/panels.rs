@@ -56,7 +56,7 @@ pub fn pack_panels(
 }
 
 /// What [`GroupPanels`](crate::GroupPanels) borrows, without the order of its inputs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct PackedGroups {
     /// Bits of an integer.
     pub bits: u8,
@@ -91,7 +91,7 @@ pub fn pack_groups((rows, cols): (usize, usize), group: &GroupMatrix) -> Option<
         GroupQuants::Signed(q) => q[at].cast_unsigned(),
     };
     let panels = rows.div_ceil(ROWS);
-    let mut quants = StreamBytes::zeros(panels * ROWS * stride);
+    let mut quants = StreamBytes::zeros(panels * ROWS * stride)?;
     for_each_chunk_mut(&mut quants, ROWS * stride, |first, out| {
         for row in first / stride..rows.min(first / stride + ROWS) {
             for (i, dword) in out.chunks_exact_mut(4).skip(row % ROWS).step_by(ROWS).enumerate() {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use puna_config::{ModelConfig, NormWeight};
-use puna_io::{Checkpoint, Dtype, PageBuffer, StoredTensor, TensorBytes, TensorInfo};
-use puna_kernels::{BlockFormat, pack_panels, panel_bytes};
+use puna_io::{Checkpoint, Dtype, StoredTensor, TensorBytes, TensorInfo};
+use puna_kernels::{BlockFormat, StreamBytes, pack_panels, panel_bytes};
 use puna_nn::{BlockWeight, Linear, NnError, RmsNorm, SharedBytes, Vector, Weight};
 
 use crate::{
@@ -380,11 +380,11 @@ fn interleave(weight: &Weight, pages: &TensorBytes) -> Option<Weight> {
     let Weight::Block(block) = weight else { return None };
     let (rows, cols) = (weight.rows(), weight.cols());
     let row_bytes = block.format().row_bytes(cols)?;
-    let mut panels = PageBuffer::new(panel_bytes(block.format(), rows, cols)?).ok()?;
+    let mut panels = StreamBytes::zeros(panel_bytes(block.format(), rows, cols)?)?;
     // Piece by piece, so that file and copy are hardly ever both in memory.
     let piece = (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(16).max(16);
     let pieces = block.bytes().chunks(piece * row_bytes);
-    for (i, (from, to)) in pieces.zip(panels.as_mut().chunks_mut(piece * row_bytes)).enumerate() {
+    for (i, (from, to)) in pieces.zip(panels.chunks_mut(piece * row_bytes)).enumerate() {
         pack_panels(block.format(), (from.len() / row_bytes, cols), from, to).ok()?;
         let start = i * piece * row_bytes;
         if let Some(pages) = pages.slice(start..start + from.len()) {

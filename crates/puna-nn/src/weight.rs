@@ -163,7 +163,7 @@ pub enum GroupWeightQuants {
 pub struct GroupPanelWeight {
     rows: usize,
     cols: usize,
-    packed: PackedGroups,
+    packed: Arc<PackedGroups>,
     group_size: usize,
     input_order: Option<Arc<[u32]>>,
 }
@@ -190,7 +190,7 @@ impl GroupWeight {
         Some(GroupPanelWeight {
             rows: self.rows,
             cols: self.cols,
-            packed: puna_kernels::pack_groups((self.rows, self.cols), &group)?,
+            packed: Arc::new(puna_kernels::pack_groups((self.rows, self.cols), &group)?),
             group_size: self.group_size,
             input_order: self.input_order.clone(),
         })
