@@ -7,7 +7,7 @@ use super::{Blocks, ROWS, Sink, nibbles};
 use crate::simd::Simd;
 
 /// Groups whose factors are asked for before they are needed: theirs are two thin streams beside that
-/// of the integers, too slow for the hardware to run ahead of.
+/// of the integers.
 const GROUPS_AHEAD: usize = 8;
 
 /// How the integers of a row are stored.
