@@ -12,6 +12,6 @@ pub fn cuda_device(index: usize) -> Result<Device, ModelError> {
     if !utils::cuda_is_available() {
         return Err(ModelError::BuiltWithoutCuda);
     }
-    Device::new_cuda(index)
+    puna_cuda::open(index)
         .map_err(|source| ModelError::NoDevice { index, source: Box::new(source) })
 }

@@ -65,6 +65,16 @@ impl Attention {
         &self.parts
     }
 
+    /// What its tokens see.
+    pub(crate) fn kind(&self) -> LayerKind {
+        self.kind
+    }
+
+    /// Number of its layer.
+    pub(crate) fn layer(&self) -> usize {
+        self.layer
+    }
+
     /// The layers, to be replaced.
     pub fn parts_mut(&mut self) -> &mut AttentionParts {
         &mut self.parts
@@ -267,23 +277,23 @@ impl Attention {
         puna_kernels::attention(q, &view, &shape, &mask, &self.scores(), out);
     }
 
-    fn shape(&self) -> AttentionShape {
+    pub(crate) fn shape(&self) -> AttentionShape {
         AttentionShape { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
     }
 
     /// What a segment's new queries see.
-    fn mask(&self, segment: &Segment<'_>) -> AttentionMask {
+    pub(crate) fn mask(&self, segment: &Segment<'_>) -> AttentionMask {
         AttentionMask { first_position: segment.cache.positions(), window: self.window() }
     }
 
-    fn window(&self) -> Option<usize> {
+    pub(crate) fn window(&self) -> Option<usize> {
         match self.kind {
             LayerKind::Global => None,
             LayerKind::Local { window } => Some(window),
         }
     }
 
-    fn scores(&self) -> ScoreTransform {
+    pub(crate) fn scores(&self) -> ScoreTransform {
         ScoreTransform { scale: self.scores.0, softcap: self.scores.1 }
     }
 }

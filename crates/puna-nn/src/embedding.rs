@@ -51,7 +51,10 @@ impl Embedding {
         if let Weight::Dense(weight) = &*self.weight {
             let ids = Tensor::new(tokens, weight.device())?;
             let rows = weight.index_select(&ids, 0)?.to_dtype(DType::F32)?; // [N, C]
-            return Ok((rows * f64::from(self.scale))?);
+            return Ok(match self.scale {
+                1.0 => rows,
+                scale => (rows * f64::from(scale))?,
+            });
         }
         let mut values = puna_kernels::zeros(tokens.len() * hidden);
         if let Weight::Trained(parameter) = &*self.weight {

@@ -20,7 +20,7 @@ use candle_core::Tensor;
 use puna_config::{DecoderConfig, LayerKind};
 use puna_kernels::{KV_PAGE, KvLayout, KvPage, KvView, for_each_chunk_mut};
 
-use crate::kv_tensors::TensorLayer;
+use crate::kv_tensors::{KeptAs, TensorLayer};
 use crate::{AdapterSet, NnError};
 
 /// What a sequence remembers. Cloning it shares the pages.
@@ -242,15 +242,28 @@ impl KvCache {
         first: usize,
         (k, v): (&Tensor, &Tensor),
     ) -> Result<(Tensor, Tensor), NnError> {
-        let layers = self.tensors.len();
-        match self.tensors.get_mut(layer) {
-            Some(layer) => layer.append(first, k, v),
-            None => Err(NnError::Shape {
-                what: "layers of the tensor cache",
-                expected: layer + 1,
-                got: layers,
-            }),
-        }
+        self.tensor_layer(layer)?.append(first, k, v)
+    }
+
+    /// Buffers of a layer that runs as tensors, in which `tokens` positions behind the remembered ones
+    /// may be written.
+    ///
+    /// # Shapes
+    /// `[K, capacity, D]` each
+    pub(crate) fn room(
+        &mut self,
+        layer: usize,
+        tokens: usize,
+        like: &KeptAs<'_>,
+    ) -> Result<(&Tensor, &Tensor), NnError> {
+        let first = self.positions();
+        self.tensor_layer(layer)?.room(first, first + tokens, like)
+    }
+
+    fn tensor_layer(&mut self, layer: usize) -> Result<&mut TensorLayer, NnError> {
+        let got = self.tensors.len();
+        let what = "layers of the tensor cache";
+        self.tensors.get_mut(layer).ok_or(NnError::Shape { what, expected: layer + 1, got })
     }
 
     /// A layer's keys and values.

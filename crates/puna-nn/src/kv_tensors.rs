@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use crate::NnError;
 
@@ -16,6 +16,17 @@ const FIRST_CAPACITY: usize = 256;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TensorLayer {
     held: Option<Arc<Held>>,
+}
+
+/// How a layer keeps keys and values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeptAs<'a> {
+    /// `K`
+    pub(crate) heads: usize,
+    /// `D`
+    pub(crate) head_dim: usize,
+    pub(crate) dtype: DType,
+    pub(crate) device: &'a Device,
 }
 
 #[derive(Debug)]
@@ -43,28 +54,48 @@ impl TensorLayer {
         if k.track_op() || v.track_op() {
             return Err(NnError::Tracked { op: "the KV cache" });
         }
-        let end = len + k.dim(1)?;
+        let (heads, tokens, head_dim) = k.dims3()?;
+        let end = len + tokens;
+        let like = KeptAs { heads, head_dim, dtype: k.dtype(), device: k.device() };
+        let (keys, values) = self.room(len, end, &like)?;
+        keys.slice_set(k, 1, len)?;
+        values.slice_set(v, 1, len)?;
+        Ok((keys.narrow(1, 0, end)?, values.narrow(1, 0, end)?))
+    }
+
+    /// The buffers with the first `len` positions, in which those up to `end` may be written: nothing
+    /// else sees them.
+    ///
+    /// # Shapes
+    /// `[K, capacity, D]` each
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub(crate) fn room(
+        &mut self,
+        len: usize,
+        end: usize,
+        like: &KeptAs<'_>,
+    ) -> Result<(&Tensor, &Tensor), NnError> {
         let writable = self
             .held
             .as_mut()
             .is_some_and(|held| Arc::get_mut(held).is_some_and(|held| held.capacity() >= end));
         if !writable {
-            self.held = Some(Arc::new(self.copy(len, end, k)?));
+            self.held = Some(Arc::new(self.copy(len, end, like)?));
         }
-        let Some(held) = &self.held else {
-            return Err(NnError::Shape { what: "buffers of a cache", expected: 1, got: 0 });
-        };
-        held.keys.slice_set(k, 1, len)?;
-        held.values.slice_set(v, 1, len)?;
-        Ok((held.keys.narrow(1, 0, end)?, held.values.narrow(1, 0, end)?))
+        match &self.held {
+            Some(held) => Ok((&held.keys, &held.values)),
+            None => Err(NnError::Shape { what: "buffers of a cache", expected: 1, got: 0 }),
+        }
     }
 
     /// The first `len` positions in a buffer that has room for `end`, and some more.
-    fn copy(&self, len: usize, end: usize, like: &Tensor) -> Result<Held, NnError> {
-        let (heads, _, head_dim) = like.dims3()?;
+    fn copy(&self, len: usize, end: usize, like: &KeptAs<'_>) -> Result<Held, NnError> {
         let room = self.held.as_ref().map_or(FIRST_CAPACITY, |held| held.capacity());
         let capacity = if room >= end { room } else { end.next_power_of_two().max(FIRST_CAPACITY) };
-        let empty = || Tensor::zeros((heads, capacity, head_dim), like.dtype(), like.device());
+        let empty =
+            || Tensor::zeros((like.heads, capacity, like.head_dim), like.dtype, like.device);
         let copy = Held { keys: empty()?, values: empty()? };
         if let Some(held) = self.held.as_ref().filter(|_| len > 0) {
             copy.keys.slice_set(&held.keys.narrow(1, 0, len)?.contiguous()?, 1, 0)?;
@@ -94,7 +125,6 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     fn tokens(values: &[f32]) -> Tensor {
         Tensor::new(values, &Device::Cpu).unwrap().reshape((1, values.len(), 1)).unwrap()

@@ -10,6 +10,7 @@
 
 mod adapter;
 mod attention;
+mod device;
 mod embedding;
 mod error;
 mod kv_cache;
@@ -33,6 +34,7 @@ pub use adapter::{
     PrefixAdapter, PromptAdapter,
 };
 pub use attention::{Attention, AttentionParts};
+pub use device::project;
 pub use embedding::Embedding;
 pub use error::NnError;
 pub use kv_cache::{KvBlock, KvCache, RotaryTable};

@@ -52,7 +52,7 @@ impl Mlp {
         apply(gate, buffers, &mut [(&self.down, out)], precision)
     }
 
-    fn gate_activation(&self) -> GateActivation {
+    pub(crate) fn gate_activation(&self) -> GateActivation {
         match self.activation {
             Activation::Silu => GateActivation::Silu,
             Activation::GeluTanh => GateActivation::GeluTanh,

@@ -23,6 +23,11 @@ impl RmsNorm {
         &self.weight
     }
 
+    /// Added to the mean square.
+    pub(crate) fn eps(&self) -> f32 {
+        self.eps
+    }
+
     /// The weight, to be replaced.
     pub fn weight_mut(&mut self) -> &mut Vector {
         &mut self.weight

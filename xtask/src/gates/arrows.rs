@@ -14,8 +14,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("puna-kernels", &[]),
     ("puna-io", &[]),
     ("puna-text", &[]),
-    ("puna-nn", &["puna-config", "puna-kernels"]),
-    ("puna-model", &["puna-config", "puna-kernels", "puna-io", "puna-text", "puna-nn"]),
+    ("puna-cuda", &[]),
+    ("puna-nn", &["puna-config", "puna-cuda", "puna-kernels"]),
+    (
+        "puna-model",
+        &["puna-config", "puna-cuda", "puna-kernels", "puna-io", "puna-text", "puna-nn"],
+    ),
     ("puna-infer", &["puna-config", "puna-kernels", "puna-text", "puna-nn", "puna-model"]),
     ("puna-server", &["puna-config", "puna-text", "puna-nn", "puna-model", "puna-infer"]),
     ("puna-data", &["puna-io", "puna-text"]),
@@ -59,8 +63,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Where candle-core enters: the leaves and the binary stay free of it.
-const CANDLE_CORE: &[&str] =
-    &["puna-nn", "puna-model", "puna-infer", "puna-peft", "puna-train", "puna-testkit"];
+const CANDLE_CORE: &[&str] = &[
+    "puna-cuda",
+    "puna-nn",
+    "puna-model",
+    "puna-infer",
+    "puna-peft",
+    "puna-train",
+    "puna-testkit",
+];
 
 /// Their fused ops have no backward and say nothing (docs/decisions/0001-candle-core-only.md).
 const BANNED: &[&str] = &["candle-nn", "candle-transformers"];

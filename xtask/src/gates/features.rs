@@ -8,7 +8,8 @@ use crate::repo::Repo;
 const FEATURES: &[&str] = &["cuda", "metal", "mpi"];
 
 /// Files that may hold `cfg(feature = …)`.
-const CONDITIONAL: &[&str] = &["crates/puna-train/src/ranks.rs"];
+const CONDITIONAL: &[&str] =
+    &["crates/puna-cuda/build.rs", "crates/puna-cuda/src/lib.rs", "crates/puna-train/src/ranks.rs"];
 
 pub(super) fn check(repo: &Repo) -> Result<Vec<String>> {
     let mut problems = Vec::new();

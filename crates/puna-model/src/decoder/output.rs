@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 use puna_kernels::Output as Sum;
-use puna_nn::{NnError, Pass, Value};
+use puna_nn::{NnError, Pass, Value, project};
 
 use super::{Buffers, Decoder, Logits, Segment};
 use crate::ModelError;
@@ -100,11 +100,20 @@ impl Decoder {
                 true => x,
                 false => x.index_select(&Tensor::new(&*rows.chosen, x.device())?, 0)?,
             };
-            let x = self.final_norm.forward(&Value::constant(x))?; // [rows, C]
             if output == Output::States {
+                let x = self.final_norm.forward(&Value::constant(x))?; // [rows, C]
                 return Ok(x.tensor().flatten_all()?.to_vec1()?);
             }
-            let mut y = self.head.forward(&x, pass)?.tensor().clone(); // [rows, V]
+            let mut y = match (&pass.adapters, x.device().is_cuda()) {
+                (None, true) => {
+                    let [y] = project(&x, Some(&self.final_norm), [&self.head], None, pass)?;
+                    y
+                }
+                _ => {
+                    let x = self.final_norm.forward(&Value::constant(x))?; // [rows, C]
+                    self.head.forward(&x, pass)?.tensor().clone()
+                }
+            }; // [rows, V]
             if let Some(cap) = self.config.final_logit_softcap {
                 y = puna_nn::ops::soft_cap(&y, cap)?;
             }

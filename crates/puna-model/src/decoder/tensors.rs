@@ -2,7 +2,7 @@
 //! are float32, products have the type of the weights.
 
 use candle_core::Tensor;
-use puna_nn::{Branch, Context, NnError, Pass, Value};
+use puna_nn::{Branch, Context, NnError, Pass, Tokens, Value, project};
 
 use super::{Block, Decoder, Segment};
 use crate::ModelError;
@@ -18,6 +18,9 @@ impl Block {
         x: &Value,
         ctx: &mut Context<'_, '_>,
     ) -> Result<Value, NnError> {
+        if runs_fused(x, ctx) {
+            return self.infer_on_device(x.tensor(), ctx).map(Value::constant);
+        }
         let mut branch = self.attention.forward(&self.attn_pre_norm.forward(x)?, ctx)?;
         if let Some(norm) = &self.attn_post_norm {
             branch = norm.forward(&branch)?;
@@ -29,6 +32,34 @@ impl Block {
         }
         add_branch((layer, Branch::Ffn), &x, branch, &ctx.pass)
     }
+
+    /// [`Self::forward`] on a GPU, without adapters and gradients.
+    fn infer_on_device(&self, x: &Tensor, ctx: &mut Context<'_, '_>) -> Result<Tensor, NnError> {
+        let attended = self.attention.infer_on_device(x, &self.attn_pre_norm, ctx)?; // [N, H·D]
+        let output = [&self.attention.parts().output];
+        let x = match &self.attn_post_norm {
+            None => project(&attended, None, output, Some(x), &ctx.pass)?,
+            Some(norm) => {
+                let [branch] = project(&attended, None, output, None, &ctx.pass)?;
+                [(x + norm.forward(&Value::constant(branch))?.tensor())?]
+            }
+        };
+        let [x] = x;
+        match &self.ffn_post_norm {
+            None => self.ffn.infer_on_device(&x, &self.ffn_pre_norm, Some(&x), ctx),
+            Some(norm) => {
+                let branch = self.ffn.infer_on_device(&x, &self.ffn_pre_norm, None, ctx)?;
+                Ok((x + norm.forward(&Value::constant(branch))?.tensor())?)
+            }
+        }
+    }
+}
+
+/// Whether a pass is one of inference on a GPU of which nothing is adapted.
+fn runs_fused(x: &Value, ctx: &Context<'_, '_>) -> bool {
+    let over_caches = matches!(ctx.tokens, Tokens::Segments(_));
+    let plain = ctx.pass.adapters.is_none() && ctx.prefix.is_none();
+    over_caches && plain && !x.is_tracked() && x.tensor().device().is_cuda()
 }
 
 fn add_branch(

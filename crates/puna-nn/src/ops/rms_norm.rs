@@ -3,7 +3,7 @@
 //! Backward, per row of length `C`: `dx = r · (w·dy) − x · r³ / C · Σ(w·dy·x)` and
 //! `dw = Σ_rows dy · x · r`.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::with_f32;
 use crate::{NnError, Value, Vector};
@@ -21,6 +21,12 @@ pub fn rms_norm(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, N
         return Err(NnError::Shape { what: "width of a norm", expected: width, got: last });
     }
     if let (false, Vector::Fixed(w)) = (x.tensor().device().is_cpu(), w) {
+        let norm = puna_cuda::Norm { weight: w, eps };
+        let fused =
+            if x.is_tracked() { None } else { puna_cuda::rms_norm(x.tensor(), norm, DType::F32)? };
+        if let Some(y) = fused {
+            return Ok(Value::constant(y.reshape(x.tensor().shape())?));
+        }
         let w = w.clone();
         return Value::by_candle(&[x], move |x| composed(&x[0], &w, eps));
     }

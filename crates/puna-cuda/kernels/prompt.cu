@@ -1,0 +1,83 @@
+// Kernels of a pass over many tokens: what stands between the products of cuBLAS.
+
+#include "parts.cuh"
+
+namespace {
+
+// Rows of a prompt (Zhang and Sennrich 2019, eq. 4), in the type of the products they go into.
+template <typename T>
+__device__ void rms_norm(const float *x, const float *norm, float eps, T *y, int cols) {
+    __shared__ float sums[WARPS];
+    let_next_start();
+    wait_for_previous();
+    x += (size_t)blockIdx.x * cols, y += (size_t)blockIdx.x * cols;
+    float squares[1] = {0.0f};
+    for (int c = threadIdx.x; c < cols; c += THREADS) squares[0] += x[c] * x[c];
+    block_sum<1>(squares, sums);
+    const float factor = rsqrtf(squares[0] / cols + eps);
+    for (int c = threadIdx.x; c < cols; c += THREADS) store(y + c, x[c] * factor * norm[c]);
+}
+
+template <typename T>
+__device__ void gated(const float *gates, const float *ups, int activation, T *y,
+                      unsigned long long len) {
+    let_next_start();
+    wait_for_previous();
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < len) store(y + i, activate(activation, gates[i]) * ups[i]);
+}
+
+__device__ __forceinline__ float load(const float *from) { return *from; }
+__device__ __forceinline__ float load(const __nv_bfloat16 *from) { return __bfloat162float(*from); }
+
+// Turns scores `[K, G, T, S]` into weights where they lie, a warp to a row. Query t is at position
+// `first + t`; key s at `begin + s`.
+template <typename T>
+__device__ void softmax(T *scores, int rows, int tokens, int keys, int first, int begin, int window,
+                        float scale, float softcap) {
+    let_next_start();
+    wait_for_previous();
+    const int lane = threadIdx.x % WARP, r = blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (r >= rows) return;
+    T *row = scores + (size_t)r * keys;
+    const int position = first + r % tokens;
+    const int from = window > 0 ? max(0, position + 1 - window - begin) : 0;
+    const int to = min(keys, position + 1 - begin);
+    auto score = [&](int s) {
+        const float x = load(row + s) * scale;
+        return softcap > 0.0f ? softcap * tanhf(x / softcap) : x;
+    };
+    float most = -INFINITY;
+#pragma unroll 4
+    for (int s = from + lane; s < to; s += WARP) most = fmaxf(most, score(s));
+    most = warp_max(most);
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int s = from + lane; s < to; s += WARP) sum += __expf(score(s) - most);
+    const float inverse = 1.0f / warp_sum(sum);
+#pragma unroll 4
+    for (int s = lane; s < keys; s += WARP) {
+        const bool seen = s >= from && s < to;
+        store(row + s, seen ? __expf(score(s) - most) * inverse : 0.0f);
+    }
+}
+
+} // namespace
+
+#define TYPED(T, SUFFIX)                                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                               \
+        rms_norm_##SUFFIX(const float *x, const float *norm, float eps, T *y, int cols) {               \
+        rms_norm<T>(x, norm, eps, y, cols);                                                             \
+    }                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS) gated_##SUFFIX(                               \
+        const float *gates, const float *ups, int activation, T *y, unsigned long long len) {           \
+        gated<T>(gates, ups, activation, y, len);                                                       \
+    }                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                               \
+        softmax_##SUFFIX(T *scores, int rows, int tokens, int keys, int first, int begin, int window,   \
+                         float scale, float softcap) {                                                  \
+        softmax<T>(scores, rows, tokens, keys, first, begin, window, scale, softcap);                   \
+    }
+
+TYPED(__nv_bfloat16, bf16)
+TYPED(float, f32)

@@ -1,0 +1,133 @@
+//! Passes over many tokens: cuBLAS, and between its products kernels/prompt.cu.
+
+use candle_core::{DType, Result, Tensor};
+
+use crate::backend::{address_of, floats, suffix};
+use crate::launch::{self, Arguments, Product, THREADS, address};
+use crate::{Activation, Matrix, Norm, ScoreRows, Scores};
+
+/// Normalizes rows of the weight's length, rounded to `dtype`.
+///
+/// # Shapes
+/// `x` `[.., n·C]`, contiguous float32 → the same number of values, `[rows, C]`
+///
+/// # Errors
+/// If the driver refuses.
+pub fn rms_norm(x: &Tensor, norm: Norm<'_>, dtype: DType) -> Result<Option<Tensor>> {
+    let Some(kernels) = launch::kernels(x)? else { return Ok(None) };
+    let width = norm.weight.elem_count();
+    let rows = x.elem_count() / width.max(1);
+    let (Some(suffix), true) = (suffix(dtype), floats(&[x, norm.weight]) && rows > 0) else {
+        return Ok(None);
+    };
+    let y = kernels.output(dtype, (rows, width))?;
+    let mut arguments = Arguments::default()
+        .wide(address::<f32>(x)?)
+        .wide(address::<f32>(norm.weight)?)
+        .float(norm.eps)
+        .wide(address_of(&y)?)
+        .int(width);
+    let name = format!("rms_norm_{suffix}");
+    kernels.launch(&name, ([rows as u32, 1, 1], THREADS), 0, &mut arguments)?;
+    Ok(Some(y))
+}
+
+/// `act(gate) · up` of any number of values, rounded to `dtype`.
+///
+/// # Shapes
+/// both `[N, F]`, contiguous float32 → `[N, F]`
+///
+/// # Errors
+/// If the driver refuses.
+pub fn gated(
+    gate: &Tensor,
+    up: &Tensor,
+    activation: Activation,
+    dtype: DType,
+) -> Result<Option<Tensor>> {
+    let Some(kernels) = launch::kernels(gate)? else { return Ok(None) };
+    let len = gate.elem_count();
+    let fits = floats(&[gate, up]) && up.elem_count() == len && gate.dims().len() == 2 && len > 0;
+    let (Some(suffix), true) = (suffix(dtype), fits) else { return Ok(None) };
+    let y = kernels.output(dtype, gate.dims2()?)?;
+    let mut arguments = Arguments::default()
+        .wide(address::<f32>(gate)?)
+        .wide(address::<f32>(up)?)
+        .int(activation as usize)
+        .wide(address_of(&y)?)
+        .wide(len as u64);
+    let blocks = len.div_ceil(THREADS as usize) as u32;
+    kernels.launch(&format!("gated_{suffix}"), ([blocks, 1, 1], THREADS), 0, &mut arguments)?;
+    Ok(Some(y))
+}
+
+/// `x Wᵀ (+ add)`, summed in float32 and not rounded behind it.
+///
+/// # Shapes
+/// `x` `[N, C]` of the type of the weight `[R, C]`, `add` `[N, R]` → float32 `[N, R]`
+///
+/// # Errors
+/// If cuBLAS refuses.
+pub fn matmul(x: &Tensor, matrix: Matrix<'_>, add: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let Some(kernels) = launch::kernels(x)? else { return Ok(None) };
+    let weight = matrix.weight;
+    let ((tokens, width), (rows, cols)) = (x.dims2()?, weight.dims2()?);
+    let fits = width == cols
+        && matrix.bias.is_none()
+        && x.dtype() == weight.dtype()
+        && suffix(x.dtype()).is_some()
+        && x.is_contiguous()
+        && weight.is_contiguous()
+        && tokens * rows * cols > 0
+        && add.is_none_or(|add| floats(&[add]) && add.dims() == [tokens, rows]);
+    if !fits {
+        return Ok(None);
+    }
+    let y = match add {
+        Some(add) => add.copy()?,
+        None => kernels.output(DType::F32, (tokens, rows))?,
+    };
+    let product = Product {
+        shape: (tokens, rows, cols),
+        x: address_of(x)?,
+        weight: address_of(weight)?,
+        y: address::<f32>(&y)?,
+        is_bf16: x.dtype() == DType::BF16,
+        adds: add.is_some(),
+    };
+    kernels.multiply(&product)?;
+    Ok(Some(y))
+}
+
+/// Turns scores into weights where they lie; a query sees the keys up to its own position.
+///
+/// # Shapes
+/// `scores` `[K, G·T, S]`, contiguous; nothing else may look at them
+///
+/// # Errors
+/// If the driver refuses.
+pub fn softmax(scores: &Tensor, rows: ScoreRows, transform: &Scores) -> Result<Option<()>> {
+    let Some(kernels) = launch::kernels(scores)? else { return Ok(None) };
+    let (kv_heads, queries, keys) = scores.dims3()?;
+    let all = kv_heads * queries;
+    let fits = scores.is_contiguous()
+        && rows.tokens > 0
+        && queries.is_multiple_of(rows.tokens)
+        && rows.begin <= rows.first
+        && all * keys > 0;
+    let (Some(suffix), true) = (suffix(scores.dtype()), fits) else { return Ok(None) };
+    let mut arguments = Arguments::default()
+        .wide(address_of(scores)?)
+        .int(all)
+        .int(rows.tokens)
+        .int(keys)
+        .int(rows.first)
+        .int(rows.begin)
+        .int(transform.window.unwrap_or(0).min(i32::MAX as usize))
+        .float(transform.scale)
+        .float(transform.softcap.unwrap_or(0.0));
+    let name = format!("softmax_{suffix}");
+    let blocks = all.div_ceil(THREADS as usize / 32) as u32;
+    kernels.launch(&name, ([blocks, 1, 1], THREADS), 0, &mut arguments)?;
+    Ok(Some(()))
+}
