@@ -69,8 +69,14 @@ def main():
     print(json.dumps(torch.about), flush=True)
     rounds = []
     for _ in range(args.rounds):
-        rounds.append((puna_round(args, model), torch.round()))
+        try:
+            rounds.append((puna_round(args, model), torch.round()))
+        except RuntimeError as error:  # what was measured before is not lost
+            print(error, file=sys.stderr)
+            break
         print(json.dumps(rounds[-1]), flush=True)
+    if not rounds:
+        sys.exit("nothing was measured")
     lines = [f"# {torch.about['gpu']}, PyTorch {torch.about['torch']}, transformers {torch.about['transformers']}, "
              f"{args.shape}, {datetime.date.today()}", "",
              f"`benchmarks/peers/gpu.py`: {len(rounds)} rounds, alternately; medians in tok/s, the ratio that of "
