@@ -57,12 +57,12 @@ pub use kernels::{Isa, Kernels};
 pub use machine::{IsaPeak, MachineLimits};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul};
 pub use matrix::{
-    Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupScales,
-    GroupZeros, Matrix, MatrixData, nibble_place, nibble_row_bytes, panel_bytes,
+    Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix,
+    MatrixData, nibble_place, nibble_row_bytes, panel_bytes,
 };
 pub use memory::{StreamBytes, prepare_heap};
 pub use norm::rms_norm;
-pub use panels::{PackedGroups, pack_groups, pack_panels};
+pub use panels::{GroupScales, PackedGroups, pack_groups, pack_panels};
 pub use parallel::{for_each_chunk_mut, zeros};
 pub use pool::{set_threads, threads, with_threads};
 pub use quantize::{can_quantize, quantize_rows};

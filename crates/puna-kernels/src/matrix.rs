@@ -8,7 +8,7 @@ pub(crate) use dequantize::{DequantizeScratch, dequantize_cols, expand};
 
 use crate::blocks::layout;
 use crate::blocks::panel::ROWS;
-use crate::numbers::{f16_to_f32, f32_to_f16};
+use crate::panels::{GroupLayout, GroupScales};
 use crate::{BlockFormat, KernelError};
 
 /// A matrix `[rows, cols]` whose rows are output features, as it is stored.
@@ -71,57 +71,20 @@ pub struct GroupMatrix<'a> {
 pub struct GroupPanels<'a> {
     /// Bits of an integer: 4, in the order of [`nibble_place`], or 8.
     pub bits: u8,
-    /// `[panels, cols / 32, bits, 16]` dwords.
-    pub quants: &'a [u8],
-    /// `[panels, groups, 16]`
-    pub scales: &'a GroupScales,
-    /// `[panels, groups, 16]`
-    pub zeros: &'a [u8],
+    /// How the scales are stored.
+    pub scales: GroupScales,
+    /// Integers, scales and zeros ([`pack_groups`](crate::pack_groups)).
+    pub bytes: &'a [u8],
     /// Columns per group.
     pub group_size: usize,
     /// As in [`GroupMatrix`].
     pub input_order: Option<&'a [u32]>,
 }
 
-/// The scales of [`GroupPanels`], in half the memory where nothing is lost by it.
-#[derive(Debug, Clone)]
-pub enum GroupScales {
-    /// IEEE halfs, as GPTQ and AWQ files usually have them.
-    F16(Vec<u16>),
-    /// Floats.
-    F32(Vec<f32>),
-}
-
-impl GroupScales {
-    /// Halfs if all are, else floats.
-    pub(crate) fn new(scales: Vec<f32>) -> Self {
-        let halfs: Vec<u16> = scales.iter().map(|&scale| f32_to_f16(scale)).collect();
-        let exact = |(half, scale): (&u16, &f32)| f16_to_f32(*half).to_bits() == scale.to_bits();
-        if halfs.iter().zip(&scales).all(exact) { Self::F16(halfs) } else { Self::F32(scales) }
-    }
-
-    /// Number of scales.
-    #[expect(clippy::len_without_is_empty, reason = "a length to compare, no collection")]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F16(scales) => scales.len(),
-            Self::F32(scales) => scales.len(),
-        }
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::F16(scales) => size_of_val(&**scales),
-            Self::F32(scales) => size_of_val(&**scales),
-        }
-    }
-
-    pub(crate) fn at(&self, index: usize) -> f32 {
-        match self {
-            Self::F16(scales) => f16_to_f32(scales[index]),
-            Self::F32(scales) => scales[index],
-        }
+impl GroupPanels<'_> {
+    pub(crate) fn layout(&self) -> GroupLayout {
+        let GroupPanels { bits, scales, group_size, .. } = *self;
+        GroupLayout { bits, scales, group_size }
     }
 }
 
@@ -284,13 +247,14 @@ impl<'a> Matrix<'a> {
             }
             MatrixData::GroupPanels(panels) => {
                 nonzero("group_size", panels.group_size)?;
-                let blocks = self.rows.div_ceil(ROWS) * (self.cols / 32);
-                let block = ROWS * 4 * usize::from(panels.bits);
                 size("group panel columns", self.cols / 32 * 32, self.cols)?;
-                size("group panel bytes", blocks * block, panels.quants.len())?;
-                let groups = self.rows.div_ceil(ROWS) * self.cols.div_ceil(panels.group_size);
-                size("group panel scales", groups * ROWS, panels.scales.len())?;
-                size("group panel zeros", groups * ROWS, panels.zeros.len())?;
+                if panels.group_size < self.cols {
+                    let whole = panels.group_size / 32 * 32;
+                    size("columns of a group", whole, panels.group_size)?;
+                }
+                let panel = panels.layout().panel_bytes(self.cols).ok_or(too_large.clone())?;
+                let expected = panel.checked_mul(self.rows.div_ceil(ROWS)).ok_or(too_large)?;
+                size("group panel bytes", expected, panels.bytes.len())?;
                 panels.input_order.map_or(Ok(()), |o| size("input_order", self.cols, o.len()))
             }
             MatrixData::Codebook(book) => {

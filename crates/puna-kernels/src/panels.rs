@@ -8,10 +8,11 @@
 use crate::blocks::panel::{ROWS, fields};
 use crate::kernels::Kernels;
 use crate::parallel::for_each_chunk_mut;
-use crate::{
-    BlockFormat, GroupMatrix, GroupQuants, GroupScales, GroupZeros, KernelError, StreamBytes,
-    nibble_row_bytes, panel_bytes,
-};
+use crate::{BlockFormat, KernelError, panel_bytes};
+
+mod groups;
+pub(crate) use groups::GroupLayout;
+pub use groups::{GroupScales, PackedGroups, pack_groups};
 
 /// Interleaves rows of quantized blocks; `out` gets [`panel_bytes`] bytes. On the thread pool.
 ///
@@ -53,69 +54,6 @@ pub fn pack_panels(
         }
     });
     Ok(())
-}
-
-/// What [`GroupPanels`](crate::GroupPanels) borrows, without the order of its inputs.
-#[derive(Debug)]
-pub struct PackedGroups {
-    /// Bits of an integer.
-    pub bits: u8,
-    /// The integers.
-    pub quants: StreamBytes,
-    /// The scales.
-    pub scales: GroupScales,
-    /// The zeros.
-    pub zeros: Vec<u8>,
-}
-
-/// The integers, scales and zeros of a group matrix interleaved; `None` where blocks of 32 columns
-/// would straddle groups, which products then dequantize, and for signed integers with zeros that
-/// no unsigned ones have.
-///
-/// # Panics
-/// If the buffers do not fit the shape.
-pub fn pack_groups((rows, cols): (usize, usize), group: &GroupMatrix) -> Option<PackedGroups> {
-    let whole = group.group_size.is_multiple_of(32) || group.group_size >= cols;
-    if !whole || !cols.is_multiple_of(32) || cols == 0 || rows == 0 {
-        return None;
-    }
-    let (bits, stride) = match group.quants {
-        GroupQuants::Nibbles(_) => (4u8, nibble_row_bytes(cols)),
-        GroupQuants::Bytes(_) | GroupQuants::Signed(_) => (8, cols),
-    };
-    // A signed byte is an unsigned one with the zero 128.
-    let (flip, offset) =
-        if matches!(group.quants, GroupQuants::Signed(_)) { (0x80, 128) } else { (0u8, 0u8) };
-    let byte = |at: usize| match group.quants {
-        GroupQuants::Nibbles(q) | GroupQuants::Bytes(q) => q[at],
-        GroupQuants::Signed(q) => q[at].cast_unsigned(),
-    };
-    let panels = rows.div_ceil(ROWS);
-    let mut quants = StreamBytes::zeros(panels * ROWS * stride)?;
-    for_each_chunk_mut(&mut quants, ROWS * stride, |first, out| {
-        for row in first / stride..rows.min(first / stride + ROWS) {
-            for (i, dword) in out.chunks_exact_mut(4).skip(row % ROWS).step_by(ROWS).enumerate() {
-                for (k, out) in dword.iter_mut().enumerate() {
-                    *out = byte(row * stride + 4 * i + k) ^ flip;
-                }
-            }
-        }
-    });
-    let groups = cols.div_ceil(group.group_size);
-    let mut scales = vec![0f32; panels * groups * ROWS];
-    let mut zeros = vec![0u8; scales.len()];
-    for row in 0..rows {
-        for g in 0..groups {
-            let at = (row / ROWS * groups + g) * ROWS + row % ROWS;
-            let zero = match group.zeros {
-                GroupZeros::PerGroup(zeros) => zeros[row * groups + g],
-                GroupZeros::Zero => 0,
-            };
-            scales[at] = group.scales[row * groups + g];
-            zeros[at] = zero.checked_add(offset)?;
-        }
-    }
-    Some(PackedGroups { bits, quants, scales: GroupScales::new(scales), zeros })
 }
 
 /// Copies blocks `first ..` of a row out of panels, as many as fit into `out`.

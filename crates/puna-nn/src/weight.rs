@@ -172,9 +172,8 @@ impl GroupPanelWeight {
     fn matrix(&self) -> Matrix<'_> {
         let data = MatrixData::GroupPanels(GroupPanels {
             bits: self.packed.bits,
-            quants: &self.packed.quants,
-            scales: &self.packed.scales,
-            zeros: &self.packed.zeros,
+            scales: self.packed.scales,
+            bytes: &self.packed.bytes,
             group_size: self.group_size,
             input_order: self.input_order.as_deref(),
         });
@@ -404,9 +403,7 @@ impl Weight {
                 };
                 quants + size_of_val(&*w.scales) + w.zeros.len()
             }
-            Weight::GroupPanels(GroupPanelWeight { packed, .. }) => {
-                packed.quants.len() + packed.scales.bytes() + packed.zeros.len()
-            }
+            Weight::GroupPanels(w) => w.packed.bytes.len(),
             Weight::Codebook(w) => {
                 let scales = match &w.scales {
                     CodebookScales::Single(absmax) => size_of_val(&**absmax),

@@ -6,18 +6,55 @@
 //! for many tokens to come by, the other multiplies it at once with the only one. The values are
 //! those of [`super::unpack`], which does single rows for exact dequantization; a test compares.
 
+/// A loop written out, so that what depends on its counter is known when it is compiled. Not for the
+/// parts of superblocks: their loads would be too far apart for the hardware to follow
+/// (docs/performance.md).
+macro_rules! unrolled {
+    ($i:ident in [$($n:literal)*] $body:block) => {
+        $({
+            let $i: usize = $n;
+            $body
+        })*
+    };
+}
+
+/// Four times the same. Closures are not inlined for certain, and then each instruction is a call.
+macro_rules! four {
+    ($i:ident => $each:expr) => {
+        [
+            {
+                let $i: usize = 0;
+                $each
+            },
+            {
+                let $i: usize = 1;
+                $each
+            },
+            {
+                let $i: usize = 2;
+                $each
+            },
+            {
+                let $i: usize = 3;
+                $each
+            },
+        ]
+    };
+}
+
 mod group;
 mod k_quant;
 mod legacy;
 mod sink;
 mod source;
-pub(crate) use group::{GroupPanel, GroupRows, Integers, ScalesAt};
+pub(crate) use group::{GroupPanel, GroupRows, Integers};
 pub(crate) use sink::{Columns, PanelBuffers};
 pub(crate) use source::fields;
 
 use crate::BlockFormat;
 use crate::blocks::{Layout, Width, Zero};
 use crate::simd::{LANES, Simd};
+use group::PanelOf;
 use sink::{Dots, Fill, Sink};
 use source::{Block, Panel, Rows, Source};
 use std::marker::PhantomData;
@@ -48,14 +85,15 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Asks for the lines that begin in part `part` of `parts` of a block's share of the memory
-    /// ahead. Spread over the block, since a burst of requests keeps loads waiting.
+    /// Asks for the lines of part `part` of `parts` of a block's share of the memory ahead. Spread over
+    /// the block, since a burst of requests keeps loads waiting; counted from the block's first byte,
+    /// so that how many they are is known when it is compiled.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, s: S, bytes: usize, index: usize, (part, parts): (usize, usize)) {
-        let first = index * bytes * ROWS + part * bytes * ROWS / parts;
-        let end = index * bytes * ROWS + (part + 1) * bytes * ROWS / parts;
-        for line in first.div_ceil(64)..end.div_ceil(64) {
-            s.prefetch(self.ahead.wrapping_add(64 * line));
+        let len = bytes * ROWS;
+        let ahead = self.ahead.wrapping_add(index * len);
+        for line in (part * len / parts).div_ceil(64)..((part + 1) * len / parts).div_ceil(64) {
+            s.prefetch(ahead.wrapping_add(64 * line));
         }
     }
 }
@@ -88,7 +126,10 @@ macro_rules! formats {
                     })*
                     From16::Rows { .. } | From16::Panel { .. } => {}
                     From16::Group(rows) => group::unpack(s, rows, blocks, out),
-                    From16::GroupPanel(panel) => group::unpack(s, panel, blocks, out),
+                    From16::GroupPanel(panel) => match panel.layout.bits {
+                        4 => group::unpack(s, PanelOf::<4>(panel), blocks, out),
+                        _ => group::unpack(s, PanelOf::<8>(panel), blocks, out),
+                    },
                 }
             }
         }
@@ -123,8 +164,11 @@ macro_rules! formats {
                         out.total()
                     }
                     From16::GroupPanel(panel) => {
-                        let mut out = Dots::<S, 32, 1, true>::new(s, x, panel.integers.width());
-                        group::unpack(s, panel, blocks, &mut out);
+                        let mut out = Dots::<S, 32, 1, true>::new(s, x, panel.width());
+                        match panel.layout.bits {
+                            4 => group::unpack(s, PanelOf::<4>(panel), blocks, &mut out),
+                            _ => group::unpack(s, PanelOf::<8>(panel), blocks, &mut out),
+                        }
                         out.total()
                     }
                 };
@@ -176,11 +220,17 @@ formats! {
 /// The low nibbles of four dwords, then the high ones.
 #[inline(always)]
 fn nibbles<S: Simd>(s: S, packed: [S::I; 4]) -> [S::I; 8] {
-    let low = s.splat_i(0x0f0f_0f0f);
-    std::array::from_fn(|i| {
-        let v = packed[i % 4];
-        s.and_i(if i < 4 { v } else { s.shr_i(v, 4) }, low)
-    })
+    let mask = s.splat_i(0x0f0f_0f0f);
+    let low = four!(i => s.and_i(packed[i], mask));
+    let high = four!(i => s.and_i(s.shr_i(packed[i], 4), mask));
+    [low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]
+}
+
+impl GroupPanel {
+    #[inline(always)]
+    fn width(self) -> Width {
+        if self.layout.bits == 4 { Width::Seven } else { Width::Eight }
+    }
 }
 
 impl Integers {

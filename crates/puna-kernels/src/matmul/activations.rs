@@ -4,6 +4,7 @@ use super::panel::{PanelProduct, PanelSource};
 use crate::blocks::{Layout, Zero};
 use crate::kernels::Kernels;
 use crate::matrix::Matrix;
+use crate::memory::ask_for;
 use crate::numbers::f32_to_bf16;
 use crate::parallel::{OutPtr, for_each_chunk_mut};
 use crate::pool;
@@ -15,9 +16,10 @@ pub(super) const MIN_PARALLEL: usize = 16 * 1024;
 /// Tokens of signed bytes with one scale per 32, in one order of the columns.
 #[derive(Default)]
 pub(super) struct Prepared {
-    /// Act-order: column `j` is input `order[j]`.
-    order: Vec<u32>,
-    is_ordered: bool,
+    /// Where the act-order lies by which column `j` is input `order[j]`. Matrices of one input share
+    /// theirs, and it stays where it is as long as the form: comparing contents would read it as
+    /// often as there are matrices, behind weights that have pushed it out of the caches.
+    order: Option<OrderAt>,
     /// The tokens in that order.
     reordered: Vec<f32>,
     /// `[tokens, cols]`, within ±127.
@@ -29,6 +31,19 @@ pub(super) struct Prepared {
     terms: Vec<ZeroTerms>,
     /// How many of the terms belong to these tokens.
     live_terms: usize,
+}
+
+/// The place of an order in memory, by which it is known while it is borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OrderAt {
+    address: usize,
+    len: usize,
+}
+
+impl OrderAt {
+    fn of(order: &[u32]) -> Self {
+        Self { address: order.as_ptr().addr(), len: order.len() }
+    }
 }
 
 /// What the zeros of the weights add, per sub-block of the weights: `[tokens, cols / sub]`.
@@ -43,8 +58,8 @@ pub(super) struct ZeroTerms {
 }
 
 impl Prepared {
-    pub(super) fn order(&self) -> Option<&[u32]> {
-        self.is_ordered.then_some(&self.order)
+    pub(super) fn is_in(&self, order: Option<&[u32]>) -> bool {
+        self.order == order.map(OrderAt::of)
     }
 
     pub(super) fn reordered(&self) -> &[f32] {
@@ -54,10 +69,9 @@ impl Prepared {
     /// Takes tokens of `cols` values over in another order of the columns.
     pub(super) fn reorder(&mut self, x: &[f32], cols: usize, order: &[u32]) {
         self.live_terms = 0;
-        self.order.clear();
-        self.order.extend_from_slice(order);
-        self.is_ordered = true;
+        self.order = Some(OrderAt::of(order));
         self.reordered.resize(x.len(), 0.0);
+        ask_for(order);
         for_each_chunk_mut(
             &mut self.reordered,
             MIN_PARALLEL.div_ceil(cols) * cols,
@@ -78,7 +92,7 @@ impl Prepared {
         order: Option<&[u32]>,
     ) {
         self.live_terms = 0;
-        self.is_ordered = false;
+        self.order = None;
         if let Some(order) = order {
             self.reorder(x, cols, order);
         }

@@ -86,7 +86,8 @@ impl<'a> Input<'a> {
         Self { kernels, x, buffers, aligned: false, rounded: false, prepared: 0 }
     }
 
-    /// `x Wᵀ` of each matrix into its output, in one parallel region.
+    /// `x Wᵀ` of each matrix into its output, in one parallel region. Ends the input: its forms know the
+    /// orders of the matrices by where they lie.
     ///
     /// # Shapes
     /// Input `[tokens, cols]`, outputs `[tokens, rows]`; all matrices have the same columns.
@@ -94,7 +95,7 @@ impl<'a> Input<'a> {
     /// # Panics
     /// If the buffers of a matrix do not fit its shape ([`Matrix::validate`]), or input and outputs
     /// do not fit the matrices.
-    pub fn matmul_all(&mut self, products: &mut [(Matrix, Output)], precision: Precision) {
+    pub fn matmul_all(mut self, products: &mut [(Matrix, Output)], precision: Precision) {
         let Some(cols) = products.first().map(|(w, _)| w.cols) else { return };
         let tokens = self.x.len().checked_div(cols).unwrap_or(0);
         for (w, y) in products.iter_mut() {
@@ -186,7 +187,7 @@ impl<'a> Input<'a> {
 
     /// The buffer with this order of columns.
     fn find(&self, order: Option<&[u32]>) -> Option<usize> {
-        self.buffers.prepared[..self.prepared].iter().position(|form| form.order() == order)
+        self.buffers.prepared[..self.prepared].iter().position(|form| form.is_in(order))
     }
 
     fn ready<'b>(&'b self, path: Path<'b>, w: &'b Matrix<'b>) -> Ready<'b> {

@@ -14,13 +14,11 @@ pub(crate) use tile::{PanelTile, panel_tile};
 use super::{AHEAD, Target};
 use crate::BlockFormat;
 use crate::blocks::panel::{
-    Blocks, Columns, From16, GroupPanel, GroupRows, Integers, PanelBuffers, ROWS, ScalesAt,
+    Blocks, Columns, From16, GroupPanel, GroupRows, Integers, PanelBuffers, ROWS,
 };
 use crate::blocks::{CHUNK, Layout, Width, Zero};
 use crate::kernels::Kernels;
-use crate::matrix::{
-    GroupMatrix, GroupPanels, GroupQuants, GroupScales, GroupZeros, Matrix, nibble_row_bytes,
-};
+use crate::matrix::{GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix, nibble_row_bytes};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -86,8 +84,8 @@ impl PanelSource<'_> {
                 (bytes.as_ptr(), w.cols / len * size, (len, size))
             }
             PanelSource::GroupPanels(panels) => {
-                let size = 4 * usize::from(panels.bits);
-                (panels.quants.as_ptr(), w.cols / 32 * size, (32, size))
+                let panel = panels.layout().panel_bytes(w.cols).unwrap_or(0);
+                (panels.bytes.as_ptr(), panel / ROWS, (32, 4 * usize::from(panels.bits)))
             }
             PanelSource::Group(group) => match group.quants {
                 GroupQuants::Nibbles(q) => (q.as_ptr(), nibble_row_bytes(w.cols), (32, 16)),
@@ -106,9 +104,12 @@ impl PanelSource<'_> {
         let in_panels = first.wrapping_add(at.row * stride + ROWS * col_bytes);
         let from = match self {
             PanelSource::Panels { format, .. } => From16::Panel { format: *format, at: in_panels },
-            PanelSource::GroupPanels(panels) => {
-                From16::GroupPanel(group_panel(panels, w, at, in_panels))
-            }
+            PanelSource::GroupPanels(panels) => From16::GroupPanel(GroupPanel {
+                panel: first.wrapping_add(at.row * stride),
+                layout: panels.layout(),
+                col: at.cols.start,
+                ahead: AHEAD,
+            }),
             PanelSource::Block { format, .. } => {
                 From16::Rows { format: *format, at: in_rows, stride }
             }
@@ -121,26 +122,6 @@ impl PanelSource<'_> {
         // this asks for the next panel in the order of memory.
         let ahead = at.next_row.min(w.rows) * stride + ROWS * col_bytes;
         Blocks { from, count, ahead: first.wrapping_add(ahead) }
-    }
-}
-
-fn group_panel(
-    panels: &GroupPanels,
-    w: &Matrix,
-    at: &Corner,
-    integers_at: *const u8,
-) -> GroupPanel {
-    let first = at.row / ROWS * w.cols.div_ceil(panels.group_size) * ROWS;
-    GroupPanel {
-        integers_at,
-        integers: if panels.bits == 4 { Integers::Nibbles } else { Integers::Bytes },
-        scales: match panels.scales {
-            GroupScales::F16(scales) => ScalesAt::F16(scales[first..].as_ptr()),
-            GroupScales::F32(scales) => ScalesAt::F32(scales[first..].as_ptr()),
-        },
-        zeros: panels.zeros[first..].as_ptr(),
-        group_size: panels.group_size,
-        col: at.cols.start,
     }
 }
 

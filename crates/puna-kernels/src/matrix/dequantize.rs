@@ -195,20 +195,21 @@ fn group_panel_cols(
     cols: Range<usize>,
     out: &mut [f32],
 ) {
-    let (panel, lane) = (row / ROWS, row % ROWS);
-    let block = 4 * ROWS * usize::from(panels.bits);
-    let quants = &panels.quants[panel * (width / 32) * block..];
-    let groups = width.div_ceil(panels.group_size);
+    let (layout, lane) = (panels.layout(), row % ROWS);
+    let panel_bytes = layout.panel_bytes(width).unwrap_or(0);
+    let panel = &panels.bytes[row / ROWS * panel_bytes..][..panel_bytes];
     for (col, y) in cols.zip(out) {
+        let group = col / panels.group_size;
         let within = if panels.bits == 4 { col % 16 } else { col % 32 };
-        let byte = quants[col / 32 * block + (within / 4 * ROWS + lane) * 4 + within % 4];
+        let block = &panel[layout.integers_at(col / 32, group)..];
+        let byte = block[(within / 4 * ROWS + lane) * 4 + within % 4];
         let q = match (panels.bits, col % 32 < 16) {
             (4, true) => byte & 15,
             (4, false) => byte >> 4,
             _ => byte,
         };
-        let group = (panel * groups + col / panels.group_size) * ROWS + lane;
-        *y = panels.scales.at(group) * (i32::from(q) - i32::from(panels.zeros[group])) as f32;
+        let zero = panel[layout.zeros_at(group) + lane];
+        *y = layout.scale(panel, group, lane) * (i32::from(q) - i32::from(zero)) as f32;
     }
 }
 

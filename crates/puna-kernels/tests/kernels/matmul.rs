@@ -207,9 +207,8 @@ fn group_products_match_f64_with_and_without_act_order() {
                 let Some(packed) = pack_groups((rows, cols), &group) else { continue };
                 let panels = GroupPanels {
                     bits: packed.bits,
-                    quants: &packed.quants,
-                    scales: &packed.scales,
-                    zeros: &packed.zeros,
+                    scales: packed.scales,
+                    bytes: &packed.bytes,
                     group_size,
                     input_order,
                 };

@@ -4,11 +4,9 @@
 //! folded into the integers' sums as a constant zero is.
 
 use super::{Blocks, ROWS, Sink, nibbles};
+use crate::GroupScales;
+use crate::panels::GroupLayout;
 use crate::simd::Simd;
-
-/// Groups whose factors are asked for before they are needed: theirs are two thin streams beside that
-/// of the integers.
-const GROUPS_AHEAD: usize = 8;
 
 /// How the integers of a row are stored.
 #[derive(Debug, Clone, Copy)]
@@ -43,24 +41,13 @@ pub(crate) struct GroupRows {
 /// Blocks of 32 columns of 16 interleaved rows, none of which straddles groups.
 #[derive(Clone, Copy)]
 pub(crate) struct GroupPanel {
-    /// The integers of the panel at column `col`: `[cols / 32, dwords of a block, 16]` dwords.
-    pub(crate) integers_at: *const u8,
-    /// [`Integers::Nibbles`] or [`Integers::Bytes`].
-    pub(crate) integers: Integers,
-    /// `[groups, 16]` of the panel.
-    pub(crate) scales: ScalesAt,
-    /// `[groups, 16]` of the panel.
-    pub(crate) zeros: *const u8,
-    pub(crate) group_size: usize,
-    /// First column of the panel in its row.
+    /// The first byte of the panel.
+    pub(crate) panel: *const u8,
+    pub(crate) layout: GroupLayout,
+    /// First column of the blocks in the row.
     pub(crate) col: usize,
-}
-
-/// Scales of a panel.
-#[derive(Clone, Copy)]
-pub(crate) enum ScalesAt {
-    F16(*const u16),
-    F32(*const f32),
+    /// How many bytes ahead of its use memory is asked for.
+    pub(crate) ahead: usize,
 }
 
 /// Where the integers and factors of 16 rows come from.
@@ -70,11 +57,20 @@ pub(super) trait GroupSource<S: Simd>: Copy {
     fn first_group(self) -> (usize, usize);
     /// Columns of a group.
     fn group_size(self) -> usize;
-    /// Dwords `4 quad ..` of block `index`, which has `dwords` of them.
+    /// Block `index`, whose columns are of group `group`.
+    ///
+    /// # Safety
+    /// It must exist.
+    unsafe fn block(self, index: usize, group: usize) -> *const u8;
+    /// From one block of a group to the next.
+    fn block_bytes(self) -> usize;
+    /// Dwords `4 quad ..` of a block.
     ///
     /// # Safety
     /// They must exist.
-    unsafe fn dwords4(self, s: S, index: usize, quad: usize, dwords: usize) -> [S::I; 4];
+    unsafe fn dwords4(self, s: S, block: *const u8, quad: usize) -> [S::I; 4];
+    /// Asks for what comes some time after a block of `bytes` bytes.
+    fn prefetch(self, s: S, blocks: &Blocks, index: usize, block: (*const u8, usize));
     /// The scales of a group, and `-scale * zero`.
     ///
     /// # Safety
@@ -96,9 +92,22 @@ impl<S: Simd> GroupSource<S> for GroupRows {
         self.group_size
     }
     #[inline(always)]
-    unsafe fn dwords4(self, s: S, index: usize, quad: usize, dwords: usize) -> [S::I; 4] {
+    fn block_bytes(self) -> usize {
+        if matches!(self.integers, Integers::Nibbles) { 16 } else { 32 }
+    }
+    #[inline(always)]
+    unsafe fn block(self, index: usize, _group: usize) -> *const u8 {
         // SAFETY: by contract.
-        unsafe { s.rows16(self.integers_at.add(4 * dwords * index + 16 * quad), self.stride) }
+        unsafe { self.integers_at.add(GroupSource::<S>::block_bytes(self) * index) }
+    }
+    #[inline(always)]
+    unsafe fn dwords4(self, s: S, block: *const u8, quad: usize) -> [S::I; 4] {
+        // SAFETY: by contract.
+        unsafe { s.rows16(block.add(16 * quad), self.stride) }
+    }
+    #[inline(always)]
+    fn prefetch(self, s: S, blocks: &Blocks, index: usize, (_, bytes): (*const u8, usize)) {
+        blocks.prefetch(s, bytes / ROWS, index, (0, 1));
     }
     #[inline(always)]
     unsafe fn factors(self, s: S, group: usize) -> (S::F, S::F) {
@@ -118,42 +127,61 @@ impl<S: Simd> GroupSource<S> for GroupRows {
     }
 }
 
-impl<S: Simd> GroupSource<S> for GroupPanel {
+/// A panel whose integers have `BITS` bits.
+#[derive(Clone, Copy)]
+pub(super) struct PanelOf<const BITS: usize>(pub(super) GroupPanel);
+
+impl<S: Simd, const BITS: usize> GroupSource<S> for PanelOf<BITS> {
     #[inline(always)]
     fn integers(self) -> Integers {
-        self.integers
+        if BITS == 4 { Integers::Nibbles } else { Integers::Bytes }
     }
     #[inline(always)]
     fn first_group(self) -> (usize, usize) {
-        (self.col / self.group_size, self.group_size - self.col % self.group_size)
+        let size = self.0.layout.group_size;
+        (self.0.col / size, size - self.0.col % size)
     }
     #[inline(always)]
     fn group_size(self) -> usize {
-        self.group_size
+        self.0.layout.group_size
     }
     #[inline(always)]
-    unsafe fn dwords4(self, s: S, index: usize, quad: usize, dwords: usize) -> [S::I; 4] {
-        let first = dwords * index + 4 * quad;
+    fn block_bytes(self) -> usize {
+        4 * ROWS * BITS
+    }
+    #[inline(always)]
+    unsafe fn block(self, index: usize, group: usize) -> *const u8 {
         // SAFETY: by contract.
-        std::array::from_fn(|i| unsafe { s.load_i(self.integers_at.add(4 * ROWS * (first + i))) })
+        unsafe { self.0.panel.add(self.0.layout.integers_at(self.0.col / 32 + index, group)) }
+    }
+    #[inline(always)]
+    unsafe fn dwords4(self, s: S, block: *const u8, quad: usize) -> [S::I; 4] {
+        // SAFETY: by contract.
+        unsafe { four!(i => s.load_i(block.add(4 * ROWS * (4 * quad + i)))) }
+    }
+    #[inline(always)]
+    fn prefetch(self, s: S, _blocks: &Blocks, _index: usize, (block, bytes): (*const u8, usize)) {
+        for line in 0..bytes / 64 {
+            s.prefetch(block.wrapping_add(self.0.ahead + 64 * line));
+        }
     }
     #[inline(always)]
     unsafe fn factors(self, s: S, group: usize) -> (S::F, S::F) {
-        let ahead = ROWS * (group + GROUPS_AHEAD);
-        s.prefetch(self.zeros.wrapping_add(ahead));
+        let GroupPanel { panel, layout, ahead, .. } = self.0;
+        if GroupLayout::begins_bundle(group) {
+            let bundle = panel.wrapping_add(layout.scales_at(group));
+            for line in 0..layout.factor_bytes() / 64 {
+                s.prefetch(bundle.wrapping_add(ahead + 64 * line));
+            }
+        }
         // SAFETY: by contract.
         unsafe {
-            let scale = match self.scales {
-                ScalesAt::F16(scales) => {
-                    s.prefetch(scales.wrapping_add(ahead).cast());
-                    s.load_f16(scales.add(ROWS * group).cast())
-                }
-                ScalesAt::F32(scales) => {
-                    s.prefetch(scales.wrapping_add(ahead).cast());
-                    s.load(scales.add(ROWS * group))
-                }
+            let scales = panel.add(layout.scales_at(group));
+            let scale = match layout.scales {
+                GroupScales::F16 => s.load_f16(scales),
+                GroupScales::F32 => s.load(scales.cast()),
             };
-            let zeros = s.to_f(s.widen_b(&*self.zeros.add(ROWS * group).cast()));
+            let zeros = s.to_f(s.widen_b(&*panel.add(layout.zeros_at(group)).cast()));
             (scale, minus_product(s, scale, zeros))
         }
     }
@@ -175,38 +203,37 @@ pub(super) unsafe fn unpack<S: Simd, R: GroupSource<S>, K: Sink<S>>(
     blocks: &Blocks,
     out: &mut K,
 ) {
-    if blocks.count == 0 {
-        return;
-    }
     // Counted, not divided: a division per block takes as long as its products.
     let (mut group, mut left) = from.first_group();
-    // SAFETY: there is a block, so that its group exists.
-    let mut factors = unsafe { from.factors(s, group) };
-    for i in 0..blocks.count {
-        // SAFETY: block i and its group exist.
+    let mut first = 0;
+    while first < blocks.count {
+        let end = blocks.count.min(first.saturating_add(left.div_ceil(32)));
+        // SAFETY: there is a block left, so that its group exists, and blocks up to `end` are of it.
         unsafe {
-            if left == 0 {
-                (group, left) = (group + 1, from.group_size());
-                factors = from.factors(s, group);
-            }
-            left = left.saturating_sub(32);
-            match from.integers() {
-                Integers::Nibbles => {
-                    blocks.prefetch(s, 16, i, (0, 1));
-                    out.put(s, 32 * i, nibbles(s, from.dwords4(s, i, 0, 4)));
-                }
-                Integers::Bytes | Integers::Signed => {
-                    let signed = matches!(from.integers(), Integers::Signed);
-                    let flip = s.splat_i(if signed { 0x8080_8080_u32.cast_signed() } else { 0 });
-                    blocks.prefetch(s, 32, i, (0, 1));
-                    for half in 0..2 {
-                        let bytes = from.dwords4(s, i, half, 8);
-                        out.put(s, 32 * i + 16 * half, bytes.map(|q| s.xor_i(q, flip)));
+            let factors = from.factors(s, group);
+            let mut block = from.block(first, group);
+            for i in first..end {
+                match from.integers() {
+                    Integers::Nibbles => {
+                        from.prefetch(s, blocks, i, (block, 16 * ROWS));
+                        out.put(s, 32 * i, nibbles(s, from.dwords4(s, block, 0)));
+                    }
+                    Integers::Bytes | Integers::Signed => {
+                        let signed = matches!(from.integers(), Integers::Signed);
+                        let flip =
+                            s.splat_i(if signed { 0x8080_8080_u32.cast_signed() } else { 0 });
+                        from.prefetch(s, blocks, i, (block, 32 * ROWS));
+                        unrolled!(half in [0 1] {
+                            let bytes = from.dwords4(s, block, half);
+                            out.put(s, 32 * i + 16 * half, four!(k => s.xor_i(bytes[k], flip)));
+                        });
                     }
                 }
+                out.scale(s, i, factors.0);
+                out.bias(s, i, factors.1);
+                block = block.wrapping_add(from.block_bytes());
             }
-            out.scale(s, i, factors.0);
-            out.bias(s, i, factors.1);
         }
+        (first, group, left) = (end, group + 1, from.group_size());
     }
 }

@@ -46,7 +46,7 @@ pub(super) unsafe fn q2_k<S: Simd, R: Source<S>, K: Sink<S>>(
                 let packed = b.dwords4(s, 4 + 4 * part);
                 let col = 256 * i + part / 2 * 128 + part % 2 * 16;
                 for j in 0..4 {
-                    out.put(s, col + 32 * j, packed.map(|v| pairs(s, v, 2 * j)));
+                    out.put(s, col + 32 * j, four!(k => pairs(s, packed[k], 2 * j)));
                 }
             }
             let (d, minus) = (b.half(s, 0), s.sub(s.splat(0.0), b.half(s, 1)));
@@ -82,8 +82,8 @@ pub(super) unsafe fn q3_k<S: Simd, R: Source<S>, K: Sink<S>>(
                     blocks.prefetch(s, 110, i, (2 * half + n, 4));
                     let packed = b.dwords4(s, 8 + 8 * n + 4 * half);
                     for j in 0..4 {
-                        let quants: [S::I; 4] = std::array::from_fn(|k| {
-                            s.or_i(pairs(s, packed[k], 2 * j), bit(s, high[k], 4 * n + j, 2))
+                        let quants = four!(k => {
+                                                    s.or_i(pairs(s, packed[k], 2 * j), bit(s, high[k], 4 * n + j, 2))
                         });
                         out.put(s, 256 * i + 128 * n + 32 * j + 16 * half, quants);
                     }
@@ -160,8 +160,7 @@ pub(super) unsafe fn q4_k<S: Simd, R: Source<S>, K: Sink<S>>(
             for part in 0..8 {
                 blocks.prefetch(s, 144, i, (part, 8));
                 // Low nibbles are columns 64 n + 16 half, high ones 32 columns further.
-                let packed = b.dwords4(s, 3 + 4 * part);
-                let quants = nibbles(s, packed);
+                let quants = nibbles(s, b.dwords4(s, 3 + 4 * part));
                 let col = 256 * i + part / 2 * 64 + part % 2 * 16;
                 out.put(s, col, [quants[0], quants[1], quants[2], quants[3]]);
                 out.put(s, col + 32, [quants[4], quants[5], quants[6], quants[7]]);
@@ -191,8 +190,8 @@ pub(super) unsafe fn q5_k<S: Simd, R: Source<S>, K: Sink<S>>(
                     let packed = b.dwords4(s, 11 + 8 * n + 4 * half);
                     let low = nibbles(s, packed);
                     for j in 0..2 {
-                        let quants: [S::I; 4] = std::array::from_fn(|k| {
-                            s.or_i(low[4 * j + k], bit(s, high[k], 2 * n + j, 4))
+                        let quants = four!(k => {
+                                                    s.or_i(low[4 * j + k], bit(s, high[k], 2 * n + j, 4))
                         });
                         out.put(s, 256 * i + 64 * n + 32 * j + 16 * half, quants);
                     }
@@ -225,9 +224,9 @@ pub(super) unsafe fn q6_k<S: Simd, R: Source<S>, K: Sink<S>>(
                     let packed = b.dwords4(s, 16 * n + 8 * j + 4 * half);
                     let low = nibbles(s, packed);
                     for k in 0..2 {
-                        let quants: [S::I; 4] = std::array::from_fn(|q| {
-                            let top = pairs(s, high[q], 2 * j + 4 * k);
-                            s.or_i(low[4 * k + q], s.shl_i(top, 4))
+                        let quants = four!(q => {
+                                                    let top = pairs(s, high[q], 2 * j + 4 * k);
+                                                    s.or_i(low[4 * k + q], s.shl_i(top, 4))
                         });
                         out.put(s, 256 * i + 128 * n + 32 * j + 64 * k + 16 * half, quants);
                     }

@@ -138,10 +138,10 @@ pub(super) unsafe fn q8_0<S: Simd, R: Source<S>, K: Sink<S>>(
         unsafe {
             blocks.prefetch(s, 34, i, (0, 1));
             let b = from.block(i);
-            for half in 0..2 {
+            unrolled!(half in [0 1] {
                 let signed = b.dwords4(s, 4 * half);
-                out.put(s, 32 * i + 16 * half, signed.map(|q| s.xor_i(q, flip)));
-            }
+                out.put(s, 32 * i + 16 * half, four!(k => s.xor_i(signed[k], flip)));
+            });
             out.scale(s, i, b.half(s, 0));
         }
     }

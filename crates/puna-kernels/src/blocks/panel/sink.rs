@@ -99,10 +99,10 @@ impl<S: Simd, const SUB: usize, const SUBS: usize, const BIAS: bool> Sink<S>
     #[inline(always)]
     unsafe fn put<const N: usize>(&mut self, s: S, col: usize, quants: [S::I; N]) {
         let dot = &mut self.dots[col / SUB % SUBS];
-        for (i, w) in quants.into_iter().enumerate() {
+        for (i, w) in quants.iter().enumerate() {
             // SAFETY: by contract.
             let x = unsafe { self.x.x.add(col + 4 * i).cast::<i32>().read_unaligned() };
-            *dot = s.dot4(*dot, w, s.splat_i(x), self.width);
+            *dot = s.dot4(*dot, *w, s.splat_i(x), self.width);
         }
     }
     #[inline(always)]

@@ -143,7 +143,7 @@ impl<S: Simd, B: Block> Source<S> for Panel<B> {
     #[inline(always)]
     unsafe fn dwords4(self, s: S, index: usize) -> [S::I; 4] {
         // SAFETY: by contract.
-        std::array::from_fn(|i| unsafe { self.dword(s, index + i) })
+        unsafe { four!(i => self.dword(s, index + i)) }
     }
     #[inline(always)]
     unsafe fn dword(self, s: S, index: usize) -> S::I {
