@@ -29,7 +29,7 @@ impl ModelArgs {
 }
 
 /// How to compute.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ComputeArgs {
     /// Float32 arithmetic throughout on the stored or dequantized weights, without rounding
     /// activations: slower, and what reference numbers are compared with
@@ -45,7 +45,7 @@ pub(crate) struct ComputeArgs {
     kv_type: Option<KvTypeArg>,
 
     /// Where to compute: auto (the first GPU if puna was built with the feature cuda and finds one,
-    /// else the CPU), cpu, cuda or cuda:N. On a GPU weights are expanded to bfloat16, with --exact
+    /// else the CPU, as with --adapter), cpu, cuda or cuda:N. On a GPU weights are expanded to bfloat16, with --exact
     /// to float32
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceArg,
@@ -134,6 +134,15 @@ impl FromStr for DeviceArg {
 }
 
 impl DeviceArg {
+    /// The CPU, if it may be that.
+    fn without_gpu(self) -> anyhow::Result<Self> {
+        match self {
+            Self::Auto | Self::Cpu => Ok(Self::Cpu),
+            Self::Cuda(_) => Err(anyhow!("adapters run on the CPU only"))
+                .hint("leave --device out, or put the adapter into the weights with `puna merge`"),
+        }
+    }
+
     /// The device for tensors; `None` is the CPU with its kernels.
     fn open(self) -> anyhow::Result<Option<Device>> {
         match self {
@@ -174,6 +183,12 @@ pub(crate) struct Adapters {
 }
 
 impl ComputeArgs {
+    /// The same, on the CPU if there are adapters.
+    pub(crate) fn with_adapters(&self, adapters: usize) -> anyhow::Result<Self> {
+        let device = if adapters > 0 { self.device.without_gpu()? } else { self.device };
+        Ok(Self { device, ..self.clone() })
+    }
+
     /// How to load, and how many threads are running now.
     pub(crate) fn settings(&self) -> anyhow::Result<(LoadOptions, usize)> {
         let threads = threads::start(self.threads.map(NonZeroUsize::get));
@@ -198,7 +213,7 @@ impl ComputeArgs {
 
 impl RunArgs {
     pub(crate) fn settings(&self) -> anyhow::Result<RunSettings> {
-        let (load, threads) = self.compute.settings()?;
+        let (load, threads) = self.compute.with_adapters(self.adapter.len())?.settings()?;
         let adapters = Adapters { list: self.adapter.clone(), force: self.force };
         Ok(RunSettings { model: self.model.resolve()?, load, threads, adapters })
     }

@@ -108,6 +108,9 @@ pub enum ModelError {
         /// What CUDA said.
         source: Box<candle_core::Error>,
     },
+    /// A sequence with an adapter came to a decoder on a GPU.
+    #[error("adapters run on the CPU, and this model is on a GPU")]
+    AdapterOnGpu,
     /// The tokenizer is broken or does not fit the model.
     #[error(transparent)]
     Text(#[from] puna_text::TextError),

@@ -217,4 +217,8 @@ fn the_kv_cache_may_be_8_bit_and_a_gpu_that_is_not_there_is_an_error_with_a_hint
     assert!(unknown.stderr.contains("auto, cpu, cuda or cuda:N"), "{}", unknown.stderr);
     let absent = puna_with(&[&greedy[..], &["--device", "cuda:99"]].concat(), "");
     assert!(absent.stderr.contains("--features cuda"), "{}", absent.stderr);
+    let adapted = [&greedy[..], &["--device", "cuda", "--adapter", "somewhere"]].concat();
+    let adapted = puna_with(&adapted, "");
+    assert!(adapted.stderr.contains("adapters run on the CPU only"), "{}", adapted.stderr);
+    assert!(adapted.stderr.contains("puna merge"), "{}", adapted.stderr);
 }

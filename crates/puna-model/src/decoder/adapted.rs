@@ -19,6 +19,10 @@ impl Decoder {
         wanted: &[Logits],
         output: Output,
     ) -> Result<Vec<f32>, ModelError> {
+        // Their parameters and several of their operations are the CPU's.
+        if self.device.as_ref().is_some_and(|device| !device.is_cpu()) {
+            return Err(ModelError::AdapterOnGpu);
+        }
         // Before the first group has changed its caches.
         let vocab = self.config.vocab_size;
         let mut ids = segments.iter().flat_map(|segment| segment.tokens);

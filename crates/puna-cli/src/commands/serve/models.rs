@@ -86,7 +86,7 @@ struct Source {
 
 /// All models, found but not loaded.
 pub(super) fn specs(args: &Args) -> anyhow::Result<Vec<ModelSpec>> {
-    let (load, threads) = args.compute.settings()?;
+    let (load, threads) = args.compute.with_adapters(args.adapter.len())?.settings()?;
     let mut models = Vec::new();
     for choice in &args.model {
         let origin = model_ref::resolve(Some(&choice.model))?;
