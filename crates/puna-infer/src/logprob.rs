@@ -1,8 +1,9 @@
 //! Log-softmax: `log p_i = logit_i - log Σ_j exp(logit_j)`.
 //!
-//! The maximum is taken out first, so that no exponential overflows; exponentials are f32 and their
-//! sum f64, which keeps the error of a log-probability near 1e-7 for vocabularies of any size at a
-//! third of the cost of f64 exponentials. The same pass rejects logits that are not finite.
+//! The maximum is taken out first, so that no exponential overflows; exponentials are f32 and partial
+//! sums f64, which keeps the error of a log-probability near 1e-7 for vocabularies of any size. Logits
+//! that are not finite are rejected. Every sequence of a batch pays for this at every token, beside the
+//! GPU on one thread: it is a kernel.
 
 use crate::error::InferError;
 
@@ -14,20 +15,14 @@ use crate::error::InferError;
 /// # Errors
 /// [`InferError::NonFiniteLogit`] names the first logit that is NaN or infinite.
 pub fn log_sum_exp(logits: &[f32]) -> Result<f64, InferError> {
-    let mut max = f32::NEG_INFINITY;
-    for (token, &value) in logits.iter().enumerate() {
-        if !value.is_finite() {
-            return Err(InferError::NonFiniteLogit { token, value });
-        }
-        max = max.max(value);
+    // Without an early end, so that the loop is one of vectors; a vocabulary is long.
+    if logits.iter().fold(false, |bad, value| bad | !value.is_finite()) {
+        let found = logits.iter().position(|value| !value.is_finite());
+        let token = found.unwrap_or_default();
+        return Err(InferError::NonFiniteLogit { token, value: logits[token] });
     }
-    let mut sum = [0.0f64; 4];
-    for chunk in logits.chunks(4) {
-        for (lane, &value) in sum.iter_mut().zip(chunk) {
-            *lane += f64::from((value - max).exp());
-        }
-    }
-    Ok(f64::from(max) + sum.iter().sum::<f64>().ln())
+    let (max, sum) = puna_kernels::sum_exp(logits);
+    Ok(f64::from(max) + sum.ln())
 }
 
 /// The log-probability of `token` under `logits`, in nats.

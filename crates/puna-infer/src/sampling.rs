@@ -111,7 +111,7 @@ impl Sampler {
     }
 
     fn choose(&mut self, logits: &[f32]) -> Result<u32, InferError> {
-        let best = greedy(logits).ok_or(InferError::NoCandidate)?;
+        let best = puna_kernels::argmax(logits).ok_or(InferError::NoCandidate)?;
         if self.params.temperature == 0.0 {
             return Ok(best as u32);
         }
@@ -156,19 +156,6 @@ impl Sampler {
         }
         truncation::normalize(&mut self.candidates);
     }
-}
-
-/// Index of the largest logit, the lowest among equals; `None` if there is none above -∞.
-fn greedy(logits: &[f32]) -> Option<usize> {
-    let mut best = None;
-    let mut max = f32::NEG_INFINITY;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > max {
-            max = logit;
-            best = Some(token);
-        }
-    }
-    best
 }
 
 /// Draws by inverting the cumulative distribution; probabilities sum to one up to rounding.

@@ -117,6 +117,7 @@ pub struct Kernels {
     cap: unsafe fn(&mut [f32], f32),
     softmax_row: unsafe fn(&mut [f32]),
     log_softmax_row: unsafe fn(&[f32], &mut [f32]),
+    sum_exp_row: unsafe fn(&[f32], f32, &mut f64),
     attend: unsafe fn(&HeadTask),
     write_page: unsafe fn(&PageWrite),
 }
@@ -188,6 +189,8 @@ impl Kernels {
         fn adamw_part(w: &mut [f32], g: &[f32], moments: (&mut [f32], &mut [f32]), step: &AdamWStep);
         /// One row.
         fn log_softmax_row(x: &[f32], out: &mut [f32]);
+        /// One row.
+        fn sum_exp_row(x: &[f32], max: f32, out: &mut f64);
     }
 
     /// # Safety

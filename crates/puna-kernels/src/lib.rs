@@ -69,7 +69,7 @@ pub use quantize::{can_quantize, quantize_rows};
 pub use resident::{peak_rss_bytes, rss_bytes};
 pub use rope::{RopeTable, rope, rope_into};
 pub use router::top_k;
-pub use softmax::{log_softmax, softmax};
+pub use softmax::{argmax, log_softmax, softmax, sum_exp};
 pub use training::{
     AdamWStep, CrossEntropyRow, adamw, add, add_in_place, cross_entropy_row, gated_backward,
     rms_norm_backward, sum_of_squares,

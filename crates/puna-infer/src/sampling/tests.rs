@@ -1,7 +1,8 @@
 //! The sampler as a whole: order, determinism, frequencies, mirostat's target, errors.
 
-use super::{Mirostat2, Sampler, SamplingParams, greedy, penalties};
+use super::{Mirostat2, Sampler, SamplingParams, penalties};
 use crate::error::InferError;
+use puna_kernels::argmax;
 use serde_json::Value;
 
 fn logits(probs: &[f64]) -> Vec<f32> {
@@ -119,7 +120,7 @@ fn every_chain_of_warpers_gives_the_probabilities_of_transformers() {
         let history: Vec<u32> = list("history").iter().map(|&x| x as u32).collect();
         let mut sampler = Sampler::new(params).unwrap();
         penalties::apply(&sampler.params, &mut logits, &history).unwrap();
-        sampler.collect(&logits, logits[greedy(&logits).unwrap()]);
+        sampler.collect(&logits, logits[argmax(&logits).unwrap()]);
         sampler.truncate();
         let mut probs = vec![0.0; logits.len()];
         sampler.candidates.iter().for_each(|c| probs[c.token as usize] = c.prob);

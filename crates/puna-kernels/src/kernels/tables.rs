@@ -61,6 +61,7 @@ macro_rules! table {
                 cap(x: &mut [f32], cap: f32) = activation::cap;
                 softmax(x: &mut [f32]) = softmax::softmax_row;
                 log_softmax(x: &[f32], out: &mut [f32]) = softmax::log_softmax_row;
+                sum_exp(x: &[f32], max: f32, out: &mut f64) = softmax::sum_exp_row;
                 unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked) = blocks::unpack;
                 expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
                 attend(task: &HeadTask) = attention::attend;
@@ -123,6 +124,7 @@ macro_rules! table {
                 cap,
                 softmax_row: softmax,
                 log_softmax_row: log_softmax,
+                sum_exp_row: sum_exp,
                 attend,
                 write_page,
             };

@@ -44,6 +44,9 @@ fn softmax_and_its_logarithm_match_f64() {
             let (mut p, mut log) = (x.clone(), vec![0.0; n]);
             kernels.softmax(&mut p);
             kernels.log_softmax(&x, &mut log);
+            let (largest, total) = kernels.sum_exp(&x);
+            assert_eq!(largest, max);
+            close(total as f32, sum, 0.0, "sum of exponentials");
             for i in 0..n {
                 close(p[i], exp[i] / sum, 1e-37, "softmax");
                 close(log[i], f64::from(x[i] - max) - sum.ln(), 2e-7, "log_softmax");
