@@ -95,9 +95,9 @@ struct LimitArgs {
     /// Memory for keys and values, per model (with KiB, MiB or GiB; bytes otherwise)
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
     kv_memory: usize,
-    /// Prompt tokens per step while other sequences are answered
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
-    prefill_chunk: usize,
+    /// Prompt tokens per step while other sequences are answered [default: 64, on a GPU 512]
+    #[arg(long, value_name = "TOKENS")]
+    prefill_chunk: Option<usize>,
     /// Largest body of a request
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = size)]
     max_body_bytes: usize,
@@ -129,9 +129,16 @@ fn size(text: &str) -> Result<usize, String> {
     number.filter(|&bytes| bytes > 0).ok_or_else(|| "expected a size such as 512MiB".to_owned())
 }
 
+/// A GPU needs as long for some hundred tokens as for a few: in small chunks the prompts of 16 clients
+/// took it longer than their answers.
+const GPU_PREFILL_CHUNK: usize = 512;
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let config = config(args)?;
-    let specs = models::specs(args)?;
+    let mut config = config(args)?;
+    let (specs, load) = models::specs(args)?;
+    if load.device.is_some() && args.limits.prefill_chunk.is_none() {
+        config.scheduler.prefill_chunk = GPU_PREFILL_CHUNK;
+    }
     let names: Vec<String> = specs
         .iter()
         .flat_map(|spec| std::iter::once(spec.name.clone()).chain(spec.adapters.clone()))
@@ -151,12 +158,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 fn config(args: &Args) -> anyhow::Result<ServerConfig> {
     let Args { network, limits, .. } = args;
+    let defaults = SchedulerOptions::default();
     let scheduler = SchedulerOptions {
         max_sequences: limits.max_sequences,
         kv_bytes: limits.kv_memory,
         queue_length: limits.queue,
-        prefill_chunk: limits.prefill_chunk,
-        ..SchedulerOptions::default()
+        prefill_chunk: limits.prefill_chunk.unwrap_or(defaults.prefill_chunk),
+        ..defaults
     };
     scheduler.validate()?;
     if limits.max_prompt_tokens == Some(0) {

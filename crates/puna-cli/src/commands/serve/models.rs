@@ -84,8 +84,8 @@ struct Source {
     adapters: Vec<AdapterChoice>,
 }
 
-/// All models, found but not loaded.
-pub(super) fn specs(args: &Args) -> anyhow::Result<Vec<ModelSpec>> {
+/// All models, found but not loaded, and how they will be.
+pub(super) fn specs(args: &Args) -> anyhow::Result<(Vec<ModelSpec>, LoadOptions)> {
     let (load, threads) = args.compute.with_adapters(args.adapter.len())?.settings()?;
     let mut models = Vec::new();
     for choice in &args.model {
@@ -121,7 +121,7 @@ pub(super) fn specs(args: &Args) -> anyhow::Result<Vec<ModelSpec>> {
         });
         ModelSpec { name, load, adapters }
     };
-    Ok(models.into_iter().map(spec).collect())
+    Ok((models.into_iter().map(spec).collect(), load.clone()))
 }
 
 fn settings(model: ModelRef, load: &LoadOptions, threads: usize, force: bool) -> RunSettings {
