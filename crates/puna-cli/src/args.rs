@@ -45,8 +45,8 @@ pub(crate) struct ComputeArgs {
     kv_type: Option<KvTypeArg>,
 
     /// Where to compute: auto (the first GPU if puna was built with the feature cuda and finds one,
-    /// else the CPU, as with --adapter), cpu, cuda or cuda:N. On a GPU weights are expanded to bfloat16, with --exact
-    /// to float32
+    /// else the CPU; with adapters the CPU), cpu, cuda or cuda:N. On a GPU weights are expanded to
+    /// bfloat16, with --exact to float32
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceArg,
 

@@ -28,7 +28,7 @@ pub fn project(
     }
     let rows: Vec<usize> = matrices.iter().map(|m| m.weight.dims()[0]).collect();
     let total: usize = rows.iter().sum();
-    let y = input.kernels.alloc(input.tokens * total)?;
+    let y = input.kernels.output(DType::F32, (input.tokens, total))?;
     let mut arguments = input.arguments()?;
     for i in 0..3 {
         arguments = arguments.wide(matrices.get(i).map_or(Ok(0), |m| address_of(m.weight))?);
@@ -39,10 +39,9 @@ pub fn project(
     for i in 0..3 {
         arguments = arguments.int(rows.get(i).copied().unwrap_or(0));
     }
-    let mut arguments =
-        arguments.wide(optional(add)?).wide(input.kernels.address(&y)).int(input.cols);
+    let mut arguments = arguments.wide(optional(add)?).wide(address_of(&y)?).int(input.cols);
     input.launch("project", total, &mut arguments)?;
-    Ok(Some(input.kernels.tensor(y, (input.tokens, total))))
+    Ok(Some(y))
 }
 
 /// `act(gate(x)) · up(x)` of few tokens, which may be normalized first.
@@ -63,7 +62,7 @@ pub fn gate(
     if matrices[1].weight.dims()[0] != rows {
         return Ok(None);
     }
-    let y = input.kernels.alloc(input.tokens * rows)?;
+    let y = input.kernels.output(DType::F32, (input.tokens, rows))?;
     let mut arguments = input
         .arguments()?
         .wide(address_of(matrices[0].weight)?)
@@ -72,10 +71,10 @@ pub fn gate(
         .wide(optional(matrices[1].bias)?)
         .int(rows)
         .int(activation as usize)
-        .wide(input.kernels.address(&y))
+        .wide(address_of(&y)?)
         .int(input.cols);
     input.launch("gate", rows, &mut arguments)?;
-    Ok(Some(input.kernels.tensor(y, (input.tokens, rows))))
+    Ok(Some(y))
 }
 
 /// Rotates new queries where they lie, and writes rotated keys, and the values, to their places.
@@ -100,6 +99,7 @@ pub fn rotate(
     let (q_norm, k_norm) = rotation.norms;
     let fits = rotation.rotary_dim <= heads.dim
         && cos.elem_count() == tokens * (rotation.rotary_dim / 2)
+        && q_norm.zip(k_norm).is_none_or(|(q, k)| q.eps == k.eps)
         && [q_norm, k_norm].iter().flatten().all(|norm| norm.weight.elem_count() == heads.dim);
     if !floats(&[cos, sin]) || !fits {
         return Ok(None);

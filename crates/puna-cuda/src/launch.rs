@@ -249,12 +249,6 @@ impl Kernels {
         slice.device_ptr(&self.stream).0
     }
 
-    /// A tensor of memory that a kernel was told to write.
-    pub(crate) fn tensor(&self, values: CudaSlice<f32>, shape: (usize, usize)) -> Tensor {
-        let storage = CudaStorage::wrap_cuda_slice(values, self.device.clone());
-        Tensor::from((Storage::Cuda(storage), shape))
-    }
-
     /// Addresses of memory for `len` values, and of counters that are zero.
     pub(crate) fn scratch(&self, len: usize) -> Result<(u64, u64)> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);

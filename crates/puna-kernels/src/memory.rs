@@ -3,19 +3,6 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-/// Asks for all of what will be read soon. Short arrays that were pushed out of the caches are over
-/// before the hardware has seen that they are read in order.
-pub(crate) fn ask_for<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(values)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint that never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_byte_add(line).cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
-}
-
 /// Bytes that decoding streams through: they begin at a cache line, so that no vector load crosses
 /// two, and lie on huge pages where the system has them, since a page of 4 KiB every few hundred
 /// nanoseconds costs the walk of its address.

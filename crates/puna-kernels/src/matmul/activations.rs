@@ -4,7 +4,6 @@ use super::panel::{PanelProduct, PanelSource};
 use crate::blocks::{Layout, Zero};
 use crate::kernels::Kernels;
 use crate::matrix::Matrix;
-use crate::memory::ask_for;
 use crate::numbers::f32_to_bf16;
 use crate::parallel::{OutPtr, for_each_chunk_mut};
 use crate::pool;
@@ -71,7 +70,6 @@ impl Prepared {
         self.live_terms = 0;
         self.order = Some(OrderAt::of(order));
         self.reordered.resize(x.len(), 0.0);
-        ask_for(order);
         for_each_chunk_mut(
             &mut self.reordered,
             MIN_PARALLEL.div_ceil(cols) * cols,

@@ -6,7 +6,7 @@ use puna_testkit::random_tensor;
 
 /// Sums in another order, and exponentials of the GPU's own.
 const TOLERANCE: f32 = 2e-5;
-/// What is left of two bfloat16 products whose operands differ in float32's last bits.
+/// Values that were rounded to bfloat16, each by at most 2^-9 of itself and the sums of them by less.
 const BF16_TOLERANCE: f32 = 2e-2;
 
 fn tolerance(dtype: DType) -> f32 {
