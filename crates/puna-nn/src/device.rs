@@ -23,9 +23,7 @@ impl Linear {
         };
         Some(puna_cuda::Matrix { weight, bias })
     }
-}
 
-impl Linear {
     /// The layer for many tokens, which have the type of its weight already.
     fn multiplied(&self, x: &Tensor, add: Option<&Tensor>, pass: &Pass) -> Result<Tensor, NnError> {
         if let Some(puna_cuda::Matrix { weight, bias }) = self.matrix() {
