@@ -23,7 +23,8 @@ test('a plan is answered as the form changes, and the address keeps it', needsMo
       await page.locator('.card', { hasText: 'Memory' }).first().textContent(),
       /optimizer[\d.]+ GiB/,
     );
-    assert.match(page.url(), /#\/plan\?flops=5\.76e23&gpu=h100$/);
+    // Waited for: the browser tells of a new address after the page has written it.
+    await page.waitForURL(/#\/plan\?flops=5\.76e23&gpu=h100$/, { timeout: 5000 });
     await page.reload();
     await figure('GPU hours').waitFor();
     assert.ok((await page.locator('.chart .band').getAttribute('d')).length > 50);
