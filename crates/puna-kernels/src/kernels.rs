@@ -25,11 +25,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL, VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later).
     Avx512,
+    /// AVX-512 and AMX, tiles of bfloat16 and bytes (Sapphire Rapids and later).
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, the portable one first.
-    pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     fn is_available(self) -> bool {
         match self {
@@ -50,8 +52,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx512bf16")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512.is_available() && crate::amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
         }
     }
 }
@@ -151,6 +155,8 @@ impl Kernels {
             Isa::Avx2 => tables::AVX2,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => tables::AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => tables::AMX,
             _ => tables::SCALAR,
         })
     }

@@ -15,6 +15,8 @@
 #![expect(unsafe_code, reason = "intrinsics and raw pointers; every block states why it is sound")]
 
 mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod blocks;
 mod error;

@@ -68,7 +68,7 @@ impl MachineLimits {
     /// it).
     #[must_use]
     pub fn measure() -> Self {
-        let peaks = [Isa::Avx2, Isa::Avx512].into_iter().filter_map(peak).collect();
+        let peaks = [Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter_map(peak).collect();
         Self { threads: pool::threads(), read_bytes_per_sec: read_speed(), peaks }
     }
 
@@ -95,6 +95,8 @@ fn peak(isa: Isa) -> Option<IsaPeak> {
     let (f32, bf16, int8): (PeakLoop, Option<PeakLoop>, PeakLoop) = match isa {
         Isa::Avx2 => (x86::avx2_f32, None, x86::avx2_int8),
         Isa::Avx512 => (x86::avx512_f32, Some(x86::avx512_bf16), x86::avx512_int8),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => (x86::avx512_f32, Some(crate::amx::peak_bf16), crate::amx::peak_int8),
         Isa::Scalar => return None,
     };
     #[cfg(not(target_arch = "x86_64"))]
@@ -142,7 +144,7 @@ type Reader = unsafe fn(&[u8]) -> u64;
 fn reader() -> Reader {
     #[cfg(target_arch = "x86_64")]
     match Kernels::get().isa() {
-        Isa::Avx512 => return x86::avx512_read,
+        Isa::Avx512 | Isa::Amx => return x86::avx512_read,
         Isa::Avx2 => return x86::avx2_read,
         Isa::Scalar => {}
     }

@@ -94,7 +94,7 @@ macro_rules! table {
                 }
             }
 
-            pub(super) static KERNELS: Kernels = Kernels {
+            pub(super) const KERNELS: Kernels = Kernels {
                 isa: $isa,
                 panels: $p,
                 gemm_cols: $v * crate::simd::LANES,
@@ -148,3 +148,13 @@ table!(
         enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"
     )]]
 );
+
+#[cfg(target_arch = "x86_64")]
+pub(super) static AMX: &Kernels =
+    &Kernels { isa: Isa::Amx, gemm_block: amx_gemm_block, ..avx512::KERNELS };
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn amx_gemm_block(block: &Block) {
+    // SAFETY: by contract; a table is only used where the CPU has its instructions.
+    unsafe { crate::amx::gemm_block(AVX512, block) }
+}

@@ -155,6 +155,7 @@ impl Peak {
                 Isa::Scalar => "scalar",
                 Isa::Avx2 => "AVX2",
                 Isa::Avx512 => "AVX-512",
+                Isa::Amx => "AMX",
             },
             f32_flops_per_second: peak.f32_flops_per_sec,
             bf16_flops_per_second: peak.bf16_flops_per_sec,
