@@ -133,6 +133,10 @@ pub(crate) const STEPS: usize = 256;
 /// Rows of A that a task packs: with [`STEPS`] words each they stay in the second-level cache.
 const ROWS: usize = 96;
 
+/// The least and the most such rows with AMX, whose tiles are so quick that panels of B must meet many
+/// rows once they are in the first-level cache, and no row be packed twice.
+const AMX_ROWS: (usize, usize) = (32, 192);
+
 /// Columns of B that are packed at a time.
 const COLS: usize = 2048;
 
@@ -331,6 +335,13 @@ fn product(
     PANELS_OF_B.replace(room);
 }
 
+/// Rows of a task with AMX: even parts, some for each thread.
+fn amx_rows(m: usize, threads: usize) -> usize {
+    let (least, most) = AMX_ROWS;
+    let rounds = m.div_ceil(threads * most).max(4);
+    (m.div_ceil(threads * rounds) / least * least).clamp(least, most)
+}
+
 /// How elements become words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Words {
@@ -382,16 +393,22 @@ unsafe impl Sync for Part<'_> {}
 impl Part<'_> {
     /// All rows of A, over the pool.
     fn multiply(&self, kernels: &Kernels, m: usize) {
-        let row_tasks = m.div_ceil(ROWS);
         let panels = self.cols.len().div_ceil(kernels.gemm_cols);
         let threads =
             if m * self.cols.len() * self.inner.len() < MIN_PARALLEL { 1 } else { pool::threads() };
+        let rows_at_once = match self.words {
+            Words::Bf16Pairs if kernels.isa() == Isa::Amx => amx_rows(m, threads),
+            _ => ROWS,
+        };
+        let row_tasks = m.div_ceil(rows_at_once);
         // A few tasks per thread even out their speeds.
-        let split = if threads == 1 { 1 } else { (8 * threads).div_ceil(row_tasks).min(panels) };
+        let tasks = if rows_at_once == ROWS { 8 * threads } else { 3 * threads };
+        let split = if threads == 1 { 1 } else { tasks.div_ceil(row_tasks).min(panels) };
         let step = panels.div_ceil(split);
         let run = |task: usize| {
-            let (rows, part) = (task / split * ROWS, task % split * step);
-            self.multiply_rows(kernels, rows..m.min(rows + ROWS), part..panels.min(part + step));
+            let (first, part) = (task / split * rows_at_once, task % split * step);
+            let rows = first..m.min(first + rows_at_once);
+            self.multiply_rows(kernels, rows, part..panels.min(part + step));
         };
         if threads == 1 {
             (0..row_tasks * split).for_each(run);
