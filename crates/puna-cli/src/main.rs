@@ -29,6 +29,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[global_allocator]
+static HEAP: puna_kernels::LineAligned = puna_kernels::LineAligned;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     match commands::run(cli.command) {

@@ -12,8 +12,10 @@
 
 mod pack;
 mod panels;
+mod product;
 mod rounded;
 mod tile;
+mod tiles;
 
 pub(crate) use pack::{columns_to_words, rounded_columns_to_words, rows_to_words, transpose_words};
 pub(crate) use panels::{pack_panels, room};
@@ -23,10 +25,8 @@ pub(crate) use tile::{Block, block};
 use crate::kernels::{Isa, Kernels};
 use crate::line::Line;
 use crate::parallel::OutPtr;
-use crate::pool;
-use panels::pack_rows;
-use std::cell::RefCell;
-use std::ops::Range;
+use product::{Place, Span, product};
+use tiles::Right;
 
 /// What the operands are rounded to before they are multiplied; sums are float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,29 +126,8 @@ impl<'a> MatRef<'a> {
     }
 }
 
-/// Words along the inner dimension that are multiplied before C is written: a panel of B of this
-/// length stays in the first-level cache.
-pub(crate) const STEPS: usize = 256;
-
-/// Rows of A that a task packs: with [`STEPS`] words each they stay in the second-level cache.
-const ROWS: usize = 96;
-
-/// The least and the most such rows with AMX, whose tiles are so quick that panels of B must meet many
-/// rows once they are in the first-level cache, and no row be packed twice.
-const AMX_ROWS: (usize, usize) = (32, 192);
-
-/// Columns of B that are packed at a time.
-const COLS: usize = 2048;
-
 /// Products below this many multiplications are not worth waking threads for.
 const MIN_PARALLEL: usize = 64 * 1024;
-
-thread_local! {
-    /// A thread's packed rows of A.
-    static ROWS_OF_A: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-    /// The packed panels of B of the product that a thread has called for.
-    static PANELS_OF_B: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-}
 
 /// `C = A B` or `C += A B` for `A` `[m, k]`, `B` `[k, n]` and `C` `[m, n]` with rows `stride` apart.
 ///
@@ -203,12 +182,14 @@ impl PackedMatrix {
         b.check(k, n);
         let kernels = Kernels::get();
         let words = Words::of(elements, kernels);
-        let pack = |(cols, inner): (Range<usize>, Range<usize>)| {
+        let pack = |Span { cols, inner }| {
             let mut panels = Vec::new();
             pack_panels(kernels, words, &b, (inner, cols), &mut panels);
             panels
         };
-        Self { shape: (k, n), elements, pieces: pieces(words, (k, n)).map(pack).collect() }
+        let step = if in_tiles(words, kernels) { tiles::piece(k) } else { product::piece(words) };
+        let pieces = product::spans((k, n), step).map(pack).collect();
+        Self { shape: (k, n), elements, pieces }
     }
 
     /// Bytes that a packed matrix of this shape takes.
@@ -216,18 +197,6 @@ impl PackedMatrix {
     pub fn bytes((k, n): (usize, usize), elements: Elements) -> usize {
         4 * Words::of(elements, Kernels::get()).steps(k) * n
     }
-}
-
-/// Columns and inner range of the pieces in which a product goes through its right operand.
-fn pieces(
-    words: Words,
-    (k, n): (usize, usize),
-) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-    let step = STEPS * words.per_word();
-    (0..n).step_by(COLS).flat_map(move |col| {
-        let cols = col..n.min(col + COLS);
-        (0..k).step_by(step).map(move |first| (cols.clone(), first..k.min(first + step)))
-    })
 }
 
 /// [`gemm`] with a right operand that was packed before.
@@ -242,11 +211,19 @@ pub fn gemm_packed(
 ) {
     assert_eq!(b.shape, (k, n), "shape of the packed operand");
     let kernels = Kernels::get();
+    let Some(to) = place((m, n, k), c, stride, write) else { return };
+    a.check(m, k);
+    if in_tiles(Words::of(b.elements, kernels), kernels) {
+        return tiles::product(kernels, (m, n, k), (a, Right::Packed(b)), to);
+    }
     let mut packed = b.pieces.iter();
     let next = |_, _: &mut Vec<Line>| packed.next().map_or(std::ptr::null(), |p| p.as_ptr().cast());
-    if let Some(to) = place((m, n, k), c, stride, write) {
-        product(kernels, (m, n, k), a, to, b.elements, next);
-    }
+    product(kernels, (m, n, k), a, to, b.elements, next);
+}
+
+/// Whether products are made of tiles.
+fn in_tiles(words: Words, kernels: &Kernels) -> bool {
+    words == Words::Bf16Pairs && kernels.isa() == Isa::Amx
 }
 
 /// [`gemm`] with the kernels of an instruction set.
@@ -260,14 +237,6 @@ fn gemm_with(
     if let Some(to) = place((m, n, k), c, stride, write) {
         multiply(kernels, (m, n, k), operands, to, elements);
     }
-}
-
-/// Where a product goes.
-#[derive(Clone, Copy)]
-struct Place {
-    at: OutPtr,
-    stride: usize,
-    write: Write,
 }
 
 /// `c`, if there is something to multiply.
@@ -298,48 +267,15 @@ fn multiply(
     b.check(k, n);
     let words = Words::of(elements, kernels);
     assert!(b.stored == Stored::F32 || words == Words::Bf16Pairs, "rounded rows, float32 product");
-    let pack = |(cols, inner): (Range<usize>, Range<usize>), panels: &mut Vec<Line>| {
+    a.check(m, k);
+    if in_tiles(words, kernels) {
+        return tiles::product(kernels, (m, n, k), (a, Right::Matrix(b)), to);
+    }
+    let pack = |Span { cols, inner }, panels: &mut Vec<Line>| {
         pack_panels(kernels, words, &b, (inner, cols), panels);
         panels.as_ptr().cast()
     };
     product(kernels, (m, n, k), a, to, elements, pack);
-}
-
-/// A product whose panels `panels_of` gives, piece by piece.
-fn product(
-    kernels: &Kernels,
-    (m, n, k): (usize, usize, usize),
-    a: MatRef<'_>,
-    to: Place,
-    elements: Elements,
-    mut panels_of: impl FnMut((Range<usize>, Range<usize>), &mut Vec<Line>) -> *const u32,
-) {
-    a.check(m, k);
-    let words = Words::of(elements, kernels);
-    assert!(a.stored == Stored::F32 || words == Words::Bf16Pairs, "rounded rows, float32 product");
-    let mut room = PANELS_OF_B.take();
-    for (cols, inner) in pieces(words, (k, n)) {
-        let part = Part {
-            words,
-            a: &a,
-            panels: panels_of((cols.clone(), inner.clone()), &mut room),
-            steps: words.steps(inner.len()),
-            c: to.at.at(cols.start),
-            add: to.write == Write::Add || inner.start > 0,
-            inner,
-            cols,
-            stride: to.stride,
-        };
-        part.multiply(kernels, m);
-    }
-    PANELS_OF_B.replace(room);
-}
-
-/// Rows of a task with AMX: even parts, some for each thread.
-fn amx_rows(m: usize, threads: usize) -> usize {
-    let (least, most) = AMX_ROWS;
-    let rounds = m.div_ceil(threads * most).max(4);
-    (m.div_ceil(threads * rounds) / least * least).clamp(least, most)
 }
 
 /// How elements become words.
@@ -369,79 +305,6 @@ impl Words {
     /// Words of so many elements along the inner dimension.
     pub(crate) fn steps(self, elements: usize) -> usize {
         elements.div_ceil(self.per_word())
-    }
-}
-
-/// A piece of the inner dimension against some columns.
-struct Part<'a> {
-    words: Words,
-    a: &'a MatRef<'a>,
-    panels: *const u32,
-    inner: Range<usize>,
-    steps: usize,
-    cols: Range<usize>,
-    /// The first of the columns in the first row.
-    c: *mut f32,
-    stride: usize,
-    add: bool,
-}
-
-// SAFETY: the panels are only read while a product runs; rows and columns of c are disjoint
-// between tasks.
-unsafe impl Sync for Part<'_> {}
-
-impl Part<'_> {
-    /// All rows of A, over the pool.
-    fn multiply(&self, kernels: &Kernels, m: usize) {
-        let panels = self.cols.len().div_ceil(kernels.gemm_cols);
-        let threads =
-            if m * self.cols.len() * self.inner.len() < MIN_PARALLEL { 1 } else { pool::threads() };
-        let rows_at_once = match self.words {
-            Words::Bf16Pairs if kernels.isa() == Isa::Amx => amx_rows(m, threads),
-            _ => ROWS,
-        };
-        let row_tasks = m.div_ceil(rows_at_once);
-        // A few tasks per thread even out their speeds.
-        let tasks = if rows_at_once == ROWS { 8 * threads } else { 3 * threads };
-        let split = if threads == 1 { 1 } else { tasks.div_ceil(row_tasks).min(panels) };
-        let step = panels.div_ceil(split);
-        let run = |task: usize| {
-            let (first, part) = (task / split * rows_at_once, task % split * step);
-            let rows = first..m.min(first + rows_at_once);
-            self.multiply_rows(kernels, rows, part..panels.min(part + step));
-        };
-        if threads == 1 {
-            (0..row_tasks * split).for_each(run);
-        } else {
-            pool::run(row_tasks * split, run);
-        }
-    }
-
-    fn multiply_rows(&self, kernels: &Kernels, rows: Range<usize>, panels: Range<usize>) {
-        if panels.is_empty() {
-            return;
-        }
-        ROWS_OF_A.with_borrow_mut(|packed| {
-            let (at, a_row, a_step) =
-                pack_rows(kernels, self.words, self.a, (rows.clone(), self.inner.clone()), packed);
-            let first = panels.start * kernels.gemm_cols;
-            let block = Block {
-                words: self.words,
-                a: at,
-                a_row,
-                a_step,
-                rows: rows.len(),
-                b: self.panels.wrapping_add(first * self.steps),
-                b_panel: self.steps * kernels.gemm_cols,
-                cols: self.cols.len().min(panels.end * kernels.gemm_cols) - first,
-                steps: self.steps,
-                c: self.c.wrapping_add(rows.start * self.stride + first),
-                c_stride: self.stride,
-                add: self.add,
-            };
-            // SAFETY: both operands were packed for this shape, and `gemm` checked that C has it.
-            unsafe { kernels.gemm_block(&block) }
-        });
     }
 }
 

@@ -62,7 +62,7 @@ pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix,
     MatrixData, nibble_place, nibble_row_bytes, panel_bytes,
 };
-pub use memory::{StreamBytes, prepare_heap};
+pub use memory::{LineAligned, StreamBytes, prepare_heap};
 pub use norm::rms_norm;
 pub use panels::{GroupScales, PackedGroups, pack_groups, pack_panels};
 pub use parallel::{for_each_chunk_mut, zeros};

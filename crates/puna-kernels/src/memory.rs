@@ -1,7 +1,57 @@
 //! Where memory lies: what the C library does with what is given back, and bytes that are streamed.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+
+/// The system's allocator, with every allocation of a KiB or more at the beginning of a cache line.
+/// glibc's begin 16 bytes behind it, so that each load and store of 64 bytes crosses two lines:
+/// products in tiles then take a third longer.
+///
+/// Zeros of [`LAZY_ZEROS`] and more stay where they are, as the system gives them without touching
+/// their pages; so does what grows in place.
+pub struct LineAligned;
+
+/// Bytes from which glibc maps zeros from the system, with [`prepare_heap`] as without.
+const LAZY_ZEROS: usize = 32 << 20;
+
+/// Bytes from which allocations begin at a line.
+const ALIGNED: usize = 1024;
+
+/// The layout that is asked of the system.
+#[inline]
+fn at_a_line(layout: Layout) -> Layout {
+    if cfg!(unix) && layout.size() >= ALIGNED {
+        layout.align_to(size_of::<crate::line::Line>()).unwrap_or(layout)
+    } else {
+        layout
+    }
+}
+
+// SAFETY: all is the system's allocator, asked for more alignment than the caller wants. On Unix,
+// where alone that happens, it frees and grows memory whatever its alignment.
+unsafe impl GlobalAlloc for LineAligned {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(at_a_line(layout)) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let lazy = layout.size() >= LAZY_ZEROS;
+        // SAFETY: as the caller's.
+        unsafe { System.alloc_zeroed(if lazy { layout } else { at_a_line(layout) }) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as the caller's.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
 
 /// Bytes that decoding streams through: they begin at a cache line, so that no vector load crosses
 /// two, and lie on huge pages where the system has them, since a page of 4 KiB every few hundred
@@ -194,6 +244,25 @@ mod glibc {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_allocations_begin_at_a_line_and_grow_and_shrink() {
+        for size in [16, 1024, 5000, 1 << 20, 40 << 20] {
+            let layout = Layout::from_size_align(size, 4).unwrap();
+            // SAFETY: what is written lies within the allocation, which is freed once.
+            unsafe {
+                let at = LineAligned.alloc(layout);
+                assert!(!at.is_null() && (size < ALIGNED || at.addr().is_multiple_of(64)));
+                at.write_bytes(7, size);
+                let at = LineAligned.realloc(at, layout, 2 * size);
+                assert!(std::slice::from_raw_parts(at, size).iter().all(|byte| *byte == 7));
+                LineAligned.dealloc(at, Layout::from_size_align(2 * size, 4).unwrap());
+                let zeros = LineAligned.alloc_zeroed(layout);
+                assert!(std::slice::from_raw_parts(zeros, size).iter().all(|byte| *byte == 0));
+                LineAligned.dealloc(zeros, layout);
+            }
+        }
+    }
 
     #[test]
     fn streamed_bytes_begin_at_a_line_and_are_zero() {

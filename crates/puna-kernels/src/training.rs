@@ -42,9 +42,20 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
     let mut parts = vec![0f64; x.len().div_ceil(CHUNK)];
     for_each_chunk_mut(&mut parts, 1, |i, part| {
         let x = &x[i * CHUNK..x.len().min((i + 1) * CHUNK)];
-        part[0] = x.chunks(256).map(|x| f64::from(x.iter().map(|v| v * v).sum::<f32>())).sum();
+        part[0] = x.chunks(256).map(|x| f64::from(few_squares(x))).sum();
     });
     parts.iter().sum()
+}
+
+/// Lanes side by side, as one sum after another waits for each addition.
+fn few_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane += x * x);
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, x)| *lane += x * x);
+    lanes.iter().sum()
 }
 
 /// The gradients of gate and up of `out = act(gate) * up`, in new memory.

@@ -123,7 +123,7 @@ unsafe fn transposed(block: &Block, own: &mut Vec<Line>) -> Left {
         unsafe {
             let s = Avx512::assume();
             let from = block.a.add(group * ROWS);
-            let mut put = |tile: usize, from: *const u32, stride: usize| {
+            let put = |tile: usize, from: *const u32, stride: usize| {
                 for row in (0..ROWS).step_by(4) {
                     let rows = s.rows16(from.add(row).cast(), 4 * stride);
                     let out = at.add((group * tiles + tile) * TILE + row * WORDS);

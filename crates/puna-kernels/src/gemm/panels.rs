@@ -1,11 +1,17 @@
 //! Corners of operands, packed: B into panels of columns, A into rows or columns of words.
 
-use super::{MIN_PARALLEL, MatRef, Order, ROWS_OF_A, Stored, Words};
+use super::{MIN_PARALLEL, MatRef, Order, Stored, Words};
 use crate::kernels::Kernels;
 use crate::line::Line;
 use crate::parallel::OutPtr;
 use crate::pool;
+use std::cell::RefCell;
 use std::ops::Range;
+
+thread_local! {
+    /// A panel's rows of words before they are transposed.
+    static ROWS_OF_PANEL: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Makes room for so many words.
 pub(crate) fn room(lines: &mut Vec<Line>, words: usize) -> *mut u32 {
@@ -42,6 +48,28 @@ pub(crate) fn pack_panels(
     }
 }
 
+/// [`pack_panels`] on the calling thread.
+///
+/// # Safety
+/// There must be room for all panels at `out`.
+pub(super) unsafe fn pack_panels_here(
+    kernels: &Kernels,
+    words: Words,
+    b: &MatRef<'_>,
+    (inner, cols): (Range<usize>, Range<usize>),
+    mut out: *mut u32,
+) {
+    let panel = kernels.gemm_cols * words.steps(inner.len());
+    for first in cols.clone().step_by(kernels.gemm_cols) {
+        let cols = first..cols.end.min(first + kernels.gemm_cols);
+        // SAFETY: by contract.
+        unsafe {
+            pack_panel(kernels, words, b, (inner.clone(), cols), out);
+            out = out.add(panel);
+        }
+    }
+}
+
 /// One panel.
 ///
 /// # Safety
@@ -59,7 +87,7 @@ unsafe fn pack_panel(
             // SAFETY: room by contract.
             unsafe { pack_columns(kernels, words, b, (inner, cols), (out, width)) }
         }
-        Order::Columns => ROWS_OF_A.with_borrow_mut(|scratch| {
+        Order::Columns => ROWS_OF_PANEL.with_borrow_mut(|scratch| {
             let scratch = room(scratch, width * steps);
             // SAFETY: the corner lies in the checked operand, the scratch holds `width` rows of
             // words; room by contract.

@@ -9,6 +9,17 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
+/// Word `i` of a first half beside word `i` of a second one.
+static PAIRS: [u16; 32] = {
+    let mut words = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        words[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    words
+};
+
 /// Safe methods made of one intrinsic expression.
 macro_rules! arithmetic {
     ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {$(
@@ -74,11 +85,8 @@ impl Simd for Avx512 {
         fn dot4(acc: __m512i, w: __m512i, x: __m512i, _width: Width) -> __m512i =
             _mm512_dpbusd_epi32(acc, w, x);
         fn pair_bf16(low: __m512, high: __m512) -> __m512i = {
-            let word = |v| {
-                let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-                _mm512_cvtepu16_epi32(rounded)
-            };
-            _mm512_or_si512(word(low), _mm512_slli_epi32::<16>(word(high)))
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_permutexvar_epi16(_mm512_loadu_si512(PAIRS.as_ptr().cast()), both)
         };
         fn round_bf16(a: __m512, b: __m512) -> __m512i =
             std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));

@@ -1,0 +1,214 @@
+//! The walk of a product whose blocks are multiplied in tiles (AMX): moving data takes the time.
+//!
+//! A core reads what another has just written an order of magnitude more slowly than its own cache.
+//! So each thread packs the panels of B that it multiplies itself and keeps them in its second-level
+//! cache, where they meet a few rows of A after another. Threads begin with different columns and
+//! help each other out when theirs are done. Nothing of this shows in the results: every output is
+//! summed over the same pieces in the same order.
+
+use super::panels::{pack_panels_here, pack_rows};
+use super::product::{COLS, Place};
+use super::{Block, MIN_PARALLEL, MatRef, Order, PackedMatrix, Stored, Words, Write};
+use crate::kernels::Kernels;
+use crate::line::Line;
+use crate::pool;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Most elements along the inner dimension that are multiplied before C is written: a panel of B of
+/// at most 32 KiB in the first-level cache.
+const PIECE: usize = 512;
+
+/// Elements along the inner dimension whose panels are packed at a time.
+const ROUND: usize = 2304;
+
+/// Words of panels that a thread keeps: half of a second-level cache of 2 MiB.
+const PANELS: usize = 256 * 1024;
+
+/// Outputs that a thread takes at a time: half a MiB that stays in its cache from piece to piece.
+const OUTPUTS: usize = 128 * 1024;
+
+/// Columns of a panel: two tiles.
+const WIDTH: usize = 32;
+
+/// Panels of the columns that are packed together in a [`PackedMatrix`].
+const CHUNK: usize = COLS / WIDTH;
+
+/// The right operand.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    Matrix(MatRef<'a>),
+    Packed(&'a PackedMatrix),
+}
+
+/// Elements along the inner dimension of a piece: even parts of whole tiles.
+pub(super) fn piece(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(PIECE).max(1)).next_multiple_of(32)
+}
+
+/// Packed operands of one thread.
+#[derive(Default)]
+struct Own {
+    panels: Vec<Line>,
+    /// Which product, round and columns the panels are of.
+    of: (u64, usize, usize),
+    rows: Vec<Line>,
+}
+
+thread_local! {
+    static OWN: RefCell<Own> = RefCell::default();
+}
+
+/// Some pieces of the inner dimension of a product.
+struct Round<'a> {
+    kernels: &'a Kernels,
+    /// Number of the product, of 1 and more, and of the round.
+    id: (u64, usize),
+    a: &'a MatRef<'a>,
+    right: Right<'a>,
+    /// The first piece among all, and the pieces.
+    first: usize,
+    pieces: &'a [Range<usize>],
+    /// Pieces of the whole inner dimension.
+    all: usize,
+    /// Panels that a thread keeps at a time.
+    blocks: &'a [Range<usize>],
+    shape: (usize, usize),
+    to: Place,
+}
+
+/// `C = A B` or `C += A B` for operands that are multiplied as bfloat16.
+pub(super) fn product(
+    kernels: &Kernels,
+    (m, n, k): (usize, usize, usize),
+    (a, right): (MatRef<'_>, Right<'_>),
+    to: Place,
+) {
+    static PRODUCTS: AtomicU64 = AtomicU64::new(1);
+    let product = PRODUCTS.fetch_add(1, Ordering::Relaxed);
+    let threads = if m * n * k < MIN_PARALLEL { 1 } else { pool::threads() };
+    let step = piece(k);
+    let pieces: Vec<Range<usize>> =
+        (0..k).step_by(step).map(|first| first..k.min(first + step)).collect();
+    let at_once = pieces.len().div_ceil(k.div_ceil(ROUND));
+    let in_place = a.order == Order::Rows && a.stored == Stored::Bf16Pairs;
+    // Rows that must be packed are packed for each block of columns.
+    let least = if in_place || n > m { threads } else { 1 };
+    let blocks = blocks(n.div_ceil(WIDTH), (PANELS / WIDTH / (at_once * step / 2)).max(1), least);
+    let most = (OUTPUTS / (WIDTH * blocks[0].len())).clamp(2 * WIDTH, 512);
+    let row_tasks = m.div_ceil(most).max((4 * threads).div_ceil(blocks.len()).min(m.div_ceil(WIDTH)));
+    let rows = m.div_ceil(row_tasks).next_multiple_of(WIDTH);
+    let row_tasks = m.div_ceil(rows);
+    for (number, part) in pieces.chunks(at_once).enumerate() {
+        let round = Round {
+            kernels,
+            id: (product, number),
+            a: &a,
+            right,
+            first: number * at_once,
+            pieces: part,
+            all: pieces.len(),
+            blocks: &blocks,
+            shape: (m, n),
+            to,
+        };
+        let next: Vec<AtomicUsize> = blocks.iter().map(|_| AtomicUsize::new(0)).collect();
+        let work = |worker: usize| {
+            for turn in 0..blocks.len() {
+                let block = (worker * blocks.len() / threads + turn) % blocks.len();
+                loop {
+                    let task = next[block].fetch_add(1, Ordering::Relaxed);
+                    if task >= row_tasks {
+                        break;
+                    }
+                    round.multiply(block, task * rows..m.min((task + 1) * rows));
+                }
+            }
+        };
+        if threads == 1 {
+            work(0);
+        } else {
+            pool::run(threads, work);
+        }
+    }
+}
+
+/// Even blocks of at most so many panels, none across columns that are packed together, at least
+/// `least` of them where there are as many panels.
+fn blocks(panels: usize, most: usize, least: usize) -> Vec<Range<usize>> {
+    let most = most.min(panels.div_ceil(least)).max(1);
+    let mut blocks = Vec::new();
+    for first in (0..panels).step_by(CHUNK) {
+        let len = CHUNK.min(panels - first);
+        let step = len.div_ceil(len.div_ceil(most));
+        blocks.extend((0..len).step_by(step).map(|at| first + at..first + len.min(at + step)));
+    }
+    blocks
+}
+
+impl Round<'_> {
+    /// Some rows against a block of panels.
+    fn multiply(&self, block: usize, rows: Range<usize>) {
+        let ((_, n), panels) = (self.shape, self.blocks[block].clone());
+        let cols = panels.start * WIDTH..n.min(panels.end * WIDTH);
+        OWN.with_borrow_mut(|own| {
+            self.pack(block, &cols, own);
+            let mut packed = own.panels.as_ptr().cast::<u32>();
+            for (number, inner) in self.pieces.iter().enumerate() {
+                let steps = Words::Bf16Pairs.steps(inner.len());
+                let b = match self.right {
+                    Right::Matrix(_) => packed,
+                    Right::Packed(matrix) => {
+                        let chunk = panels.start / CHUNK;
+                        let piece = &matrix.pieces[chunk * self.all + self.first + number];
+                        let skip = (panels.start - chunk * CHUNK) * WIDTH * steps;
+                        piece.as_ptr().cast::<u32>().wrapping_add(skip)
+                    }
+                };
+                packed = packed.wrapping_add(panels.len() * WIDTH * steps);
+                let corner = (rows.clone(), inner.clone());
+                let (a, a_row, a_step) =
+                    pack_rows(self.kernels, Words::Bf16Pairs, self.a, corner, &mut own.rows);
+                let block = Block {
+                    words: Words::Bf16Pairs,
+                    a,
+                    a_row,
+                    a_step,
+                    rows: rows.len(),
+                    b,
+                    b_panel: steps * WIDTH,
+                    cols: cols.len(),
+                    steps,
+                    c: self.to.at.at(rows.start * self.to.stride + cols.start),
+                    c_stride: self.to.stride,
+                    add: self.to.write == Write::Add || inner.start > 0,
+                };
+                // SAFETY: both operands are packed for this shape, and `gemm` checked that C has
+                // it; no other task has these rows and columns.
+                unsafe { self.kernels.gemm_block(&block) }
+            }
+        });
+    }
+
+    /// Packs this thread's panels of a block, if it does not have them yet.
+    fn pack(&self, block: usize, cols: &Range<usize>, own: &mut Own) {
+        let Right::Matrix(b) = &self.right else { return };
+        let of = (self.id.0, self.id.1, block);
+        if own.of == of {
+            return;
+        }
+        own.of = of;
+        let words = Words::Bf16Pairs;
+        let panels = cols.len().div_ceil(WIDTH);
+        let all: usize = self.pieces.iter().map(|inner| words.steps(inner.len())).sum();
+        let mut at = super::room(&mut own.panels, panels * WIDTH * all);
+        for inner in self.pieces {
+            // SAFETY: there is room for the panels of all pieces.
+            at = unsafe {
+                pack_panels_here(self.kernels, words, b, (inner.clone(), cols.clone()), at);
+                at.add(panels * WIDTH * words.steps(inner.len()))
+            };
+        }
+    }
+}
