@@ -38,6 +38,19 @@ fn outside(row: &mut [f32], (first, end): (u32, u32), value: f32) {
     row[end as usize..].fill(value);
 }
 
+/// Where the vectors begin that hold something visible.
+#[inline(always)]
+fn vectors((first, end): (u32, u32)) -> impl Iterator<Item = usize> {
+    (first as usize / LANES * LANES..end as usize).step_by(LANES)
+}
+
+/// Zero in all other vectors.
+#[inline(always)]
+fn outside_vectors(row: &mut [f32], (first, end): (u32, u32)) {
+    row[..first as usize / LANES * LANES].fill(0.0);
+    row[(end as usize).next_multiple_of(LANES)..].fill(0.0);
+}
+
 /// # Safety
 /// The pointers must cover the tile's shape.
 #[inline(always)]
@@ -57,7 +70,7 @@ pub(crate) unsafe fn softmax_tile<S: Simd>(s: S, tile: &SoftmaxTile<'_>) {
             continue;
         }
         let p = row.as_mut_ptr();
-        for at in (0..tile.width).step_by(LANES) {
+        for at in vectors(visible) {
             // SAFETY: whole vectors of the row.
             unsafe { s.store(p.add(at), transform(s, s.load(p.add(at)), &tile.transform).0) }
         }
@@ -66,8 +79,9 @@ pub(crate) unsafe fn softmax_tile<S: Simd>(s: S, tile: &SoftmaxTile<'_>) {
         let rescale = (*max - largest).exp();
         let shift = s.splat(largest);
         let mut total = s.splat(0.0);
+        outside_vectors(row, visible);
         let p = row.as_mut_ptr();
-        for at in (0..tile.width).step_by(LANES) {
+        for at in vectors(visible) {
             // SAFETY: whole vectors of the row.
             unsafe {
                 let value = math::exp(s, s.sub(s.load(p.add(at)), shift));
@@ -109,7 +123,7 @@ pub(crate) unsafe fn gradient_tile<S: Simd>(s: S, tile: &GradientTile<'_>) {
         let (p, d) =
             unsafe { (tile.scores.add(r * tile.width), tile.d_scores.add(r * tile.width)) };
         let (log, delta) = (s.splat(tile.logs[r]), s.splat(tile.deltas[r]));
-        for at in (0..tile.width).step_by(LANES) {
+        for at in vectors(visible) {
             // SAFETY: whole vectors of the rows.
             unsafe {
                 let (score, slope) = transform(s, s.load(p.add(at)), &tile.transform);

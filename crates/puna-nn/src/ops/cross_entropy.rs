@@ -7,6 +7,7 @@
 //! (arXiv:2204.02311) `dz` has the further term `2 c s log Z · softmax(z)`.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use candle_core::{Device, Tensor};
 use puna_kernels::{
@@ -117,7 +118,11 @@ fn chunks(
     // Positions without a target cost nothing.
     let wanted: Vec<usize> = (0..of.targets.len()).filter(|&n| of.targets[n].is_some()).collect();
     let chunk = positions_at_once(vocab);
-    let mut logits = puna_kernels::zeros(chunk.min(wanted.len()) * vocab);
+    let mut room = ROOM.take();
+    let needed = chunk.min(wanted.len()) * vocab;
+    if room.len() < needed {
+        room = puna_kernels::zeros(needed);
+    }
     let mut sum = LossSum::default();
     // Packing pays from three products on.
     let packed = if wanted.len() > 2 * chunk {
@@ -127,7 +132,7 @@ fn chunks(
     };
     for wanted in wanted.chunks(chunk) {
         let rows = gathered(x, wanted, width); // [n, C]
-        let logits = &mut logits[..wanted.len() * vocab]; // [n, V]
+        let logits = &mut room[..wanted.len() * vocab]; // [n, V]
         let shape = (wanted.len(), vocab, width);
         match &packed.forward {
             Some(head) => {
@@ -139,13 +144,13 @@ fn chunks(
                 gemm(shape, operands, (logits, vocab), Write::Set, elements);
             }
         }
-        sum += row_losses(logits, (wanted, vocab), of);
+        // Two products read the gradients: better rounded once.
+        let rounded = takes_rounded(elements) && !dx.is_empty();
+        sum += row_losses(logits, (wanted, vocab), of, rounded);
         if dx.is_empty() {
             continue;
         }
-        // Two products read them: better rounded once.
-        let d_logits = if takes_rounded(elements) {
-            round_rows(logits, vocab);
+        let d_logits = if rounded {
             MatRef::rounded_rows(logits, vocab)
         } else {
             MatRef::rows(logits, vocab)
@@ -172,7 +177,14 @@ fn chunks(
             weight_gradient(parameter, d_logits, rows, elements);
         }
     }
+    ROOM.set(room);
     sum
+}
+
+thread_local! {
+    /// The logits of a chunk, for the next one: memory of this size, given back and taken again, comes
+    /// as pages that the system fills with zeros.
+    static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// The head's weight as both products want it, for all chunks; not where that would take much memory.
@@ -215,11 +227,12 @@ fn gathered<'a>(x: &'a [f32], wanted: &[usize], width: usize) -> Cow<'a, [f32]> 
     }
 }
 
-/// Logits to their gradients, over the pool.
+/// Logits to their gradients, over the pool; `rounded`: as [`round_rows`] leaves them.
 fn row_losses(
     logits: &mut [f32],
     (wanted, vocab): (&[usize], usize),
     of: &CrossEntropy<'_>,
+    rounded: bool,
 ) -> LossSum {
     let losses: Vec<std::sync::Mutex<(f32, f32)>> =
         wanted.iter().map(|_| Default::default()).collect();
@@ -229,6 +242,9 @@ fn row_losses(
         let (weight, z_loss, softcap) = (of.scale, of.z_loss, of.softcap);
         let row = CrossEntropyRow { target, weight, z_loss, softcap };
         let loss = cross_entropy_row(logits, &row);
+        if rounded {
+            round_rows(logits, vocab);
+        }
         if let Ok(mut slot) = losses[i].lock() {
             *slot = loss;
         }
