@@ -256,6 +256,17 @@ fn place(
     (m > 0 && n > 0 && k > 0).then(|| Place { at: OutPtr::new(c), stride, write })
 }
 
+/// [`gemm`] of operands that are bfloat16 already, into outputs that the caller vouches for.
+pub(crate) fn gemm_to(
+    kernels: &Kernels,
+    shape: (usize, usize, usize),
+    operands: (MatRef<'_>, MatRef<'_>),
+    (at, stride): (OutPtr, usize),
+    write: Write,
+) {
+    multiply(kernels, shape, operands, Place { at, stride, write }, Elements::Bf16);
+}
+
 /// A product of operands that are not packed.
 fn multiply(
     kernels: &Kernels,

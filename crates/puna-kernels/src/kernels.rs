@@ -33,6 +33,17 @@ impl Isa {
     /// Every instruction set, the portable one first.
     pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
+    /// How the environment variable `PUNA_ISA` names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
+        }
+    }
+
     fn is_available(self) -> bool {
         match self {
             Isa::Scalar => true,
@@ -139,11 +150,15 @@ macro_rules! call {
 }
 
 impl Kernels {
-    /// The best table of this machine.
+    /// The best table of this machine, or the best up to the instruction set that the environment
+    /// variable `PUNA_ISA` names ([`Isa::name`]); another name there says nothing.
     pub fn get() -> &'static Kernels {
         static BEST: std::sync::OnceLock<&'static Kernels> = std::sync::OnceLock::new();
         BEST.get_or_init(|| {
-            let best = Isa::ALL.iter().rev().find_map(|&isa| Self::for_isa(isa));
+            let most = std::env::var("PUNA_ISA").ok();
+            let most = Isa::ALL.iter().position(|isa| most.as_deref() == Some(isa.name()));
+            let wanted = &Isa::ALL[..most.map_or(Isa::ALL.len(), |index| index + 1)];
+            let best = wanted.iter().rev().find_map(|&isa| Self::for_isa(isa));
             best.unwrap_or(tables::SCALAR)
         })
     }

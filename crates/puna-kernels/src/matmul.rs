@@ -16,6 +16,7 @@ mod panel;
 mod tokens;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
+use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, float_tile};
 pub use input::{Input, InputBuffers, Output};
 pub(crate) use panel::{PanelTile, panel_tile};

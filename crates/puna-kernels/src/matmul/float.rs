@@ -16,7 +16,7 @@ const PIECE_BYTES: usize = 4096;
 const STREAMED_ROWS: usize = 32;
 
 /// Up to so many tokens weights are streamed from memory, once, and the tokens stay in the cache.
-const FEW_TOKENS: usize = 8;
+pub(super) const FEW_TOKENS: usize = 8;
 
 /// Rows that stay in the second-level cache while the tokens pass by.
 const ROW_BLOCK: usize = 64;

@@ -50,6 +50,12 @@ impl AlignedTokens {
         self.lines.as_ptr().cast()
     }
 
+    /// All tokens with what lies between them, as words of any type.
+    pub(super) fn as_words(&self) -> &[f32] {
+        // SAFETY: lines are plain bytes, and every pattern of bits is a float.
+        unsafe { self.lines.align_to().1 }
+    }
+
     /// Bytes from one token to the next.
     pub(super) fn stride(&self) -> usize {
         self.step * size_of::<Line>()
