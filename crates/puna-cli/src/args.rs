@@ -40,6 +40,12 @@ pub(crate) struct ComputeArgs {
     /// slower steps (by default they are interleaved for the products)
     #[arg(long)]
     no_repack: bool,
+
+    /// Read prompts of bfloat16 models in tiles where the processor has them (AMX): several times
+    /// as fast, but the last bits of a result then depend on how a prompt is cut and batched
+    #[arg(long)]
+    prompt_tiles: bool,
+
     /// How keys and values of past tokens are stored [default: f16, f32 with --exact]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvTypeArg>,
@@ -192,6 +198,7 @@ impl ComputeArgs {
     /// How to load, and how many threads are running now.
     pub(crate) fn settings(&self) -> anyhow::Result<(LoadOptions, usize)> {
         let threads = threads::start(self.threads.map(NonZeroUsize::get));
+        puna_kernels::set_prompt_tiles(self.prompt_tiles);
         let precision = if self.exact { Precision::Exact } else { Precision::Fast };
         let mut load = LoadOptions::new(precision);
         if self.no_repack {

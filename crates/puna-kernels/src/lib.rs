@@ -57,7 +57,7 @@ pub use gemm::{
 };
 pub use kernels::{Isa, Kernels};
 pub use machine::{IsaPeak, MachineLimits};
-pub use matmul::{Input, InputBuffers, Output, Precision, matmul};
+pub use matmul::{Input, InputBuffers, Output, Precision, matmul, set_prompt_tiles};
 pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix,
     MatrixData, nibble_place, nibble_row_bytes, panel_bytes,

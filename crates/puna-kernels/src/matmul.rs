@@ -18,7 +18,7 @@ mod tokens;
 pub(crate) use activations::{quantize_activations, round_bf16};
 use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, float_tile};
-pub use input::{Input, InputBuffers, Output};
+pub use input::{Input, InputBuffers, Output, set_prompt_tiles};
 pub(crate) use panel::{PanelTile, panel_tile};
 
 use crate::blocks::layout;

@@ -34,11 +34,8 @@ pub(crate) unsafe fn gemm_block(avx512: &Kernels, block: &Block) {
     TILES_OF_A.with_borrow_mut(|own| {
         // SAFETY: by contract.
         unsafe {
-            let left = if block.a_step == 1 {
-                Left::rows(block, own)
-            } else {
-                transposed(block, own)
-            };
+            let left =
+                if block.a_step == 1 { Left::rows(block, own) } else { transposed(block, own) };
             let pairs = block.rows / (2 * ROWS);
             if pairs > 0 {
                 let _tiles = Tiles::configure(&FULL);

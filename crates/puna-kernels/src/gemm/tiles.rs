@@ -97,7 +97,8 @@ pub(super) fn product(
     let least = if in_place || n > m { threads } else { 1 };
     let blocks = blocks(n.div_ceil(WIDTH), (PANELS / WIDTH / (at_once * step / 2)).max(1), least);
     let most = (OUTPUTS / (WIDTH * blocks[0].len())).clamp(2 * WIDTH, 512);
-    let row_tasks = m.div_ceil(most).max((4 * threads).div_ceil(blocks.len()).min(m.div_ceil(WIDTH)));
+    let row_tasks =
+        m.div_ceil(most).max((4 * threads).div_ceil(blocks.len()).min(m.div_ceil(WIDTH)));
     let rows = m.div_ceil(row_tasks).next_multiple_of(WIDTH);
     let row_tasks = m.div_ceil(rows);
     for (number, part) in pieces.chunks(at_once).enumerate() {

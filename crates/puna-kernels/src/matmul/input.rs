@@ -4,11 +4,24 @@ use super::activations::Prepared;
 use super::tokens::AlignedTokens;
 use super::{FEW_TOKENS, Path, Ready, Target, choose};
 use crate::gemm::{MatRef, Write, gemm_to};
-use crate::{Isa, Precision};
 use crate::kernels::{FloatPair, Kernels};
 use crate::matrix::Matrix;
 use crate::parallel::{Grid, OutPtr};
 use crate::pool;
+use crate::{Isa, Precision};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// See [`set_prompt_tiles`].
+static PROMPT_TILES: AtomicBool = AtomicBool::new(false);
+
+/// Chooses whether products of bfloat16 weights with more than eight tokens are made of tiles on
+/// processors that have them (AMX), for [`Precision::Fast`]: a prompt is read four times as fast, but
+/// the last bits of a token then depend on how many others are computed with it. One token, for which
+/// rows stream from memory one by one, would be an eighth slower in tiles. Quantized weights and
+/// training are not concerned.
+pub fn set_prompt_tiles(wanted: bool) {
+    PROMPT_TILES.store(wanted, Ordering::Relaxed);
+}
 
 /// Memory that the forms of inputs reuse, one input after another.
 #[derive(Default)]
@@ -24,6 +37,7 @@ pub struct Input<'a> {
     kernels: &'static Kernels,
     x: &'a [f32],
     buffers: &'a mut InputBuffers,
+    tiles: bool,
     /// Which of the float forms are of this input.
     aligned: bool,
     rounded: bool,
@@ -75,7 +89,8 @@ impl Output<'_> {
 impl<'a> Input<'a> {
     /// Tokens one behind the other.
     pub fn new(x: &'a [f32], buffers: &'a mut InputBuffers) -> Self {
-        Self::with_kernels(Kernels::get(), x, buffers)
+        let tiles = PROMPT_TILES.load(Ordering::Relaxed);
+        Self::with_kernels(Kernels::get(), x, buffers).in_tiles(tiles)
     }
 
     /// [`Input::new`] with an instruction set.
@@ -84,7 +99,13 @@ impl<'a> Input<'a> {
         x: &'a [f32],
         buffers: &'a mut InputBuffers,
     ) -> Self {
-        Self { kernels, x, buffers, aligned: false, rounded: false, prepared: 0 }
+        Self { kernels, x, buffers, tiles: false, aligned: false, rounded: false, prepared: 0 }
+    }
+
+    /// With or without [`set_prompt_tiles`].
+    #[must_use]
+    pub fn in_tiles(self, tiles: bool) -> Self {
+        Self { tiles, ..self }
     }
 
     /// `x Wᵀ` of each matrix into its output, in one parallel region. Ends the input: its forms know the
@@ -136,9 +157,7 @@ impl<'a> Input<'a> {
         self.run(&ready, tokens);
     }
 
-    /// Tokens and weights of a product that is made of tiles: bfloat16 with more than a few tokens,
-    /// where the machine has them. One token alone is quicker without, by an eighth: rows stream from
-    /// memory one by one, tiles take sixteen at a time.
+    /// Tokens and weights of a product that is made of tiles ([`set_prompt_tiles`]).
     fn tile_operands<'b>(
         &'b self,
         path: &Path<'b>,
@@ -147,7 +166,7 @@ impl<'a> Input<'a> {
     ) -> Option<(MatRef<'b>, MatRef<'b>)> {
         match *path {
             Path::InPlace { pair: FloatPair::Bf16Bf16, weights }
-                if self.kernels.isa() == Isa::Amx && tokens > FEW_TOKENS =>
+                if self.tiles && self.kernels.isa() == Isa::Amx && tokens > FEW_TOKENS =>
             {
                 let x = &self.buffers.bf16;
                 let x = MatRef::rounded_rows(x.as_words(), x.stride() / size_of::<f32>());

@@ -367,3 +367,34 @@ fn products_of_one_input_are_those_of_each_alone_and_can_be_added() {
         }
     }
 }
+
+#[test]
+fn prompts_in_tiles_match_f64_alone_and_added_on_any_number_of_threads() {
+    let mut random = Random(10);
+    let format = BlockFormat::BF16;
+    for (rows, cols, tokens) in [(70, 130, 9), (5, 64, 33), (300, 1090, 40), (33, 77, 20)] {
+        let bytes = random_blocks(&mut random, format, rows * cols);
+        let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+        let x = random.normals(tokens * cols);
+        let expected = reference(&w, &x);
+        for kernels in tables() {
+            let run = |threads: usize, y: Output<'_>| {
+                with_threads(threads, || {
+                    let mut buffers = InputBuffers::default();
+                    let input = Input::with_kernels(kernels, &x, &mut buffers).in_tiles(true);
+                    input.matmul_all(&mut [(w, y)], Precision::Fast);
+                });
+            };
+            let (mut y, mut alone) = (vec![f32::NAN; tokens * rows], vec![f32::NAN; tokens * rows]);
+            run(3, Output::Set(&mut y));
+            run(1, Output::Set(&mut alone));
+            let what = format!("{:?} {rows}x{cols}", kernels.isa());
+            assert!(relative_error(&y, &expected) <= BF16, "{what}");
+            assert!(bits(&y) == bits(&alone), "{what}: the number of threads matters");
+            run(2, Output::Add(&mut y));
+            let twice =
+                y.iter().zip(&alone).all(|(y, x)| (y - 2.0 * x).abs() <= 1e-4 * (1.0 + x.abs()));
+            assert!(twice, "{what}: added");
+        }
+    }
+}

@@ -150,11 +150,8 @@ fn chunks(
         if dx.is_empty() {
             continue;
         }
-        let d_logits = if rounded {
-            MatRef::rounded_rows(logits, vocab)
-        } else {
-            MatRef::rows(logits, vocab)
-        };
+        let d_logits =
+            if rounded { MatRef::rounded_rows(logits, vocab) } else { MatRef::rows(logits, vocab) };
         let shape = (wanted.len(), width, vocab);
         let multiply = |to: &mut [f32]| match &packed.backward {
             Some(head) => gemm_packed(shape, (d_logits, head), (to, width), Write::Set),
