@@ -34,7 +34,7 @@ static HEAP: puna_kernels::LineAligned = puna_kernels::LineAligned;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    match commands::run(cli.command) {
+    match threads::check_environment().and_then(|()| commands::run(cli.command)) {
         Ok(outcome) => outcome.code(),
         Err(error) => report::fail(&error),
     }

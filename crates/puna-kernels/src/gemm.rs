@@ -400,6 +400,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn products_of_nothing_are_empty_or_zero() {
+        let none = MatRef::rows(&[], 0);
+        for elements in [Elements::F32, Elements::Bf16] {
+            for (m, n, k) in [(0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0)] {
+                let (a, b) = (values(m * k, 1), values(k * n, 2));
+                let of = |x| if k == 0 { none } else { x };
+                let operands = (of(MatRef::rows(&a, k)), of(MatRef::rows(&b, n)));
+                assert_eq!(gemm_new((m, n, k), operands, elements), vec![0.0; m * n]);
+            }
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "does not fit")]
     fn an_operand_that_is_too_small_is_refused() {
         let mut c = [0.0; 4];

@@ -8,48 +8,121 @@ use std::ops::{Deref, DerefMut};
 /// glibc's begin 16 bytes behind it, so that each load and store of 64 bytes crosses two lines:
 /// products in tiles then take a third longer.
 ///
-/// Zeros of [`LAZY_ZEROS`] and more stay where they are, as the system gives them without touching
-/// their pages; so does what grows in place.
+/// Such an allocation is asked for a line larger and begins at the first line behind its start, whose
+/// distance lies in the word before. The system's own aligned allocations would do, too, but glibc
+/// cannot use one that was freed for the next of the same size, and the heap grows by a twentieth.
 pub struct LineAligned;
-
-/// Bytes from which glibc maps zeros from the system, with [`prepare_heap`] as without.
-const LAZY_ZEROS: usize = 32 << 20;
 
 /// Bytes from which allocations begin at a line.
 const ALIGNED: usize = 1024;
 
-/// The layout that is asked of the system.
+const LINE: usize = size_of::<crate::line::Line>();
+
+/// What is asked of the system for an allocation that is to begin at a line; `None` for others.
 #[inline]
-fn at_a_line(layout: Layout) -> Layout {
-    if cfg!(unix) && layout.size() >= ALIGNED {
-        layout.align_to(size_of::<crate::line::Line>()).unwrap_or(layout)
-    } else {
-        layout
+fn larger(layout: Layout) -> Option<Layout> {
+    if layout.size() < ALIGNED || layout.align() > HEAP_ALIGN {
+        return None;
+    }
+    Layout::from_size_align(layout.size().checked_add(LINE)?, HEAP_ALIGN).ok()
+}
+
+/// What every allocator of a 64-bit system gives: room for a word before the line.
+const HEAP_ALIGN: usize = 16;
+
+/// The first line behind `start`, which may be null; the distance goes into the word before it.
+///
+/// # Safety
+/// `start` is null, or the beginning of an allocation of more than a line.
+#[inline]
+unsafe fn to_line(start: *mut u8) -> *mut u8 {
+    if start.is_null() {
+        return start;
+    }
+    let distance = LINE - start.addr() % LINE;
+    // SAFETY: at least 16 and at most 64 bytes further lies within the allocation, and so does the
+    // word before.
+    unsafe {
+        let at = start.add(distance);
+        at.cast::<usize>().sub(1).write(distance);
+        at
     }
 }
 
-// SAFETY: all is the system's allocator, asked for more alignment than the caller wants. On Unix,
-// where alone that happens, it frees and grows memory whatever its alignment.
+/// Where the allocation that holds `at` begins.
+///
+/// # Safety
+/// `at` came from [`to_line`] and is not null.
+#[inline]
+unsafe fn start_of(at: *mut u8) -> *mut u8 {
+    // SAFETY: the word before it is the distance.
+    unsafe { at.sub(at.cast::<usize>().sub(1).read()) }
+}
+
+// SAFETY: all memory is the system's; an allocation lies within the larger one that was asked for, and
+// whether it does follows from its layout alone, which is the same when it is freed.
 unsafe impl GlobalAlloc for LineAligned {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller's.
-        unsafe { System.alloc(at_a_line(layout)) }
+        unsafe {
+            match larger(layout) {
+                Some(larger) => to_line(System.alloc(larger)),
+                None => System.alloc(layout),
+            }
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let lazy = layout.size() >= LAZY_ZEROS;
         // SAFETY: as the caller's.
-        unsafe { System.alloc_zeroed(if lazy { layout } else { at_a_line(layout) }) }
+        unsafe {
+            match larger(layout) {
+                Some(larger) => to_line(System.alloc_zeroed(larger)),
+                None => System.alloc_zeroed(layout),
+            }
+        }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as the caller's.
-        unsafe { System.dealloc(at, layout) }
+        // SAFETY: as the caller's; the layout says how it was allocated.
+        unsafe {
+            match larger(layout) {
+                Some(larger) => System.dealloc(start_of(at), larger),
+                None => System.dealloc(at, layout),
+            }
+        }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as the caller's.
-        unsafe { System.realloc(at, layout, size) }
+        // SAFETY: as the caller's: `size` is not zero and does not overflow with this alignment.
+        unsafe {
+            let wanted = Layout::from_size_align_unchecked(size, layout.align());
+            match (larger(layout), larger(wanted)) {
+                (Some(old), Some(new)) => {
+                    let start = start_of(at);
+                    let before = at.offset_from_unsigned(start);
+                    let start = System.realloc(start, old, new.size());
+                    if start.is_null() {
+                        return start;
+                    }
+                    // Elsewhere the line may lie at another distance.
+                    let distance = LINE - start.addr() % LINE;
+                    if distance != before {
+                        let kept = layout.size().min(size);
+                        start.add(distance).copy_from(start.add(before), kept);
+                    }
+                    to_line(start)
+                }
+                (None, None) => System.realloc(at, layout, size),
+                _ => {
+                    let new = self.alloc(wanted);
+                    if !new.is_null() {
+                        new.copy_from_nonoverlapping(at, layout.size().min(size));
+                        self.dealloc(at, layout);
+                    }
+                    new
+                }
+            }
+        }
     }
 }
 
@@ -247,7 +320,7 @@ mod tests {
 
     #[test]
     fn large_allocations_begin_at_a_line_and_grow_and_shrink() {
-        for size in [16, 1024, 5000, 1 << 20, 40 << 20] {
+        for size in [16, 700, 1024, 5000, 1 << 20, 40 << 20] {
             let layout = Layout::from_size_align(size, 4).unwrap();
             // SAFETY: what is written lies within the allocation, which is freed once.
             unsafe {
@@ -255,8 +328,13 @@ mod tests {
                 assert!(!at.is_null() && (size < ALIGNED || at.addr().is_multiple_of(64)));
                 at.write_bytes(7, size);
                 let at = LineAligned.realloc(at, layout, 2 * size);
+                assert!(2 * size < ALIGNED || at.addr().is_multiple_of(64));
                 assert!(std::slice::from_raw_parts(at, size).iter().all(|byte| *byte == 7));
-                LineAligned.dealloc(at, Layout::from_size_align(2 * size, 4).unwrap());
+                let layout = Layout::from_size_align(2 * size, 4).unwrap();
+                let at = LineAligned.realloc(at, layout, size / 2 + 1);
+                assert!(std::slice::from_raw_parts(at, size / 2).iter().all(|byte| *byte == 7));
+                LineAligned.dealloc(at, Layout::from_size_align(size / 2 + 1, 4).unwrap());
+                let layout = Layout::from_size_align(size, 4).unwrap();
                 let zeros = LineAligned.alloc_zeroed(layout);
                 assert!(std::slice::from_raw_parts(zeros, size).iter().all(|byte| *byte == 0));
                 LineAligned.dealloc(zeros, layout);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use puna_testkit::golden_dir;
 use tempfile::TempDir;
 
-use crate::run::{arg, puna};
+use crate::run::{Ran, arg, command, puna};
 
 /// A copy of a case's model, to break; the golden numbers stay behind.
 fn copy_of(case: &str) -> Option<(TempDir, PathBuf)> {
@@ -154,4 +154,17 @@ fn ids_beyond_the_vocabulary_are_refused() {
     let ran = puna(&["generate", "--token-ids", "1,99999", "-n", "1"]);
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("99999") && ran.stderr.contains("4096"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_environment_limits_the_instruction_set_by_name() {
+    let with = |name: &str| {
+        let mut command = command(&["bench", "--machine", "--json", "-t", "1"]);
+        Ran::of(command.env("PUNA_ISA", name).output().expect("the binary starts"))
+    };
+    let refused = with("sse9");
+    assert_eq!(refused.code, 2, "{}", refused.stdout);
+    assert!(refused.stderr.contains("PUNA_ISA is \"sse9\""), "{}", refused.stderr);
+    assert!(refused.stderr.contains("scalar, avx2, avx512, amx"), "{}", refused.stderr);
+    assert_eq!(with("avx2").code, 0);
 }

@@ -85,6 +85,9 @@ pub(super) fn product(
     (a, right): (MatRef<'_>, Right<'_>),
     to: Place,
 ) {
+    if m == 0 || n == 0 {
+        return;
+    }
     static PRODUCTS: AtomicU64 = AtomicU64::new(1);
     let product = PRODUCTS.fetch_add(1, Ordering::Relaxed);
     let threads = if m * n * k < MIN_PARALLEL { 1 } else { pool::threads() };
