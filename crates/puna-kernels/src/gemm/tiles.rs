@@ -1,10 +1,10 @@
 //! The walk of a product whose blocks are multiplied in tiles (AMX): moving data takes the time.
 //!
-//! A core reads what another has just written an order of magnitude more slowly than its own cache.
-//! So each thread packs the panels of B that it multiplies itself and keeps them in its second-level
-//! cache, where they meet a few rows of A after another. Threads begin with different columns and
-//! help each other out when theirs are done. Nothing of this shows in the results: every output is
-//! summed over the same pieces in the same order.
+//! A core reads what another has just written more slowly than its own cache. So each thread packs
+//! the panels of B that it multiplies itself and keeps them in its second-level cache, where they meet
+//! a few rows of A after another. Threads begin with different columns and help each other out when
+//! theirs are done. Nothing of this shows in the results: every output is summed over the same pieces
+//! in the same order.
 
 use super::panels::{pack_panels_here, pack_rows};
 use super::product::{COLS, Place};
