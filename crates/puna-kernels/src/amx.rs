@@ -1,9 +1,10 @@
 //! AMX: products of whole tiles (Sapphire Rapids and later), beside AVX-512 for everything else.
 //!
 //! A tile is a register of up to 16 rows of 64 bytes. `tdpbf16ps` adds the product of 16 rows of 32
-//! bfloat16 with 32 rows of 16 to a tile of 16 x 16 float32, in sixteen cycles: fifteen times the speed
-//! of float32, and thirty times that of `vdpbf16ps` where both were measured. The instructions are written out (`asm!`), as the compiler has no stable names
-//! for them; it never uses tiles itself, so what one block leaves in them is there for the next.
+//! bfloat16 with 32 rows of 16 to a tile of 16 x 16 float32, in sixteen cycles: fifteen times the
+//! speed of float32, and thirty times that of `vdpbf16ps` where both were measured. The instructions
+//! are written out (`asm!`), as the compiler has no stable names for them. It never uses tiles itself,
+//! so their configuration lasts from one block to the next.
 //!
 //! The system hands tiles out on request ([`is_available`]); a process that may not have them, such
 //! as one behind a filter of system calls, goes on with AVX-512.
