@@ -14,7 +14,7 @@ mod rows;
 pub(crate) use rows::{GradientTile, SoftmaxTile, gradient_tile, softmax_tile};
 
 use crate::attention::ScoreTransform;
-use crate::gemm::{Block, Elements, MatRef, Words, pack_panels, room};
+use crate::gemm::{Block, Elements, MatRef, Steps, Words, pack_panels, room};
 use crate::kernels::Kernels;
 use crate::line::Line;
 use crate::pool;
@@ -285,10 +285,9 @@ impl Tiles<'_> {
         let steps = self.words.steps(inner);
         let step = rows.next_multiple_of(16);
         let at = room(out, steps * step);
+        let out = Steps { at, width: step, panel: 0 };
         // SAFETY: readable by contract; there is room.
-        unsafe {
-            self.kernels.columns_to_words(self.words, (from, stride), (inner, rows), (at, step));
-        }
+        unsafe { self.kernels.columns_to_words(self.words, (from, stride), (inner, rows), out) }
         Left { at, row: 1, step, rows, steps }
     }
 

@@ -17,7 +17,9 @@ mod rounded;
 mod tile;
 mod tiles;
 
-pub(crate) use pack::{columns_to_words, rounded_columns_to_words, rows_to_words, transpose_words};
+pub(crate) use pack::{
+    Steps, columns_to_words, rounded_columns_to_words, rows_to_words, transpose_words,
+};
 pub(crate) use panels::{pack_panels, room};
 pub use rounded::{RoundedRows, round_rows, takes_rounded};
 pub(crate) use tile::{Block, block};
@@ -26,7 +28,7 @@ use crate::kernels::{Isa, Kernels};
 use crate::line::Line;
 use crate::parallel::OutPtr;
 use product::{Place, Span, product};
-use tiles::Right;
+use tiles::{Right, Term};
 
 /// What the operands are rounded to before they are multiplied; sums are float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +142,7 @@ pub fn gemm(
     write: Write,
     elements: Elements,
 ) {
-    gemm_with(Kernels::get(), (m, n, k), (a, b), (c, stride), (write, elements));
+    gemm_sum((m, n), &[(a, b, k)], (c, stride), write, elements);
 }
 
 /// `A B` as a new matrix `[m, n]`, whose memory nothing writes to before.
@@ -153,12 +155,55 @@ pub fn gemm_new(
     (a, b): (MatRef<'_>, MatRef<'_>),
     elements: Elements,
 ) -> Vec<f32> {
-    if k == 0 {
+    gemm_sum_new((m, n), &[(a, b, k)], elements)
+}
+
+/// A term of a sum of products: `A` `[m, k]`, `B` `[k, n]` and `k`.
+pub type Factors<'a> = (MatRef<'a>, MatRef<'a>, usize);
+
+/// `C = A₁ B₁ + A₂ B₂ + …`, or what is added to `C`, whose memory is gone through once where tiles
+/// are multiplied; rows of `C` are `stride` apart.
+///
+/// # Panics
+/// If an operand or `c` is too small for its shape.
+pub fn gemm_sum(
+    (m, n): (usize, usize),
+    terms: &[Factors<'_>],
+    (c, stride): (&mut [f32], usize),
+    write: Write,
+    elements: Elements,
+) {
+    gemm_sum_with(Kernels::get(), (m, n), terms, (c, stride), (write, elements));
+}
+
+/// [`gemm_sum`] with the kernels of an instruction set.
+fn gemm_sum_with(
+    kernels: &Kernels,
+    (m, n): (usize, usize),
+    terms: &[Factors<'_>],
+    (c, stride): (&mut [f32], usize),
+    (write, elements): (Write, Elements),
+) {
+    let terms: Vec<Factors<'_>> = terms.iter().copied().filter(|term| term.2 > 0).collect();
+    let k = terms.iter().map(|term| term.2).sum();
+    if let Some(to) = place((m, n, k), c, stride, write) {
+        multiply_sum(kernels, (m, n), &terms, to, elements);
+    }
+}
+
+/// [`gemm_sum`] as a new matrix `[m, n]`, whose memory nothing writes to before.
+///
+/// # Panics
+/// If an operand is too small for its shape.
+#[must_use]
+pub fn gemm_sum_new((m, n): (usize, usize), terms: &[Factors<'_>], elements: Elements) -> Vec<f32> {
+    let terms: Vec<Factors<'_>> = terms.iter().copied().filter(|term| term.2 > 0).collect();
+    if terms.is_empty() {
         return crate::zeros(m * n);
     }
     let mut c = Vec::with_capacity(m * n);
     let to = Place { at: OutPtr::from(c.as_mut_ptr()), stride: n, write: Write::Set };
-    multiply(Kernels::get(), (m, n, k), (a, b), to, elements);
+    multiply_sum(Kernels::get(), (m, n), &terms, to, elements);
     // SAFETY: the product has set all of its elements.
     unsafe { c.set_len(m * n) };
     c
@@ -214,7 +259,7 @@ pub fn gemm_packed(
     let Some(to) = place((m, n, k), c, stride, write) else { return };
     a.check(m, k);
     if in_tiles(Words::of(b.elements, kernels), kernels) {
-        return tiles::product(kernels, (m, n, k), (a, Right::Packed(b)), to);
+        return tiles::product(kernels, (m, n), &[Term { a, right: Right::Packed(b), k }], to);
     }
     let mut packed = b.pieces.iter();
     let next = |_, _: &mut Vec<Line>| packed.next().map_or(std::ptr::null(), |p| p.as_ptr().cast());
@@ -224,19 +269,6 @@ pub fn gemm_packed(
 /// Whether products are made of tiles.
 fn in_tiles(words: Words, kernels: &Kernels) -> bool {
     words == Words::Bf16Pairs && kernels.isa() == Isa::Amx
-}
-
-/// [`gemm`] with the kernels of an instruction set.
-fn gemm_with(
-    kernels: &Kernels,
-    (m, n, k): (usize, usize, usize),
-    operands: (MatRef<'_>, MatRef<'_>),
-    (c, stride): (&mut [f32], usize),
-    (write, elements): (Write, Elements),
-) {
-    if let Some(to) = place((m, n, k), c, stride, write) {
-        multiply(kernels, (m, n, k), operands, to, elements);
-    }
 }
 
 /// `c`, if there is something to multiply.
@@ -264,29 +296,41 @@ pub(crate) fn gemm_to(
     (at, stride): (OutPtr, usize),
     write: Write,
 ) {
-    multiply(kernels, shape, operands, Place { at, stride, write }, Elements::Bf16);
+    let (m, n, k) = shape;
+    let terms = [(operands.0, operands.1, k)];
+    multiply_sum(kernels, (m, n), &terms, Place { at, stride, write }, Elements::Bf16);
 }
 
-/// A product of operands that are not packed.
-fn multiply(
+/// A sum of products of operands that are not packed.
+fn multiply_sum(
     kernels: &Kernels,
-    (m, n, k): (usize, usize, usize),
-    (a, b): (MatRef<'_>, MatRef<'_>),
+    (m, n): (usize, usize),
+    terms: &[Factors<'_>],
     to: Place,
     elements: Elements,
 ) {
-    b.check(k, n);
     let words = Words::of(elements, kernels);
-    assert!(b.stored == Stored::F32 || words == Words::Bf16Pairs, "rounded rows, float32 product");
-    a.check(m, k);
-    if in_tiles(words, kernels) {
-        return tiles::product(kernels, (m, n, k), (a, Right::Matrix(b)), to);
+    for (a, b, k) in terms {
+        a.check(m, *k);
+        b.check(*k, n);
+        assert!(
+            b.stored == Stored::F32 || words == Words::Bf16Pairs,
+            "rounded rows, float32 product"
+        );
     }
-    let pack = |Span { cols, inner }, panels: &mut Vec<Line>| {
-        pack_panels(kernels, words, &b, (inner, cols), panels);
-        panels.as_ptr().cast()
-    };
-    product(kernels, (m, n, k), a, to, elements, pack);
+    if in_tiles(words, kernels) {
+        let terms: Vec<Term<'_>> =
+            terms.iter().map(|&(a, b, k)| Term { a, right: Right::Matrix(b), k }).collect();
+        return tiles::product(kernels, (m, n), &terms, to);
+    }
+    for (number, &(a, b, k)) in terms.iter().enumerate() {
+        let to = if number == 0 { to } else { Place { write: Write::Add, ..to } };
+        let pack = |Span { cols, inner }, panels: &mut Vec<Line>| {
+            pack_panels(kernels, words, &b, (inner, cols), panels);
+            panels.as_ptr().cast()
+        };
+        product(kernels, (m, n, k), a, to, elements, pack);
+    }
 }
 
 /// How elements become words.
@@ -361,9 +405,37 @@ pub(super) mod tests {
                     {
                         let mut c = vec![1.0; m * n];
                         let how = (Write::Add, elements);
-                        gemm_with(kernels, (m, n, k), (*left, *right), (&mut c, n), how);
+                        let term = (*left, *right, k);
+                        gemm_sum_with(kernels, (m, n), &[term], (&mut c, n), how);
                         assert!(c == expected, "{:?} {m} {n} {k} {elements:?}", kernels.isa());
                     }
+                }
+            }
+        }
+    }
+
+    /// Terms of several rounds, of one that ends within a tile, and of nothing.
+    #[test]
+    fn a_sum_of_products_is_the_products_one_after_another() {
+        let (m, n) = (45, 70);
+        let ks = [16, 0, 2304, 33, 2600, 2];
+        let operands: Vec<(Vec<f32>, Vec<f32>)> =
+            ks.iter().map(|&k| (values(m * k, k), values(k * n, k + 1))).collect();
+        for kernels in Isa::ALL.iter().filter_map(|&isa| Kernels::for_isa(isa)) {
+            for elements in [Elements::F32, Elements::Bf16] {
+                let terms: Vec<Factors<'_>> = (operands.iter().zip(ks))
+                    .map(|((a, b), k)| (MatRef::rows(a, k), MatRef::rows(b, k).t(), k))
+                    .collect();
+                let mut expected = vec![0.5; m * n];
+                for term in &terms {
+                    let how = (Write::Add, elements);
+                    gemm_sum_with(kernels, (m, n), &[*term], (&mut expected, n), how);
+                }
+                for (write, before) in [(Write::Add, 0.5), (Write::Set, 0.0)] {
+                    let mut c = vec![0.5; m * n];
+                    gemm_sum_with(kernels, (m, n), &terms, (&mut c, n), (write, elements));
+                    let close = c.iter().zip(&expected).all(|(c, e)| c - before == e - 0.5);
+                    assert!(close, "{:?} {elements:?} {write:?}", kernels.isa());
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::blocks::panel::{Blocks, Columns, PanelBuffers, ROWS};
 use crate::blocks::{Layout, Unpacked};
 use crate::flash::{GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
-use crate::gemm::{Block, Words};
+use crate::gemm::{Block, Steps, Words};
 use crate::matmul::{FloatTile, PanelTile};
 use crate::training::{AdamWStep, CrossEntropyRow};
 
@@ -90,8 +90,11 @@ type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 /// Elements and their stride, their shape, words and their stride.
 type ToWords = unsafe fn(Words, (*const f32, usize), (usize, usize), (*mut u32, usize));
 
-/// [`ToWords`] of elements that are rounded already.
-type RoundedToWords = unsafe fn((*const u16, usize), (usize, usize), (*mut u32, usize));
+/// [`ToWords`] of columns.
+type ColumnsToWords = unsafe fn(Words, (*const f32, usize), (usize, usize), Steps);
+
+/// [`ColumnsToWords`] of elements that are rounded already.
+type RoundedToWords = unsafe fn((*const u16, usize), (usize, usize), Steps);
 
 /// A row with weight and epsilon, its output's gradient, the gradients of row and weight.
 type NormGradient = unsafe fn((&[f32], &[f32], f32), &[f32], &mut [f32], &mut [f32]);
@@ -114,7 +117,7 @@ pub struct Kernels {
     softmax_tile: unsafe fn(&SoftmaxTile),
     gradient_tile: unsafe fn(&GradientTile),
     rows_to_words: ToWords,
-    columns_to_words: ToWords,
+    columns_to_words: ColumnsToWords,
     rounded_columns_to_words: RoundedToWords,
     transpose_words: unsafe fn((*const u32, usize), (usize, usize), *mut u32),
     float_tile: unsafe fn(FloatPair, &FloatTile),
@@ -307,7 +310,7 @@ impl Kernels {
         words: Words,
         from: (*const f32, usize),
         shape: (usize, usize),
-        out: (*mut u32, usize),
+        out: Steps,
     ) {
         // SAFETY: as in `float_tile`.
         unsafe { (self.columns_to_words)(words, from, shape, out) }
@@ -320,7 +323,7 @@ impl Kernels {
         &self,
         from: (*const u16, usize),
         shape: (usize, usize),
-        out: (*mut u32, usize),
+        out: Steps,
     ) {
         // SAFETY: as in `float_tile`.
         unsafe { (self.rounded_columns_to_words)(from, shape, out) }

@@ -52,8 +52,8 @@ pub use error::KernelError;
 pub use flash::{Flash, FlashSaved, RowMask, flash_backward, flash_forward};
 pub use format::BlockFormat;
 pub use gemm::{
-    Elements, MatRef, PackedMatrix, RoundedRows, Write, gemm, gemm_new, gemm_packed, round_rows,
-    takes_rounded,
+    Elements, Factors, MatRef, PackedMatrix, RoundedRows, Write, gemm, gemm_new, gemm_packed,
+    gemm_sum, gemm_sum_new, round_rows, takes_rounded,
 };
 pub use kernels::{Isa, Kernels};
 pub use machine::{IsaPeak, MachineLimits};

@@ -46,27 +46,52 @@ pub(crate) unsafe fn rows_to_words<S: Simd>(
     }
 }
 
-/// How many rows ahead are asked for.
-const ROWS_AHEAD: usize = 12;
+/// Steps of words, in panels of `width` columns: those of a panel's step lie together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Steps {
+    pub(crate) at: *mut u32,
+    /// A multiple of 16.
+    pub(crate) width: usize,
+    /// Words from a panel to the next one.
+    pub(crate) panel: usize,
+}
 
-/// A matrix `[inner, cols]` to steps of words, `width` words apart, whose columns beyond `cols` up
-/// to the next multiple of 16 (or to `width`, if that is less) are zero.
+impl Steps {
+    /// Where the words of 16 columns from `col` on go.
+    #[inline(always)]
+    fn to(self, step: usize, col: usize) -> *mut u8 {
+        let word = col / self.width * self.panel + step * self.width + col % self.width;
+        self.at.wrapping_add(word).cast()
+    }
+}
+
+/// Bytes that are asked for ahead: rows of a wide matrix lie on different pages, which hardware does
+/// not look ahead to.
+const AHEAD: usize = 12 * 1024;
+
+/// Rows that are asked for ahead.
+fn rows_ahead(row_bytes: usize) -> usize {
+    (AHEAD / row_bytes.max(1)).clamp(2, 12)
+}
+
+/// A matrix `[inner, cols]` to steps of words; columns beyond `cols` up to the end of a panel are zero.
+/// It is read row by row, through all panels.
 ///
 /// # Safety
-/// The elements must be readable, and `width` words per step writable, a multiple of 16.
+/// The elements must be readable, and the words of all panels writable.
 #[inline(always)]
 pub(crate) unsafe fn columns_to_words<S: Simd>(
     s: S,
     words: Words,
     (from, from_stride): (*const f32, usize),
     (inner, cols): (usize, usize),
-    (out, width): (*mut u32, usize),
+    out: Steps,
 ) {
+    let ahead = rows_ahead(4 * cols);
     for step in 0..words.steps(inner) {
-        for col in (0..width).step_by(LANES) {
-            // Rows of a wide matrix lie on different pages, which hardware does not look ahead to.
+        for col in (0..cols.next_multiple_of(out.width)).step_by(LANES) {
             for r in 0..words.per_word() {
-                let row = step * words.per_word() + r + ROWS_AHEAD;
+                let row = step * words.per_word() + r + ahead;
                 s.prefetch(from.wrapping_add(row * from_stride + col).cast());
             }
             let some = cols.saturating_sub(col).min(LANES);
@@ -88,7 +113,7 @@ pub(crate) unsafe fn columns_to_words<S: Simd>(
                     Words::F32 => s.bits(row(step)),
                     Words::Bf16Pairs => s.pair_bf16(row(2 * step), row(2 * step + 1)),
                 };
-                s.store_i(out.add(step * width + col).cast(), word);
+                s.store_i(out.to(step, col), word);
             }
         }
     }
@@ -103,14 +128,14 @@ pub(crate) unsafe fn rounded_columns_to_words<S: Simd>(
     s: S,
     (from, from_stride): (*const u16, usize),
     (inner, cols): (usize, usize),
-    (out, width): (*mut u32, usize),
+    out: Steps,
 ) {
+    let ahead = rows_ahead(2 * cols);
     for step in 0..inner.div_ceil(2) {
-        for col in (0..width).step_by(LANES) {
-            for r in 0..2 {
-                let row = 2 * step + r + ROWS_AHEAD;
-                s.prefetch(from.wrapping_add(row * from_stride + col).cast());
-            }
+        for col in (0..cols.next_multiple_of(out.width)).step_by(LANES) {
+            // A line holds two vectors.
+            let row = 2 * step + col / LANES % 2 + ahead;
+            s.prefetch(from.wrapping_add(row * from_stride + col).cast());
             let some = cols.saturating_sub(col).min(LANES);
             // SAFETY: `some` columns are readable in every row below `inner`; words by contract.
             unsafe {
@@ -127,7 +152,7 @@ pub(crate) unsafe fn rounded_columns_to_words<S: Simd>(
                     s.load_words(padded.as_ptr().cast())
                 };
                 let word = s.or_i(row(2 * step), s.shl_i(row(2 * step + 1), 16));
-                s.store_i(out.add(step * width + col).cast(), word);
+                s.store_i(out.to(step, col), word);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Corners of operands, packed: B into panels of columns, A into rows or columns of words.
 
+use super::pack::Steps;
 use super::{MIN_PARALLEL, MatRef, Order, Stored, Words};
 use crate::kernels::Kernels;
 use crate::line::Line;
@@ -60,6 +61,11 @@ pub(super) unsafe fn pack_panels_here(
     mut out: *mut u32,
 ) {
     let panel = kernels.gemm_cols * words.steps(inner.len());
+    if b.order == Order::Rows {
+        let out = Steps { at: out, width: kernels.gemm_cols, panel };
+        // SAFETY: by contract.
+        return unsafe { pack_columns(kernels, words, b, (inner, cols), out) };
+    }
     for first in cols.clone().step_by(kernels.gemm_cols) {
         let cols = first..cols.end.min(first + kernels.gemm_cols);
         // SAFETY: by contract.
@@ -84,8 +90,9 @@ unsafe fn pack_panel(
     let (width, steps) = (kernels.gemm_cols, words.steps(inner.len()));
     match b.order {
         Order::Rows => {
+            let out = Steps { at: out, width, panel: width * steps };
             // SAFETY: room by contract.
-            unsafe { pack_columns(kernels, words, b, (inner, cols), (out, width)) }
+            unsafe { pack_columns(kernels, words, b, (inner, cols), out) }
         }
         Order::Columns => ROWS_OF_PANEL.with_borrow_mut(|scratch| {
             let scratch = room(scratch, width * steps);
@@ -121,13 +128,13 @@ unsafe fn pack_panel(
 /// lie together.
 ///
 /// # Safety
-/// There must be room for its words at `out`, which are `width` apart.
+/// There must be room for its words at `out`.
 unsafe fn pack_columns(
     kernels: &Kernels,
     words: Words,
     of: &MatRef<'_>,
     (inner, cols): (Range<usize>, Range<usize>),
-    out: (*mut u32, usize),
+    out: Steps,
 ) {
     let shape = (inner.len(), cols.len());
     let first = inner.start * of.stride;
@@ -173,8 +180,9 @@ pub(super) fn pack_rows(
         Order::Columns => {
             let stride = rows.len().next_multiple_of(16);
             let at = room(out, steps * stride);
+            let out = Steps { at, width: stride, panel: 0 };
             // SAFETY: as above.
-            unsafe { pack_columns(kernels, words, a, (inner, rows), (at, stride)) }
+            unsafe { pack_columns(kernels, words, a, (inner, rows), out) }
             (at.cast_const(), 1, stride)
         }
     }

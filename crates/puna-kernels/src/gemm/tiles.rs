@@ -16,12 +16,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Most elements along the inner dimension that are multiplied before C is written: a panel of B of
-/// at most 32 KiB in the first-level cache.
-const PIECE: usize = 512;
-
-/// Elements along the inner dimension whose panels are packed at a time.
-const ROUND: usize = 2304;
+/// Most elements along the inner dimension that are multiplied before C is written, and whose panels
+/// are packed at a time.
+const PIECE: usize = 2304;
 
 /// Words of panels that a thread keeps: half of a second-level cache of 2 MiB.
 const PANELS: usize = 256 * 1024;
@@ -47,6 +44,26 @@ pub(super) fn piece(k: usize) -> usize {
     k.div_ceil(k.div_ceil(PIECE).max(1)).next_multiple_of(32)
 }
 
+/// A term of a sum of products: `A` `[m, k]` and `B` `[k, n]`.
+#[derive(Clone, Copy)]
+pub(super) struct Term<'a> {
+    pub(super) a: MatRef<'a>,
+    pub(super) right: Right<'a>,
+    pub(super) k: usize,
+}
+
+/// A piece of the inner dimension of a term.
+struct Part<'a> {
+    term: &'a Term<'a>,
+    inner: Range<usize>,
+}
+
+impl Part<'_> {
+    fn steps(&self) -> usize {
+        Words::Bf16Pairs.steps(self.inner.len())
+    }
+}
+
 /// Packed operands of one thread.
 #[derive(Default)]
 struct Own {
@@ -60,62 +77,58 @@ thread_local! {
     static OWN: RefCell<Own> = RefCell::default();
 }
 
-/// Some pieces of the inner dimension of a product.
+/// Pieces of a sum of products that are multiplied one after another for the same outputs.
 struct Round<'a> {
     kernels: &'a Kernels,
     /// Number of the product, of 1 and more, and of the round.
     id: (u64, usize),
-    a: &'a MatRef<'a>,
-    right: Right<'a>,
-    /// The first piece among all, and the pieces.
-    first: usize,
-    pieces: &'a [Range<usize>],
-    /// Pieces of the whole inner dimension.
-    all: usize,
+    parts: &'a [Part<'a>],
     /// Panels that a thread keeps at a time.
     blocks: &'a [Range<usize>],
-    shape: (usize, usize),
+    /// Columns.
+    n: usize,
     to: Place,
 }
 
-/// `C = A B` or `C += A B` for operands that are multiplied as bfloat16.
-pub(super) fn product(
-    kernels: &Kernels,
-    (m, n, k): (usize, usize, usize),
-    (a, right): (MatRef<'_>, Right<'_>),
-    to: Place,
-) {
+/// `C = A B` or `C += A B`, or the sum of several such products, for operands that are multiplied as
+/// bfloat16.
+pub(super) fn product(kernels: &Kernels, (m, n): (usize, usize), terms: &[Term<'_>], to: Place) {
     if m == 0 || n == 0 {
         return;
     }
     static PRODUCTS: AtomicU64 = AtomicU64::new(1);
     let product = PRODUCTS.fetch_add(1, Ordering::Relaxed);
+    let k: usize = terms.iter().map(|term| term.k).sum();
     let threads = if m * n * k < MIN_PARALLEL { 1 } else { pool::threads() };
-    let step = piece(k);
-    let pieces: Vec<Range<usize>> =
-        (0..k).step_by(step).map(|first| first..k.min(first + step)).collect();
-    let at_once = pieces.len().div_ceil(k.div_ceil(ROUND));
-    let in_place = a.order == Order::Rows && a.stored == Stored::Bf16Pairs;
+    let parts: Vec<Part<'_>> = terms
+        .iter()
+        .flat_map(|term| {
+            let step = piece(term.k);
+            let pieces = (0..term.k).step_by(step);
+            pieces.map(move |first| Part { term, inner: first..term.k.min(first + step) })
+        })
+        .collect();
+    let rounds = rounds(&parts);
+    let steps = |round: &Range<usize>| parts[round.clone()].iter().map(Part::steps).sum();
+    let most: usize = rounds.iter().map(steps).max().unwrap_or(1);
+    let in_place =
+        terms.iter().all(|t| t.a.order == Order::Rows && t.a.stored == Stored::Bf16Pairs);
     // Rows that must be packed are packed for each block of columns.
     let least = if in_place || n > m { threads } else { 1 };
-    let blocks = blocks(n.div_ceil(WIDTH), (PANELS / WIDTH / (at_once * step / 2)).max(1), least);
+    let blocks = blocks(n.div_ceil(WIDTH), (PANELS / WIDTH / most).max(1), least);
     let most = (OUTPUTS / (WIDTH * blocks[0].len())).clamp(2 * WIDTH, 512);
     let row_tasks =
         m.div_ceil(most).max((4 * threads).div_ceil(blocks.len()).min(m.div_ceil(WIDTH)));
     let rows = m.div_ceil(row_tasks).next_multiple_of(WIDTH);
     let row_tasks = m.div_ceil(rows);
-    for (number, part) in pieces.chunks(at_once).enumerate() {
+    for (number, round) in rounds.into_iter().enumerate() {
         let round = Round {
             kernels,
             id: (product, number),
-            a: &a,
-            right,
-            first: number * at_once,
-            pieces: part,
-            all: pieces.len(),
+            parts: &parts[round],
             blocks: &blocks,
-            shape: (m, n),
-            to,
+            n,
+            to: Place { write: if number == 0 { to.write } else { Write::Add }, ..to },
         };
         let next: Vec<AtomicUsize> = blocks.iter().map(|_| AtomicUsize::new(0)).collect();
         let work = |worker: usize| {
@@ -138,6 +151,23 @@ pub(super) fn product(
     }
 }
 
+/// Neighboring parts that are packed together.
+fn rounds(parts: &[Part<'_>]) -> Vec<Range<usize>> {
+    let mut rounds: Vec<Range<usize>> = Vec::new();
+    let mut room = 0;
+    for (i, part) in parts.iter().enumerate() {
+        match rounds.last_mut() {
+            Some(round) if part.steps() <= room => round.end = i + 1,
+            _ => {
+                rounds.push(i..i + 1);
+                room = Words::Bf16Pairs.steps(PIECE);
+            }
+        }
+        room -= part.steps();
+    }
+    rounds
+}
+
 /// Even blocks of at most so many panels, none across columns that are packed together, at least
 /// `least` of them where there are as many panels.
 fn blocks(panels: usize, most: usize, least: usize) -> Vec<Range<usize>> {
@@ -154,26 +184,29 @@ fn blocks(panels: usize, most: usize, least: usize) -> Vec<Range<usize>> {
 impl Round<'_> {
     /// Some rows against a block of panels.
     fn multiply(&self, block: usize, rows: Range<usize>) {
-        let ((_, n), panels) = (self.shape, self.blocks[block].clone());
-        let cols = panels.start * WIDTH..n.min(panels.end * WIDTH);
+        let panels = self.blocks[block].clone();
+        let cols = panels.start * WIDTH..self.n.min(panels.end * WIDTH);
         OWN.with_borrow_mut(|own| {
             self.pack(block, &cols, own);
             let mut packed = own.panels.as_ptr().cast::<u32>();
-            for (number, inner) in self.pieces.iter().enumerate() {
-                let steps = Words::Bf16Pairs.steps(inner.len());
-                let b = match self.right {
-                    Right::Matrix(_) => packed,
+            for (number, part) in self.parts.iter().enumerate() {
+                let (term, steps) = (part.term, part.steps());
+                let b = match term.right {
+                    Right::Matrix(_) => {
+                        let own = packed;
+                        packed = packed.wrapping_add(panels.len() * WIDTH * steps);
+                        own
+                    }
                     Right::Packed(matrix) => {
-                        let chunk = panels.start / CHUNK;
-                        let piece = &matrix.pieces[chunk * self.all + self.first + number];
+                        let (step, chunk) = (piece(term.k), panels.start / CHUNK);
+                        let piece = chunk * term.k.div_ceil(step) + part.inner.start / step;
                         let skip = (panels.start - chunk * CHUNK) * WIDTH * steps;
-                        piece.as_ptr().cast::<u32>().wrapping_add(skip)
+                        matrix.pieces[piece].as_ptr().cast::<u32>().wrapping_add(skip)
                     }
                 };
-                packed = packed.wrapping_add(panels.len() * WIDTH * steps);
-                let corner = (rows.clone(), inner.clone());
+                let corner = (rows.clone(), part.inner.clone());
                 let (a, a_row, a_step) =
-                    pack_rows(self.kernels, Words::Bf16Pairs, self.a, corner, &mut own.rows);
+                    pack_rows(self.kernels, Words::Bf16Pairs, &term.a, corner, &mut own.rows);
                 let block = Block {
                     words: Words::Bf16Pairs,
                     a,
@@ -186,7 +219,7 @@ impl Round<'_> {
                     steps,
                     c: self.to.at.at(rows.start * self.to.stride + cols.start),
                     c_stride: self.to.stride,
-                    add: self.to.write == Write::Add || inner.start > 0,
+                    add: self.to.write == Write::Add || number > 0,
                 };
                 // SAFETY: both operands are packed for this shape, and `gemm` checked that C has
                 // it; no other task has these rows and columns.
@@ -197,21 +230,24 @@ impl Round<'_> {
 
     /// Packs this thread's panels of a block, if it does not have them yet.
     fn pack(&self, block: usize, cols: &Range<usize>, own: &mut Own) {
-        let Right::Matrix(b) = &self.right else { return };
         let of = (self.id.0, self.id.1, block);
         if own.of == of {
             return;
         }
         own.of = of;
-        let words = Words::Bf16Pairs;
         let panels = cols.len().div_ceil(WIDTH);
-        let all: usize = self.pieces.iter().map(|inner| words.steps(inner.len())).sum();
+        let operands = self.parts.iter().filter_map(|part| match &part.term.right {
+            Right::Matrix(b) => Some((part, b)),
+            Right::Packed(_) => None,
+        });
+        let all: usize = operands.clone().map(|(part, _)| part.steps()).sum();
         let mut at = super::room(&mut own.panels, panels * WIDTH * all);
-        for inner in self.pieces {
-            // SAFETY: there is room for the panels of all pieces.
+        for (part, b) in operands {
+            let corner = (part.inner.clone(), cols.clone());
+            // SAFETY: there is room for the panels of all parts.
             at = unsafe {
-                pack_panels_here(self.kernels, words, b, (inner.clone(), cols.clone()), at);
-                at.add(panels * WIDTH * words.steps(inner.len()))
+                pack_panels_here(self.kernels, Words::Bf16Pairs, b, corner, at);
+                at.add(panels * WIDTH * part.steps())
             };
         }
     }

@@ -7,7 +7,7 @@ use crate::blocks::panel::{self, Blocks, Columns, PanelBuffers, ROWS};
 use crate::blocks::{self, Layout, Unpacked};
 use crate::flash::{self, GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
-use crate::gemm::{self, Block, Words};
+use crate::gemm::{self, Block, Steps, Words};
 use crate::matmul::{self, FloatTile, PanelTile};
 use crate::simd::{Scalar, Simd};
 use crate::training::{self, AdamWStep, CrossEntropyRow};
@@ -80,9 +80,9 @@ macro_rules! table {
                 rows_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
                     out: (*mut u32, usize)) = gemm::rows_to_words;
                 columns_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
-                    out: (*mut u32, usize)) = gemm::columns_to_words;
+                    out: Steps) = gemm::columns_to_words;
                 rounded_columns_to_words(from: (*const u16, usize), shape: (usize, usize),
-                    out: (*mut u32, usize)) = gemm::rounded_columns_to_words;
+                    out: Steps) = gemm::rounded_columns_to_words;
                 transpose_words(from: (*const u32, usize), shape: (usize, usize), out: *mut u32) =
                     gemm::transpose_words;
                 }
