@@ -9,7 +9,8 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::{Linear, NnError, Parameter, Precision, Slot, Value, Vector, Weight, ops};
+use crate::ops::{self, LowRank};
+use crate::{Linear, NnError, Parameter, Precision, Slot, Value, Vector, Weight};
 
 /// What the layers of a pass are told besides their input.
 #[derive(Debug, Clone)]
@@ -69,6 +70,13 @@ pub trait LinearAdapter: Debug + Send + Sync {
     /// # Errors
     /// If shapes do not agree.
     fn output(&self, x: &Value, y: Value, layer: &Linear, pass: &Pass) -> Result<Value, NnError>;
+
+    /// Two thin matrices, if all that the adapter does in this pass is to add their product with the
+    /// layer's input: the layer may multiply by them and its own weight at once.
+    fn low_rank(&self, pass: &Pass) -> Option<&LowRank> {
+        let _ = pass;
+        None
+    }
 
     /// Changes the layer's dense weight `[out, in]` and bias to what the adapter makes of them;
     /// `false` if it depends on the input, so that no weight does the same.
@@ -251,6 +259,16 @@ impl Linear {
         let Some(adapted) = pass.adapted(self.slot()) else {
             return self.product(x, self.bias(), None, pass);
         };
+        if let ([adapter], Some(_)) = (&adapted.adapters[..], pass.seed)
+            && let Some(low_rank) = adapter.low_rank(pass)
+        {
+            let weight = adapted.weight.as_ref().unwrap_or(self.weight());
+            let y = ops::linear_with_low_rank(x, weight, low_rank, pass.precision)?;
+            return match adapted.bias.as_ref().or(self.bias()) {
+                None => Ok(y),
+                Some(bias) => ops::add_bias(&y, bias),
+            };
+        }
         let mut x = x.clone();
         for adapter in &adapted.adapters {
             if let Some(changed) = adapter.input(&x, pass)? {

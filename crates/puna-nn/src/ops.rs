@@ -27,7 +27,7 @@ pub use embedding::embedding_backward;
 pub use gated::gated;
 pub use linear::{linear, linear_in_training};
 pub use load_balance::load_balance;
-pub use low_rank::{LowRank, low_rank};
+pub use low_rank::{LowRank, linear_with_low_rank, low_rank};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use scale_columns::{ColumnScale, scale_columns};

@@ -111,8 +111,9 @@ pub(super) fn product(kernels: &Kernels, (m, n): (usize, usize), terms: &[Term<'
     let rounds = rounds(&parts);
     let steps = |round: &Range<usize>| parts[round.clone()].iter().map(Part::steps).sum();
     let most: usize = rounds.iter().map(steps).max().unwrap_or(1);
+    let longest = terms.iter().max_by_key(|term| term.k);
     let in_place =
-        terms.iter().all(|t| t.a.order == Order::Rows && t.a.stored == Stored::Bf16Pairs);
+        longest.is_some_and(|t| t.a.order == Order::Rows && t.a.stored == Stored::Bf16Pairs);
     // Rows that must be packed are packed for each block of columns.
     let least = if in_place || n > m { threads } else { 1 };
     let blocks = blocks(n.div_ceil(WIDTH), (PANELS / WIDTH / most).max(1), least);

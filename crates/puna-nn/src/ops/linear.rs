@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use puna_kernels::{
-    BlockFormat, Elements, MatRef, RoundedRows, Write, gemm, gemm_new, takes_rounded,
+    BlockFormat, Elements, Factors, MatRef, RoundedRows, Write, gemm, gemm_new, gemm_sum,
+    gemm_sum_new, takes_rounded,
 };
 
 use super::with_f32;
@@ -87,10 +88,13 @@ fn frozen(
     let y = Tensor::from_vec(y, (tokens, weight.rows()), &Device::Cpu)?;
     let weight = Arc::clone(weight);
     Ok(Value::derived_adding(y, &[x], move |dy, before| {
-        let shape = (weight.rows(), weight.cols());
         let dy = Rows::of(&Value::constant(dy.clone()), elements)?;
-        let dx =
-            with_matrix(&weight, elements, |w| input_gradient(&dy, before, w, shape, elements))??;
+        let dx = with_matrix(&weight, elements, |w| {
+            dy.with(|dy| {
+                let shape = (tokens, weight.cols());
+                input_gradient(shape, &[(dy, w, weight.rows())], before, elements)
+            })?
+        })??;
         Ok(vec![Some(dx)]) // [N, in]
     })
     .fresh())
@@ -136,7 +140,8 @@ fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<
         let dy = Rows::of(&Value::constant(dy.clone()), elements)?;
         let dx = {
             let w = parameter.values();
-            input_gradient(&dy, before, MatRef::rows(&w, cols), (rows, cols), elements)?
+            let w = MatRef::rows(&w, cols);
+            dy.with(|dy| input_gradient((tokens, cols), &[(dy, w, rows)], before, elements))??
         };
         x_rows.with(|x| dy.with(|dy| weight_gradient(&parameter, dy, (x, tokens), elements)))??;
         Ok(vec![Some(dx)])
@@ -181,31 +186,25 @@ fn matrix_shape(parameter: &Parameter) -> (usize, usize) {
     (parameter.shape()[0], parameter.shape()[1..].iter().product())
 }
 
-/// `dx = dy W` for `W` `[rows, cols]`, with what `x` had before.
+/// The gradient `[N, in]` of a product's input, a sum of products, with what the input had before.
 pub(super) fn input_gradient(
-    dy: &Rows,
+    shape: (usize, usize),
+    terms: &[Factors<'_>],
     before: Option<Sum>,
-    w: MatRef<'_>,
-    (rows, cols): (usize, usize),
     elements: Elements,
 ) -> Result<Sum, NnError> {
-    let tokens = dy.count()?;
-    dy.with(|dy| {
-        let operands = (dy, w);
-        let shape = (tokens, cols, rows);
-        let before = match before {
-            Some(own) if own.is_own() => {
-                return own.write(|dx| gemm(shape, operands, (dx, cols), Write::Add, elements));
-            }
-            other => other,
-        };
-        let dx = gemm_new(shape, operands, elements);
-        let dx = Sum::own(Tensor::from_vec(dx, (tokens, cols), &Device::Cpu)?);
-        match before {
-            None => Ok(dx),
-            Some(before) => dx.plus(before),
+    let before = match before {
+        Some(own) if own.is_own() => {
+            return own.write(|dx| gemm_sum(shape, terms, (dx, shape.1), Write::Add, elements));
         }
-    })?
+        other => other,
+    };
+    let dx = gemm_sum_new(shape, terms, elements);
+    let dx = Sum::own(Tensor::from_vec(dx, shape, &Device::Cpu)?);
+    match before {
+        None => Ok(dx),
+        Some(before) => dx.plus(before),
+    }
 }
 
 /// `dW += dyᵀ x` for `tokens` rows.

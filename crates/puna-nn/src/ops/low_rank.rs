@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use puna_kernels::{MatRef, Write, gemm, gemm_new};
+use puna_kernels::{Elements, MatRef, Write, gemm, gemm_new, gemm_sum_new};
 
-use super::linear::{Rows, elements, input_gradient, weight_gradient};
+use super::linear::{
+    Rows, elements, input_gradient, linear_in_training, weight_gradient, with_matrix,
+};
 use crate::value::Sum;
-use crate::{NnError, Parameter, Precision, Value};
+use crate::{NnError, Parameter, Precision, Value, Weight};
 
 /// Two thin matrices.
 #[derive(Debug, Clone)]
@@ -23,6 +25,60 @@ pub struct LowRank {
     pub scale: f32,
 }
 
+impl LowRank {
+    fn check(&self, (tokens, width): (usize, usize), y: (usize, usize)) -> Result<(), NnError> {
+        for (what, expected, got) in [
+            ("width of A", width, self.a.shape()[1]),
+            ("rows of B", y.1, self.b.shape()[0]),
+            ("rank of B", self.a.shape()[0], self.b.shape()[1]),
+            ("rows of an adapted layer", y.0, tokens),
+        ] {
+            if expected != got {
+                return Err(NnError::Shape { what, expected, got });
+            }
+        }
+        Ok(())
+    }
+
+    fn rank(&self) -> usize {
+        self.a.shape()[0]
+    }
+
+    /// `h = s x Aᵀ` `[N, R]`.
+    fn inner(&self, x: MatRef<'_>, tokens: usize, elements: Elements) -> Result<Rows, NnError> {
+        let (rank, width) = (self.rank(), self.a.shape()[1]);
+        let a = self.a.values();
+        let a = MatRef::rows(&a, width).t();
+        self.scaled(gemm_new((tokens, rank, width), (x, a), elements), tokens, elements)
+    }
+
+    /// `dh = s dy B` `[N, R]`.
+    fn d_inner(&self, dy: MatRef<'_>, tokens: usize, elements: Elements) -> Result<Rows, NnError> {
+        let (rank, out) = (self.rank(), self.b.shape()[0]);
+        let b = self.b.values();
+        let b = MatRef::rows(&b, rank);
+        self.scaled(gemm_new((tokens, rank, out), (dy, b), elements), tokens, elements)
+    }
+
+    fn scaled(&self, mut h: Vec<f32>, tokens: usize, elements: Elements) -> Result<Rows, NnError> {
+        h.iter_mut().for_each(|h| *h *= self.scale);
+        let h = Tensor::from_vec(h, (tokens, self.rank()), &Device::Cpu)?;
+        Rows::of(&Value::constant(h), elements)
+    }
+
+    /// `dB += dyᵀ h`, `dA += dhᵀ x`.
+    fn gradients(
+        &self,
+        (x, h): (MatRef<'_>, MatRef<'_>),
+        (dy, d_h): (MatRef<'_>, MatRef<'_>),
+        tokens: usize,
+        elements: Elements,
+    ) {
+        weight_gradient(&self.b, dy, (h, tokens), elements);
+        weight_gradient(&self.a, d_h, (x, tokens), elements);
+    }
+}
+
 /// Adds the product of the layer's input with two thin matrices to the layer's output, in the memory
 /// of `y` if nothing else has that value.
 ///
@@ -32,48 +88,86 @@ pub struct LowRank {
 /// # Errors
 /// If widths do not agree.
 pub fn low_rank(x: &Value, y: Value, of: &LowRank, precision: Precision) -> Result<Value, NnError> {
-    let (LowRank { a, b, scale }, elements) = (of.clone(), elements(precision));
-    let (rank, width) = (a.shape()[0], a.shape()[1]);
+    let (of, elements) = (of.clone(), elements(precision));
     let (tokens, out) = y.tensor().dims2()?;
-    for (what, expected, got) in [
-        ("width of A", x.tensor().dims2()?.1, width),
-        ("rows of B", out, b.shape()[0]),
-        ("rank of B", rank, b.shape()[1]),
-        ("rows of an adapted layer", tokens, x.tensor().dims2()?.0),
-    ] {
-        if expected != got {
-            return Err(NnError::Shape { what, expected, got });
-        }
-    }
+    of.check(x.tensor().dims2()?, (tokens, out))?;
+    let (rank, width) = (of.rank(), of.a.shape()[1]);
     let x_rows = Rows::of(x, elements)?;
-    let mut h = {
-        let a = a.values();
-        let a = MatRef::rows(&a, width).t();
-        x_rows.with(|x| gemm_new((tokens, rank, width), (x, a), elements))?
-    }; // [N, R]
-    h.iter_mut().for_each(|h| *h *= scale);
+    let h = x_rows.with(|x| of.inner(x, tokens, elements))??;
     let base = y.take_or_copy()?;
-    let sum = {
-        let b = b.values();
-        let operands = (MatRef::rows(&h, rank), MatRef::rows(&b, rank).t());
-        base.write(|y| gemm((tokens, out, rank), operands, (y, out), Write::Add, elements))?
-    };
+    let sum = h.with(|h| {
+        let b = of.b.values();
+        let operands = (h, MatRef::rows(&b, rank).t());
+        base.write(|y| gemm((tokens, out, rank), operands, (y, out), Write::Add, elements))
+    })??;
     Ok(Value::derived_adding(sum.into_tensor(), &[x, &y], move |dy, before| {
         let dy_rows = Rows::of(&Value::constant(dy.clone()), elements)?;
-        let mut d_h = {
-            let b = b.values();
-            let b = MatRef::rows(&b, rank);
-            dy_rows.with(|dy| gemm_new((tokens, rank, out), (dy, b), elements))?
-        }; // [N, R]
-        d_h.iter_mut().for_each(|h| *h *= scale);
-        dy_rows.with(|dy| weight_gradient(&b, dy, (MatRef::rows(&h, rank), tokens), elements))?;
-        let d_h = Rows::Float(Tensor::from_vec(d_h, (tokens, rank), &Device::Cpu)?);
-        d_h.with(|d_h| x_rows.with(|x| weight_gradient(&a, d_h, (x, tokens), elements)))??;
-        let dx = {
-            let a = a.values();
-            input_gradient(&d_h, before, MatRef::rows(&a, width), (rank, width), elements)?
-        };
+        let dx = dy_rows.with(|dy| {
+            let d_h = of.d_inner(dy, tokens, elements)?;
+            d_h.with(|d_h| {
+                x_rows
+                    .with(|x| h.with(|h| of.gradients((x, h), (dy, d_h), tokens, elements)))??;
+                let a = of.a.values();
+                let term = (d_h, MatRef::rows(&a, width), rank);
+                input_gradient((tokens, width), &[term], before, elements)
+            })?
+        })??;
         Ok(vec![Some(dx), Some(Sum::shared(dy.clone()))])
+    })
+    .fresh())
+}
+
+/// [`low_rank`] of a frozen layer in training, with the layer's own product `x Wᵀ`: `y` and `dx` are
+/// written once, and `dy` is rounded once.
+///
+/// # Shapes
+/// `x` `[N, in]`, weight `[out, in]` → `[N, out]`
+///
+/// # Errors
+/// If widths do not agree.
+pub fn linear_with_low_rank(
+    x: &Value,
+    weight: &Arc<Weight>,
+    of: &LowRank,
+    precision: Precision,
+) -> Result<Value, NnError> {
+    if matches!(&**weight, Weight::Dense(_) | Weight::Trained(_)) {
+        return low_rank(x, linear_in_training(x, weight, precision)?, of, precision);
+    }
+    let (of, weight, elements) = (of.clone(), Arc::clone(weight), elements(precision));
+    let (tokens, width) = x.tensor().dims2()?;
+    let (rank, out) = (of.rank(), weight.rows());
+    if width != weight.cols() {
+        return Err(NnError::Shape { what: "input width", expected: weight.cols(), got: width });
+    }
+    of.check((tokens, width), (tokens, out))?;
+    let x_rows = Rows::of(x, elements)?;
+    let h = x_rows.with(|x| of.inner(x, tokens, elements))??;
+    let y = with_matrix(&weight, elements, |w| {
+        x_rows.with(|x| {
+            h.with(|h| {
+                let b = of.b.values();
+                let terms = [(x, w.t(), width), (h, MatRef::rows(&b, rank).t(), rank)];
+                gemm_sum_new((tokens, out), &terms, elements)
+            })
+        })?
+    })??;
+    let y = Tensor::from_vec(y, (tokens, out), &Device::Cpu)?;
+    Ok(Value::derived_adding(y, &[x], move |dy, before| {
+        let dy_rows = Rows::of(&Value::constant(dy.clone()), elements)?;
+        let dx = dy_rows.with(|dy| {
+            let d_h = of.d_inner(dy, tokens, elements)?;
+            d_h.with(|d_h| {
+                x_rows
+                    .with(|x| h.with(|h| of.gradients((x, h), (dy, d_h), tokens, elements)))??;
+                with_matrix(&weight, elements, |w| {
+                    let a = of.a.values();
+                    let terms = [(dy, w, out), (d_h, MatRef::rows(&a, width), rank)];
+                    input_gradient((tokens, width), &terms, before, elements)
+                })?
+            })?
+        })??;
+        Ok(vec![Some(dx)])
     })
     .fresh())
 }
@@ -81,7 +175,9 @@ pub fn low_rank(x: &Value, y: Value, of: &LowRank, precision: Precision) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BlockWeight;
     use crate::value::tests::gradcheck;
+    use puna_kernels::BlockFormat;
     use puna_testkit::{GradTolerance, gradcheck_by, random_tensor};
 
     fn flat(x: &Tensor) -> Vec<f32> {
@@ -107,21 +203,51 @@ mod tests {
         assert_eq!(flat(kept.tensor()), [1.0, 1.0], "another value of y keeps what it was");
     }
 
+    fn frozen(w: &Tensor) -> Arc<Weight> {
+        let bytes: Vec<u8> = flat(w).iter().flat_map(|v| v.to_le_bytes()).collect();
+        let (rows, cols) = w.dims2().unwrap();
+        let block = BlockWeight::new(BlockFormat::F32, rows, cols, Arc::new(bytes)).unwrap();
+        Arc::new(Weight::Block(block))
+    }
+
     #[test]
     fn gradients_of_inputs_and_matrices_match_central_differences() {
-        let (a, b) = (random_tensor(1, &[3, 5]), random_tensor(2, &[4, 3]));
         let (x, y) = (random_tensor(3, &[6, 5]), random_tensor(4, &[6, 4]));
+        matches_central_differences(&[x, y], |v, of| {
+            low_rank(&v[0], v[1].clone(), of, Precision::Exact)
+        });
+        let (x, w) = (random_tensor(3, &[6, 5]), frozen(&random_tensor(5, &[4, 5])));
+        matches_central_differences(&[x], |v, of| {
+            linear_with_low_rank(&v[0], &w, of, Precision::Exact)
+        });
+    }
+
+    #[test]
+    fn with_the_layers_product_it_is_what_it_is_beside_it() {
+        let (a, b) = (random_tensor(1, &[3, 5]), random_tensor(2, &[4, 3]));
+        let (of, w) = (matrices(&a, &b), frozen(&random_tensor(5, &[4, 5])));
+        let x = Value::constant(random_tensor(3, &[6, 5]));
+        let fused = linear_with_low_rank(&x, &w, &of, Precision::Exact).unwrap();
+        let y = linear_in_training(&x, &w, Precision::Exact).unwrap();
+        let beside = low_rank(&x, y, &of, Precision::Exact).unwrap();
+        for (fused, beside) in flat(fused.tensor()).iter().zip(flat(beside.tensor())) {
+            assert!((fused - beside).abs() < 1e-5, "{fused} {beside}");
+        }
+    }
+
+    /// Of an op on `inputs` with `A` `[3, 5]` and `B` `[4, 3]`.
+    fn matches_central_differences(
+        inputs: &[Tensor],
+        op: impl Fn(&[Value], &LowRank) -> Result<Value, NnError>,
+    ) {
+        let (a, b) = (random_tensor(1, &[3, 5]), random_tensor(2, &[4, 3]));
         let of = matrices(&a, &b);
-        gradcheck(
-            |v| low_rank(&v[0], v[1].clone(), &of, Precision::Exact),
-            &[x.clone(), y.clone()],
-            GradTolerance::default(),
-        );
+        gradcheck(|v| op(v, &of), inputs, GradTolerance::default());
         let sum = |m: &[Tensor]| {
             let of = matrices(&m[0], &m[1]);
-            let sum =
-                low_rank(&Value::leaf(x.clone()), Value::leaf(y.clone()), &of, Precision::Exact);
-            (of, sum.unwrap())
+            let inputs: Vec<Value> = inputs.iter().cloned().map(Value::leaf).collect();
+            let sum = op(&inputs, &of).unwrap();
+            (of, sum)
         };
         gradcheck_by(
             |m| Ok(sum(m).1.tensor().clone()),

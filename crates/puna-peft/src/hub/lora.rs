@@ -181,6 +181,17 @@ impl LinearAdapter for HubLora {
         }
     }
 
+    fn low_rank(&self, pass: &Pass) -> Option<&LowRank> {
+        match self {
+            HubLora::Add { matrices, dropout, gate: None, .. }
+                if pass.seed.is_none() || *dropout == 0.0 =>
+            {
+                Some(matrices)
+            }
+            _ => None,
+        }
+    }
+
     fn merge(&self, weight: &mut [f32], bias: Option<&mut [f32]>) -> Result<bool, NnError> {
         match self {
             HubLora::Add { matrices: LowRank { a, b, scale }, gate: None, .. } => {

@@ -134,6 +134,11 @@ impl LinearAdapter for LoraLayer {
         }
     }
 
+    fn low_rank(&self, pass: &Pass) -> Option<&LowRank> {
+        let drops = pass.seed.is_some() && self.dropout > 0.0;
+        (self.initial.is_none() && self.dora.is_none() && !drops).then_some(&self.matrices)
+    }
+
     fn merge(&self, weight: &mut [f32], _bias: Option<&mut [f32]>) -> Result<bool, NnError> {
         let LowRank { a, b, scale } = &self.matrices;
         let (rank, width) = (a.shape()[0], a.shape()[1]);
