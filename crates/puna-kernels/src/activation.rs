@@ -2,7 +2,7 @@
 
 use crate::kernels::Kernels;
 use crate::math::{self, map_lanes};
-use crate::parallel::{changed_copy, for_each_chunk_mut};
+use crate::parallel::{Begin, for_each_chunk_mut, made};
 use crate::simd::Simd;
 
 /// Values per task: below this another thread costs more than it saves.
@@ -35,7 +35,7 @@ pub fn gated(act: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) {
 pub fn gated_new(act: GateActivation, gate: &[f32], up: &[f32]) -> Vec<f32> {
     assert_eq!(gate.len(), up.len(), "gate and up");
     let kernels = Kernels::get();
-    changed_copy(gate, CHUNK, |first, gate| {
+    made(Begin::Copy(gate), CHUNK, |first, gate| {
         kernels.gate(act, &up[first..first + gate.len()], gate);
     })
 }

@@ -63,16 +63,16 @@ pub use matrix::{
     MatrixData, nibble_place, nibble_row_bytes, panel_bytes,
 };
 pub use memory::{LineAligned, StreamBytes, prepare_heap};
-pub use norm::rms_norm;
+pub use norm::{rms_norm, rms_norm_new};
 pub use panels::{GroupScales, PackedGroups, pack_groups, pack_panels};
 pub use parallel::{for_each_chunk_mut, zeros};
 pub use pool::{set_threads, threads, with_threads};
 pub use quantize::{can_quantize, quantize_rows};
 pub use resident::{peak_rss_bytes, rss_bytes};
-pub use rope::{RopeTable, rope, rope_into};
+pub use rope::{RopeTable, rope, rope_new};
 pub use router::top_k;
 pub use softmax::{argmax, log_softmax, softmax, sum_exp};
 pub use training::{
-    AdamWStep, CrossEntropyRow, adamw, add, add_in_place, cross_entropy_row, gated_backward,
+    AdamWStep, CrossEntropyRow, adamw, add_in_place, add_new, cross_entropy_row, gated_backward,
     rms_norm_backward, sum_of_squares,
 };

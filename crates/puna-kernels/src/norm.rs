@@ -2,7 +2,7 @@
 
 use crate::kernels::Kernels;
 use crate::math::sum_lanes;
-use crate::parallel::for_each_chunk_mut;
+use crate::parallel::{Begin, for_each_chunk_mut, made};
 use crate::simd::Simd;
 
 /// Values from which rows are worth a second thread.
@@ -17,6 +17,21 @@ const MIN_PARALLEL: usize = 16 * 1024;
 /// If the lengths do not agree.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     Kernels::get().rms_norm(x, weight, eps, out);
+}
+
+/// [`rms_norm`] in new memory.
+///
+/// # Panics
+/// As there.
+#[must_use]
+pub fn rms_norm_new(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let cols = weight.len();
+    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values in rows of {cols}", x.len());
+    let kernels = Kernels::get();
+    made(Begin::Zeros(x.len()), MIN_PARALLEL.div_ceil(cols) * cols, |first, out| {
+        let rows = x[first..].chunks_exact(cols).zip(out.chunks_exact_mut(cols));
+        rows.for_each(|(x, out)| kernels.rms_norm_row(x, weight, eps, out));
+    })
 }
 
 impl Kernels {

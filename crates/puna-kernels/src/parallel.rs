@@ -76,20 +76,39 @@ pub fn zeros(len: usize) -> Vec<f32> {
     values
 }
 
-/// A copy of some values, each chunk of which `change` gets behind its copying; its memory is written
-/// once. `first` is the index of the chunk's first value.
-pub(crate) fn changed_copy(
-    of: &[f32],
+/// What new memory holds before its chunks are changed.
+#[derive(Clone, Copy)]
+pub(crate) enum Begin<'a> {
+    /// So many zeros.
+    Zeros(usize),
+    Copy(&'a [f32]),
+}
+
+/// New values, each chunk of which `change` gets while it is in the caches: memory is written once.
+/// `first` is the index of the chunk's first value.
+pub(crate) fn made(
+    begin: Begin<'_>,
     chunk: usize,
     change: impl Fn(usize, &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let mut values = Vec::with_capacity(of.len());
-    let room = &mut values.spare_capacity_mut()[..of.len()];
+    let len = match begin {
+        Begin::Zeros(len) => len,
+        Begin::Copy(of) => of.len(),
+    };
+    let mut values = Vec::with_capacity(len);
+    let room = &mut values.spare_capacity_mut()[..len];
     for_each_chunk_mut(room, chunk, |first, part| {
-        change(first, part.write_copy_of_slice(&of[first..first + part.len()]));
+        match begin {
+            Begin::Zeros(_) => part.fill(std::mem::MaybeUninit::new(0.0)),
+            Begin::Copy(of) => {
+                part.write_copy_of_slice(&of[first..first + part.len()]);
+            }
+        }
+        // SAFETY: all of the part was written.
+        change(first, unsafe { part.assume_init_mut() });
     });
-    // SAFETY: as many values as `of` has were written.
-    unsafe { values.set_len(of.len()) };
+    // SAFETY: all values were written.
+    unsafe { values.set_len(len) };
     values
 }
 

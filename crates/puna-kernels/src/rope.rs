@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, eq. 34) in Hugging Face's half-split layout.
 
-use crate::parallel::for_each_chunk_mut;
+use crate::parallel::{Begin, for_each_chunk_mut, made};
 
 /// Values from which tokens are worth a second thread.
 const MIN_PARALLEL: usize = 16 * 1024;
@@ -24,54 +24,54 @@ pub struct RopeTable<'a> {
 /// # Panics
 /// If the lengths do not agree, or `rotary_dim` is odd or above `head_dim`.
 pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, table: &RopeTable) {
-    rotate(None, x, (heads, head_dim), table);
+    let row = table.check(x.len(), (heads, head_dim));
+    for_each_chunk_mut(x, MIN_PARALLEL.div_ceil(row) * row, |first, x| {
+        table.rotate(first / row, x, (heads, head_dim));
+    });
 }
 
-/// [`rope`] of `x` into `out`.
+/// [`rope`] of `x` in new memory.
 ///
 /// # Panics
-/// As there, or if the lengths differ.
-pub fn rope_into(x: &[f32], out: &mut [f32], heads: usize, head_dim: usize, table: &RopeTable) {
-    assert_eq!(x.len(), out.len(), "input and output");
-    rotate(Some(x), out, (heads, head_dim), table);
+/// As there.
+#[must_use]
+pub fn rope_new(x: &[f32], heads: usize, head_dim: usize, table: &RopeTable) -> Vec<f32> {
+    let row = table.check(x.len(), (heads, head_dim));
+    made(Begin::Copy(x), MIN_PARALLEL.div_ceil(row) * row, |first, x| {
+        table.rotate(first / row, x, (heads, head_dim));
+    })
 }
 
-/// Rotates what is in `x`, or what is copied there first.
-fn rotate(
-    from: Option<&[f32]>,
-    x: &mut [f32],
-    (heads, head_dim): (usize, usize),
-    table: &RopeTable,
-) {
-    let half = table.rotary_dim / 2;
-    assert!(table.rotary_dim == 2 * half && table.rotary_dim <= head_dim, "rotary_dim");
-    let row = heads * head_dim;
-    if x.is_empty() || half == 0 {
-        if let Some(from) = from {
-            x.copy_from_slice(from);
-        }
-        return;
+impl RopeTable<'_> {
+    /// Elements of a token, at least one.
+    fn check(&self, len: usize, (heads, head_dim): (usize, usize)) -> usize {
+        let half = self.rotary_dim / 2;
+        assert!(self.rotary_dim == 2 * half && self.rotary_dim <= head_dim, "rotary_dim");
+        let row = (heads * head_dim).max(1);
+        let tokens = len / row;
+        assert_eq!(len, tokens * row, "rows of {heads} heads of {head_dim}");
+        let expected = (tokens * half, tokens * half);
+        assert_eq!((self.cos.len(), self.sin.len()), expected, "rope table");
+        row
     }
-    let tokens = x.len() / row;
-    assert_eq!(x.len(), tokens * row, "rows of {heads} heads of {head_dim}");
-    assert_eq!((table.cos.len(), table.sin.len()), (tokens * half, tokens * half), "rope table");
-    let rotate = |(x, (cos, sin)): (&mut [f32], (&[f32], &[f32]))| {
-        for head in x.chunks_exact_mut(head_dim) {
-            let (first, second) = head[..2 * half].split_at_mut(half);
-            for ((a, b), (c, s)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
-                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+
+    /// Rotates some tokens.
+    fn rotate(&self, first: usize, x: &mut [f32], (heads, head_dim): (usize, usize)) {
+        let half = self.rotary_dim / 2;
+        if half == 0 {
+            return;
+        }
+        let angles = (self.cos[first * half..].chunks_exact(half))
+            .zip(self.sin[first * half..].chunks_exact(half));
+        for (x, (cos, sin)) in x.chunks_exact_mut(heads * head_dim).zip(angles) {
+            for head in x.chunks_exact_mut(head_dim) {
+                let (first, second) = head[..2 * half].split_at_mut(half);
+                for ((a, b), (c, s)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                }
             }
         }
-    };
-    for_each_chunk_mut(x, MIN_PARALLEL.div_ceil(row) * row, |first, x| {
-        if let Some(from) = from {
-            x.copy_from_slice(&from[first..first + x.len()]);
-        }
-        let first = first / row * half;
-        let angles =
-            table.cos[first..].chunks_exact(half).zip(table.sin[first..].chunks_exact(half));
-        x.chunks_exact_mut(row).zip(angles).for_each(rotate);
-    });
+    }
 }
 
 #[cfg(test)]

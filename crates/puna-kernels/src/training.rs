@@ -3,7 +3,7 @@
 use crate::activation::GateActivation;
 use crate::kernels::Kernels;
 use crate::math;
-use crate::parallel::{OutPtr, changed_copy, for_each_chunk_mut};
+use crate::parallel::{Begin, OutPtr, for_each_chunk_mut, made};
 use crate::pool;
 use crate::simd::{LANES, Simd};
 
@@ -13,16 +13,16 @@ const CHUNK: usize = 16 * 1024;
 /// Rows whose share of a norm's weight gradient is summed up together, whatever the threads.
 const NORM_ROWS: usize = 64;
 
-/// `out = a + b`.
+/// `a + b`, in new memory.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
-    assert_eq!((a.len(), b.len()), (out.len(), out.len()), "terms and sum");
-    for_each_chunk_mut(out, CHUNK, |first, out| {
-        let terms = a[first..].iter().zip(&b[first..]);
-        out.iter_mut().zip(terms).for_each(|(out, (a, b))| *out = a + b);
-    });
+#[must_use]
+pub fn add_new(a: &[f32], b: &[f32]) -> Vec<f32> {
+    assert_eq!(a.len(), b.len(), "terms");
+    made(Begin::Copy(a), CHUNK, |first, sum| {
+        sum.iter_mut().zip(&b[first..]).for_each(|(a, b)| *a += b);
+    })
 }
 
 /// `a += b`.
@@ -73,7 +73,7 @@ pub fn gated_backward(
     let kernels = Kernels::get();
     let mut d_up = Vec::with_capacity(len);
     let d_up_at = OutPtr::new(&mut d_up.spare_capacity_mut()[..len]);
-    let d_gate = changed_copy(gate, CHUNK, |first, d_gate| {
+    let d_gate = made(Begin::Copy(gate), CHUNK, |first, d_gate| {
         let part = first..first + d_gate.len();
         // SAFETY: chunks are disjoint, and both outputs have one length.
         let room = unsafe { d_up_at.slice(part.clone()) };
@@ -157,36 +157,40 @@ fn value_and_slope<S: Simd>(s: S, act: GateActivation, x: S::F) -> (S::F, S::F) 
     (value, s.fma(value, rest, sigmoid))
 }
 
-/// Backward of [`crate::rms_norm`]: replaces `dx` and adds to `d_weight`.
+/// Backward of [`crate::rms_norm`]: the gradient of `x` with what it had `before`, in new memory; adds
+/// to `d_weight`.
 ///
 /// With `r = 1 / sqrt(mean(x²) + eps)`: `dx = r (w dy) - x r³ / C sum(w dy x)`,
 /// `dw = sum over rows of dy x r`.
 ///
 /// # Shapes
-/// `x`, `dy`, `dx` `[rows, C]`, `weight`, `d_weight` `[C]`; `d_weight` may be empty if it is not
-/// wanted.
+/// `x`, `dy`, `before`, result `[rows, C]`, `weight`, `d_weight` `[C]`; `d_weight` may be empty if it is
+/// not wanted.
 ///
 /// # Panics
 /// If the lengths do not agree.
+#[must_use]
 pub fn rms_norm_backward(
     (x, weight, eps): (&[f32], &[f32], f32),
     dy: &[f32],
-    dx: &mut [f32],
+    before: Option<&[f32]>,
     d_weight: &mut [f32],
-) {
-    let cols = weight.len();
-    assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values in rows of {cols}", x.len());
-    assert_eq!((dy.len(), dx.len()), (x.len(), x.len()), "gradients");
+) -> Vec<f32> {
+    let (len, cols) = (x.len(), weight.len());
+    assert!(cols > 0 && len.is_multiple_of(cols), "{len} values in rows of {cols}");
+    assert_eq!((dy.len(), before.map_or(len, <[f32]>::len)), (len, len), "gradients");
     assert!(d_weight.is_empty() || d_weight.len() == cols, "gradient of the weight");
     let kernels = Kernels::get();
     let chunk = NORM_ROWS * cols;
-    let mut partial = vec![0f32; x.len().div_ceil(chunk) * cols];
-    let dx = OutPtr::new(dx);
-    for_each_chunk_mut(&mut partial, cols, |first, partial| {
-        let start = first / cols * chunk;
-        let part = start..x.len().min(start + chunk);
-        // SAFETY: chunks are disjoint.
-        let dx = unsafe { dx.slice(part.clone()) };
+    let mut partial = vec![0f32; if d_weight.is_empty() { 0 } else { len.div_ceil(chunk) * cols }];
+    let partial_at = OutPtr::new(&mut partial);
+    let wanted = !d_weight.is_empty();
+    let begin = before.map_or(Begin::Zeros(len), Begin::Copy);
+    let dx = made(begin, chunk, |first, dx| {
+        let part = first..first + dx.len();
+        let own = if wanted { first / chunk * cols..(first / chunk + 1) * cols } else { 0..0 };
+        // SAFETY: every chunk has its own.
+        let partial = unsafe { partial_at.slice(own) };
         let rows = x[part.clone()].chunks_exact(cols).zip(dy[part].chunks_exact(cols));
         for ((x, dy), dx) in rows.zip(dx.chunks_exact_mut(cols)) {
             kernels.norm_gradient((x, weight, eps), dy, dx, partial);
@@ -195,9 +199,10 @@ pub fn rms_norm_backward(
     for partial in partial.chunks_exact(cols) {
         d_weight.iter_mut().zip(partial).for_each(|(d, p)| *d += p);
     }
+    dx
 }
 
-/// One row.
+/// Adds the gradients of one row; `dw` may be empty.
 #[inline(always)]
 pub(crate) fn norm_gradient<S: Simd>(
     s: S,
@@ -208,25 +213,25 @@ pub(crate) fn norm_gradient<S: Simd>(
 ) {
     let mean = math::sum_lanes!(s, x, 0.0, |v| s.mul(v, v)) / x.len() as f64;
     let r = 1.0 / (mean + f64::from(eps)).sqrt();
-    for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(w) {
-        *dx = dy * w;
-    }
     let mut dot = 0f64;
-    for (dx, x) in dx.chunks(256).zip(x.chunks(256)) {
+    for ((x, w), dy) in x.chunks(256).zip(w.chunks(256)).zip(dy.chunks(256)) {
         let mut lanes = [0f32; LANES];
-        let (dx, dx_rest) = dx.as_chunks::<LANES>();
         let (x, x_rest) = x.as_chunks::<LANES>();
-        for (dx, x) in dx.iter().zip(x) {
-            for (lane, (dx, x)) in lanes.iter_mut().zip(dx.iter().zip(x)) {
-                *lane += dx * x;
+        let (w, w_rest) = w.as_chunks::<LANES>();
+        let (dy, dy_rest) = dy.as_chunks::<LANES>();
+        for ((x, w), dy) in x.iter().zip(w).zip(dy) {
+            for (lane, ((x, w), dy)) in lanes.iter_mut().zip(x.iter().zip(w).zip(dy)) {
+                *lane += dy * w * x;
             }
         }
-        let rest: f32 = dx_rest.iter().zip(x_rest).map(|(a, b)| a * b).sum();
+        let rest: f32 = x_rest.iter().zip(w_rest).zip(dy_rest).map(|((x, w), dy)| dy * w * x).sum();
         dot += f64::from(lanes.iter().sum::<f32>() + rest);
     }
     let (r, back) = (r as f32, (r * r * r * dot / x.len() as f64) as f32);
-    for (((dx, x), dy), dw) in dx.iter_mut().zip(x).zip(dy).zip(dw) {
-        *dx = *dx * r - x * back;
+    for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(w) {
+        *dx += dy * w * r - x * back;
+    }
+    for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
         *dw += dy * (x * r);
     }
 }

@@ -339,8 +339,7 @@ fn add(a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
         let (expected, got) = (a.elem_count(), b.elem_count());
         return Err(NnError::Shape { what: "terms of a sum", expected, got });
     }
-    let mut sum = puna_kernels::zeros(a.elem_count());
-    with_f32(a, |a| with_f32(b, |b| puna_kernels::add(a, b, &mut sum)))??;
+    let sum = with_f32(a, |a| with_f32(b, |b| puna_kernels::add_new(a, b)))??;
     Ok(Tensor::from_vec(sum, a.shape(), &Device::Cpu)?)
 }
 

@@ -6,6 +6,7 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::with_f32;
+use crate::value::Sum;
 use crate::{NnError, Value, Vector};
 
 /// Normalizes rows of the weight's length.
@@ -30,21 +31,25 @@ pub fn rms_norm(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, N
         let w = w.clone();
         return Value::by_candle(&[x], move |x| composed(&x[0], &w, eps));
     }
-    let mut y = puna_kernels::zeros(x.tensor().elem_count());
-    w.with(|w| with_f32(x.tensor(), |x| puna_kernels::rms_norm(x, w, eps, &mut y)))??;
+    let y = w.with(|w| with_f32(x.tensor(), |x| puna_kernels::rms_norm_new(x, w, eps)))??;
     let shape = x.tensor().shape().clone();
     let y = Tensor::from_vec(y, shape.clone(), &Device::Cpu)?;
     let (saved, w) = (x.tensor().clone(), w.clone());
-    Ok(Value::derived(y, &[x], move |dy| {
-        let mut dx = puna_kernels::zeros(dy.elem_count());
+    Ok(Value::derived_adding(y, &[x], move |dy, before| {
         let mut dw = vec![0f32; if w.is_trained() { width } else { 0 }];
-        with_f32(&saved, |x| {
-            with_f32(dy, |dy| {
-                w.with(|w| puna_kernels::rms_norm_backward((x, w, eps), dy, &mut dx, &mut dw))
+        let mut back = |before: Option<&[f32]>| {
+            with_f32(&saved, |x| {
+                with_f32(dy, |dy| {
+                    w.with(|w| puna_kernels::rms_norm_backward((x, w, eps), dy, before, &mut dw))
+                })
             })
-        })???;
+        };
+        let dx = match before {
+            None => back(None),
+            Some(before) => with_f32(&before.into_tensor(), |before| back(Some(before)))?,
+        }???;
         w.add_gradient(&dw);
-        Ok(vec![Some(Tensor::from_vec(dx, shape, &Device::Cpu)?)])
+        Ok(vec![Some(Sum::own(Tensor::from_vec(dx, shape, &Device::Cpu)?))])
     }))
 }
 

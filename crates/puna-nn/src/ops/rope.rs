@@ -52,9 +52,8 @@ fn rotated(
     rotary_dim: usize,
 ) -> std::result::Result<Tensor, NnError> {
     let head_dim = x.dims2()?.1 / heads;
-    let mut y = puna_kernels::zeros(x.elem_count());
     let table = RopeTable { cos, sin, rotary_dim };
-    with_f32(x, |x| puna_kernels::rope_into(x, &mut y, heads, head_dim, &table))?;
+    let y = with_f32(x, |x| puna_kernels::rope_new(x, heads, head_dim, &table))?;
     Ok(Tensor::from_vec(y, x.shape(), &Device::Cpu)?)
 }
 
