@@ -24,13 +24,16 @@ pub struct Pass {
     /// In training, and only there: where the random numbers of dropout and routing begin. The same
     /// for both passes of a block that is computed twice.
     pub seed: Option<u64>,
+    /// Frozen weights multiply as general products do: in training, and for held-out losses, which are
+    /// then of the same arithmetic, and as quick.
+    pub like_training: bool,
 }
 
 impl Pass {
     /// A pass without adapters.
     #[must_use]
     pub fn new(precision: Precision) -> Self {
-        Self { precision, adapters: None, row_len: 0, seed: None }
+        Self { precision, adapters: None, row_len: 0, seed: None, like_training: false }
     }
 
     /// The same pass with other arithmetic.
@@ -259,7 +262,7 @@ impl Linear {
         let Some(adapted) = pass.adapted(self.slot()) else {
             return self.product(x, self.bias(), None, pass);
         };
-        if let ([adapter], Some(_)) = (&adapted.adapters[..], pass.seed)
+        if let ([adapter], true) = (&adapted.adapters[..], pass.like_training)
             && let Some(low_rank) = adapter.low_rank(pass)
         {
             let weight = adapted.weight.as_ref().unwrap_or(self.weight());
@@ -291,15 +294,12 @@ impl Linear {
         pass: &Pass,
     ) -> Result<Value, NnError> {
         let tokens = x.tensor().dims2()?.0;
-        let y = match pass.seed {
-            Some(_) => {
-                let weight = replaced.unwrap_or(self.weight());
-                ops::linear_in_training(x, weight, pass.precision)?
-            }
-            None => {
-                let weight = replaced.unwrap_or_else(|| self.weight_for(tokens));
-                ops::linear(x, weight, pass.precision)?
-            }
+        let y = if pass.like_training {
+            let weight = replaced.unwrap_or(self.weight());
+            ops::linear_in_training(x, weight, pass.precision)?
+        } else {
+            let weight = replaced.unwrap_or_else(|| self.weight_for(tokens));
+            ops::linear(x, weight, pass.precision)?
         }; // [N, out]
         match bias {
             None => Ok(y),

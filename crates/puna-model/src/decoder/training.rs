@@ -68,6 +68,7 @@ impl TrainingPass {
             adapters: self.adapters.clone(),
             row_len,
             seed: Some(self.seed),
+            like_training: true,
         }
     }
 }
@@ -231,7 +232,7 @@ impl Decoder {
     /// # Errors
     /// As [`Self::train_on`].
     pub fn evaluate(&self, rows: &TokenRows<'_>, pass: &Pass) -> Result<LossSum, ModelError> {
-        let pass = Pass { row_len: rows.len, ..pass.clone() };
+        let pass = Pass { row_len: rows.len, like_training: true, ..pass.clone() };
         let expanded = Expanded::new(rows, &pass);
         let rows = &expanded.as_ref().map_or(*rows, Expanded::rows);
         let x = self.rows_through_blocks(rows, &pass)?;
