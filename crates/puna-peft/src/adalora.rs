@@ -384,6 +384,20 @@ impl Method for AdaLora {
         Ok(self.triplets().map(|triplets| triplets.regularize(factor)).sum())
     }
 
+    /// As in peft, which refuses to load an adapter that was trained for too few.
+    fn check_steps(&self, steps: u64) -> Result<(), PeftError> {
+        let AdaLoraConfig { tinit, tfinal, .. } = self.config;
+        let total = self.config.total_step.unwrap_or(steps);
+        if tinit.saturating_add(tfinal) < total {
+            return Ok(());
+        }
+        Err(PeftError::Setting {
+            key: "tinit, tfinal",
+            value: format!("{tinit}, {tfinal} of {total} steps"),
+            expected: "less than the steps together: ranks are reduced in between".to_owned(),
+        })
+    }
+
     fn after_update(&self, step: u64, steps: u64) {
         let triplets: Vec<&Triplets> = self.triplets().collect();
         self.allocator().after_update(&triplets, step, steps);

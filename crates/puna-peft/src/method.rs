@@ -86,6 +86,15 @@ pub trait Method: Debug + Send + Sync {
         Ok(0.0)
     }
 
+    /// Whether a training of so many updates has room for what the method does during it.
+    ///
+    /// # Errors
+    /// If it has not.
+    fn check_steps(&self, steps: u64) -> Result<(), PeftError> {
+        let _ = steps;
+        Ok(())
+    }
+
     /// Is told that `step` of `steps` updates have been made, with gradients still there.
     fn after_update(&self, step: u64, steps: u64) {
         let _ = (step, steps);

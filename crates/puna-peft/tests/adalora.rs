@@ -132,4 +132,9 @@ fn wrong_settings_of_adalora_are_named() {
     assert_eq!(message(config), "adapter.target_r = 13: expected at most init_r");
     let config = AdaLoraConfig { total_step: Some(5), tfinal: 5, ..AdaLoraConfig::default() };
     assert_eq!(message(config), "adapter.total_step = 5: expected more than tinit + tfinal");
+    let config = AdaLoraConfig { tinit: 3, tfinal: 5, ..AdaLoraConfig::default() };
+    let method = AdapterConfig::AdaLora(config).build(&base, 1).expect("an adapter");
+    assert!(method.check_steps(9).is_ok());
+    let few = method.check_steps(8).expect_err("too few").to_string();
+    assert!(few.starts_with("adapter.tinit, tfinal = 3, 5 of 8 steps"), "{few}");
 }

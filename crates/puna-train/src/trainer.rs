@@ -128,6 +128,9 @@ impl Trainer {
             let expected = "at least the steps that are done";
             return Err(TrainError::Setting { key: "train.steps", value, expected });
         }
+        if let Some(method) = setup.trained.method() {
+            method.check_steps(steps)?;
+        }
         let length = recipe.data.sequence_length;
         let forward = setup.config.decoder.prefill_flops(0, length, length) as f64;
         let peak = MachineLimits::measure_peak().map(|peak| match recipe.train.precision {
