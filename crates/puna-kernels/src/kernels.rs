@@ -13,8 +13,9 @@ use crate::blocks::{Layout, Unpacked};
 use crate::flash::{GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{Block, Steps, Words};
+use crate::logit_loss::CrossEntropyRow;
 use crate::matmul::{FloatTile, PanelTile};
-use crate::training::{AdamWStep, CrossEntropyRow};
+use crate::training::AdamWStep;
 
 /// Instruction sets with a kernel table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,6 +100,10 @@ type RoundedToWords = unsafe fn((*const u16, usize), (usize, usize), Steps);
 /// A row with weight and epsilon, its output's gradient, the gradients of row and weight.
 type NormGradient = unsafe fn((&[f32], &[f32], f32), &[f32], &mut [f32], &mut [f32]);
 
+/// Two rows of logits, their loss and the factor of their divergence; what comes of them.
+type Consistency =
+    unsafe fn((&mut [f32], &mut [f32]), (&CrossEntropyRow, f32), &mut (f32, f32, f32));
+
 /// Weights, gradient, moments.
 type AdamWPart = unsafe fn(&mut [f32], &[f32], (&mut [f32], &mut [f32]), &AdamWStep);
 
@@ -113,6 +118,7 @@ pub struct Kernels {
     gate_gradient: unsafe fn(GateActivation, &[f32], &mut [f32], &mut [f32]),
     norm_gradient: NormGradient,
     cross_entropy: unsafe fn(&mut [f32], &CrossEntropyRow, &mut (f32, f32)),
+    consistency: Consistency,
     adamw_part: AdamWPart,
     softmax_tile: unsafe fn(&SoftmaxTile),
     gradient_tile: unsafe fn(&GradientTile),
@@ -209,6 +215,8 @@ impl Kernels {
         fn norm_gradient(of: (&[f32], &[f32], f32), dy: &[f32], dx: &mut [f32], dw: &mut [f32]);
         /// One row.
         fn cross_entropy(logits: &mut [f32], row: &CrossEntropyRow, out: &mut (f32, f32));
+        /// Two rows of one length.
+        fn consistency(rows: (&mut [f32], &mut [f32]), how: (&CrossEntropyRow, f32), out: &mut (f32, f32, f32));
         /// Slices of equal length.
         fn adamw_part(w: &mut [f32], g: &[f32], moments: (&mut [f32], &mut [f32]), step: &AdamWStep);
         /// One row.

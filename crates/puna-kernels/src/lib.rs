@@ -25,6 +25,7 @@ mod format;
 mod gemm;
 mod kernels;
 mod line;
+mod logit_loss;
 mod machine;
 mod math;
 mod matmul;
@@ -56,6 +57,7 @@ pub use gemm::{
     gemm_sum, gemm_sum_new, round_rows, takes_rounded,
 };
 pub use kernels::{Isa, Kernels};
+pub use logit_loss::{CrossEntropyRow, consistency_rows, cross_entropy_row};
 pub use machine::{IsaPeak, MachineLimits};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul, set_prompt_tiles};
 pub use matrix::{
@@ -73,6 +75,5 @@ pub use rope::{RopeTable, rope, rope_new};
 pub use router::top_k;
 pub use softmax::{argmax, log_softmax, softmax, sum_exp};
 pub use training::{
-    AdamWStep, CrossEntropyRow, adamw, add_in_place, add_new, cross_entropy_row, gated_backward,
-    rms_norm_backward, sum_of_squares,
+    AdamWStep, adamw, add_in_place, add_new, gated_backward, rms_norm_backward, sum_of_squares,
 };

@@ -236,61 +236,6 @@ pub(crate) fn norm_gradient<S: Simd>(
     }
 }
 
-/// What a row of logits contributes to the loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CrossEntropyRow {
-    /// Index of the right class.
-    pub target: usize,
-    /// Weight of the row in the loss: its gradients are multiplied by it.
-    pub weight: f32,
-    /// Factor of the square of the logarithm of the softmax's sum (z-loss; PaLM,
-    /// arXiv:2204.02311, section 5).
-    pub z_loss: f32,
-    /// `cap tanh(logit / cap)` before the softmax.
-    pub softcap: Option<f32>,
-}
-
-/// Cross-entropy of one row of logits, which become their own gradients; returns the unweighted
-/// `-log softmax(logits)[target]` and the logarithm of the softmax's sum.
-///
-/// # Panics
-/// If the target is not a class.
-pub fn cross_entropy_row(logits: &mut [f32], row: &CrossEntropyRow) -> (f32, f32) {
-    let mut out = (0.0, 0.0);
-    assert!(row.target < logits.len(), "target {} of {} classes", row.target, logits.len());
-    Kernels::get().cross_entropy(logits, row, &mut out);
-    out
-}
-
-/// One row.
-#[inline(always)]
-pub(crate) fn cross_entropy<S: Simd>(
-    s: S,
-    logits: &mut [f32],
-    row: &CrossEntropyRow,
-    out: &mut (f32, f32),
-) {
-    if let Some(cap) = row.softcap {
-        crate::activation::cap(s, logits, cap);
-    }
-    let max = math::max(logits);
-    let shift = s.splat(max);
-    let right = logits[row.target];
-    let slope = |capped: f32| row.softcap.map_or(1.0, |cap| 1.0 - (capped / cap) * (capped / cap));
-    // The capped values are needed for the derivative of the cap.
-    let capped = row.softcap.map(|_| logits.to_vec());
-    math::map_lanes!(s, logits, f32::NEG_INFINITY, |v| math::exp(s, s.sub(v, shift)));
-    let sum = math::sum_lanes!(s, logits, 0.0, |v| v);
-    let log = max + sum.ln() as f32;
-    let factor = row.weight * (1.0 + 2.0 * row.z_loss * log) / sum as f32;
-    logits.iter_mut().for_each(|v| *v *= factor);
-    logits[row.target] -= row.weight;
-    if let Some(capped) = capped {
-        logits.iter_mut().zip(capped).for_each(|(d, c)| *d *= slope(c));
-    }
-    *out = (log - right, log);
-}
-
 /// One step of AdamW (Loshchilov and Hutter, arXiv:1711.05101).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
@@ -370,15 +315,6 @@ mod tests {
         // 2 (1 - 0.1 · 0.5) + 0.1
         assert!((w[0] - 2.0).abs() < 1e-6, "{w:?}");
         assert!((m[0] + 0.3).abs() < 1e-6 && (v[0] - 0.45).abs() < 1e-6);
-    }
-
-    #[test]
-    fn cross_entropy_of_even_logits_is_the_logarithm_of_their_number() {
-        let mut logits = [1.0; 4];
-        let row = CrossEntropyRow { target: 2, weight: 2.0, z_loss: 0.0, softcap: None };
-        let (loss, log) = cross_entropy_row(&mut logits, &row);
-        assert!((loss - 4f32.ln()).abs() < 1e-6 && (log - 1.0 - 4f32.ln()).abs() < 1e-6);
-        assert_eq!(logits, [0.5, 0.5, -1.5, 0.5]);
     }
 
     #[test]

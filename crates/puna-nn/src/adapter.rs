@@ -27,13 +27,22 @@ pub struct Pass {
     /// Frozen weights multiply as general products do: in training, and for held-out losses, which are
     /// then of the same arithmetic, and as quick.
     pub like_training: bool,
+    /// The second half of the rows repeats the first: both get random numbers of their own.
+    pub twice: bool,
 }
 
 impl Pass {
     /// A pass without adapters.
     #[must_use]
     pub fn new(precision: Precision) -> Self {
-        Self { precision, adapters: None, row_len: 0, seed: None, like_training: false }
+        Self {
+            precision,
+            adapters: None,
+            row_len: 0,
+            seed: None,
+            like_training: false,
+            twice: false,
+        }
     }
 
     /// The same pass with other arithmetic.
@@ -216,6 +225,9 @@ pub struct AdapterSet {
     /// Whether a token's result depends on tokens behind it (gates that average over a sequence), so
     /// that what was computed before is of no use for the next token.
     pub whole_sequence: bool,
+    /// In training every row goes through the layers twice, with other random numbers ([`Pass::twice`]),
+    /// and this is the factor of the divergence of the two predictions in the loss.
+    pub consistency: Option<f32>,
 }
 
 impl AdapterSet {

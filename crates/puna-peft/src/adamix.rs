@@ -1,16 +1,13 @@
 //! AdaMix (arXiv:2205.12410): several copies of each bottleneck's projections, of which a random one
 //! works in every training step and their mean afterwards.
 //!
-//! The paper's consistency term (equation 5) compares the predictions of two passes with different
-//! routing by their divergence. A method sees no logits, so the two routings are compared where they
-//! differ: by the mean square of the difference of a bottleneck's two outputs for the same input. Its
-//! gradient goes to the copies only, and is kept apart until [`Method::regularize`] asks for it,
-//! because only the trainer knows how much of a step a pass was.
+//! The paper's consistency term (equation 5) is the divergence of the predictions of two passes with
+//! different routing: in training every row goes through the model twice, the second time without a
+//! target ([`AdapterSet::consistency`]). A factor of 0 spares that.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use puna_kernels::Write;
+use candle_core::Tensor;
 use puna_nn::{AdapterSet, Branch, BranchAdapter, NnError, Parameter, Pass, Value};
 use serde::{Deserialize, Serialize};
 
@@ -116,17 +113,6 @@ struct Mixture {
     factor: f32,
     /// Of its routing, beside the pass's.
     seed: u64,
-    consistency: Option<Arc<Mutex<Consistency>>>,
-}
-
-/// What the passes since the last update say of the term.
-#[derive(Debug, Default)]
-struct Consistency {
-    sum: f64,
-    /// Bottlenecks that were compared.
-    count: u64,
-    /// By parameter.
-    gradients: BTreeMap<String, Vec<f32>>,
 }
 
 /// All mixtures of a model.
@@ -135,8 +121,7 @@ pub(crate) struct Adamix {
     config: BottleneckConfig,
     mixtures: Vec<Arc<Mixture>>,
     trained: Vec<Arc<Parameter>>,
-    weight: f32,
-    consistency: Option<Arc<Mutex<Consistency>>>,
+    consistency: Option<f32>,
     about: About,
 }
 
@@ -151,8 +136,7 @@ impl Adamix {
     ) -> Result<Self, PeftError> {
         let bottleneck = config.bottleneck()?;
         bottleneck.check()?;
-        let weight = config.consistency as f32;
-        let consistency = (weight > 0.0).then(Arc::default);
+        let consistency = Some(config.consistency as f32).filter(|&factor| factor > 0.0);
         let mut builder = Builder::new(base, "adamix", Source::random(seed));
         let mut mixtures = Vec::new();
         for layer in (0..builder.layers()).filter(|layer| !bottleneck.leave_out.contains(layer)) {
@@ -164,14 +148,13 @@ impl Adamix {
                     let path = format!("{}.{place}.adapters.adamix", builder.block(layer));
                     let at = (layer, branch, path);
                     let mixture = Mixture::new(config, &bottleneck, at, &mut builder)?;
-                    let consistency = consistency.clone();
-                    mixtures.push(Arc::new(Mixture { consistency, ..mixture }));
+                    mixtures.push(Arc::new(mixture));
                 }
             }
         }
         let about = About::new("adamix", base.config);
         let trained = builder.tensors.trained;
-        Ok(Self { config: bottleneck, mixtures, trained, weight, consistency, about })
+        Ok(Self { config: bottleneck, mixtures, trained, consistency, about })
     }
 }
 
@@ -214,7 +197,6 @@ impl Mixture {
             ups,
             activation: bottleneck.non_linearity,
             factor: factor as f32,
-            consistency: None,
         })
     }
 
@@ -243,40 +225,6 @@ impl Mixture {
         }
     }
 
-    /// Adds what two routings differ by, for the input `x`.
-    fn compare(&self, x: &Value, seed: u64, pass: &Pass) -> Result<(), NnError> {
-        let Some(consistency) = &self.consistency else { return Ok(()) };
-        // Copies, so that the gradients do not go to the parameters themselves. One that works in
-        // both routings is one copy.
-        let mut copies: BTreeMap<String, Arc<Parameter>> = BTreeMap::new();
-        let mut copy = |of: &Arc<Parameter>| {
-            let new = || Arc::new(Parameter::new(of.name(), of.shape(), of.values().clone()));
-            Arc::clone(copies.entry(of.name().to_owned()).or_insert_with(new))
-        };
-        let x = Value::leaf(x.tensor().clone());
-        let mut outputs = Vec::new();
-        for salt in ROUTINGS {
-            let (down, up) = self.route(seed, salt);
-            let (down, up) = ((copy(&down.0), copy(&down.1)), (copy(&up.0), copy(&up.1)));
-            outputs.push(self.delta(&x, (&down, &up), pass)?);
-        }
-        let term =
-            Value::by_candle(&[&outputs[0], &outputs[1]], |t| (&t[0] - &t[1])?.sqr()?.mean_all())?;
-        term.backward(term.tensor().ones_like()?)?;
-        let mut sums = consistency.lock().unwrap_or_else(PoisonError::into_inner);
-        sums.sum += f64::from(term.tensor().to_scalar::<f32>()?);
-        sums.count += 1;
-        for (name, copy) in copies {
-            copy.with_gradient(|gradient| {
-                let Some(gradient) = gradient else { return };
-                let sum = sums.gradients.entry(name).or_default();
-                sum.resize(gradient.len(), 0.0);
-                sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += *g);
-            });
-        }
-        Ok(())
-    }
-
     /// The means of all copies, under the names of one bottleneck's tensors.
     fn merged(&self) -> (Linear, Linear) {
         let linear = |copies: &[Linear], name: &str| {
@@ -303,13 +251,16 @@ impl BranchAdapter for Mixture {
     fn forward(&self, residual: &Value, branch: Value, pass: &Pass) -> Result<Value, NnError> {
         let x = self.reads.of(residual, &branch)?;
         let delta = match pass.seed {
-            Some(seed) => {
-                // A block that is computed twice has a way back only the second time.
-                if x.is_tracked() {
-                    self.compare(&x, seed, pass)?;
-                }
-                self.delta(&x, self.route(seed, ROUTINGS[0]), pass)?
+            Some(seed) if pass.twice => {
+                let half = x.tensor().dims2()?.0 / 2;
+                let part = |number: usize| {
+                    let x = Value::by_candle(&[&x], move |t| t[0].narrow(0, number * half, half))?;
+                    self.delta(&x, self.route(seed, ROUTINGS[number]), pass)
+                };
+                let parts = [part(0)?, part(1)?];
+                Value::by_candle(&[&parts[0], &parts[1]], |t| Tensor::cat(t, 0))?
             }
+            Some(seed) => self.delta(&x, self.route(seed, ROUTINGS[0]), pass)?,
             None => {
                 let (down, up) = self.merged();
                 self.delta(&x, (&down, &up), pass)?
@@ -330,6 +281,7 @@ impl Method for Adamix {
             let scaled = Mixture { factor, ..(**mixture).clone() };
             set.branches.entry((mixture.layer, mixture.branch)).or_default().push(Arc::new(scaled));
         }
+        set.consistency = self.consistency;
         Ok(())
     }
 
@@ -350,26 +302,5 @@ impl Method for Adamix {
             tensors: (TENSOR_FILES[0], merged.collect()),
             more: vec![("adamix.safetensors", copies)],
         })
-    }
-
-    /// The consistency term: the mean over all bottlenecks and passes since the last call.
-    fn regularize(&self, weight: f32) -> Result<f64, PeftError> {
-        let Some(consistency) = &self.consistency else { return Ok(0.0) };
-        let mut sums = consistency.lock().unwrap_or_else(PoisonError::into_inner);
-        let Consistency { sum, count, gradients } = std::mem::take(&mut *sums);
-        if count == 0 {
-            return Ok(0.0);
-        }
-        let factor = weight * self.weight / count as f32;
-        for parameter in &self.trained {
-            let Some(gradient) = gradients.get(parameter.name()) else { continue };
-            parameter.add_gradient(|sum, write| {
-                for (sum, g) in sum.iter_mut().zip(gradient) {
-                    let before = if write == Write::Add { *sum } else { 0.0 };
-                    *sum = before + factor * g;
-                }
-            });
-        }
-        Ok(f64::from(self.weight) * sum / count as f64)
     }
 }

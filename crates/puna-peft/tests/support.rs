@@ -99,7 +99,8 @@ impl Batch {
         }
     }
 
-    /// The mean loss of a training pass, whose gradients are added.
+    /// The mean loss of a training pass, whose gradients are added, with the divergence of two passes
+    /// where the method has one.
     pub(crate) fn train(
         &self,
         model: &Model,
@@ -109,7 +110,8 @@ impl Batch {
     ) -> f64 {
         let pass = self.pass(set, recompute, seed);
         let sum = model.decoder.train_on(&self.rows(), &pass, |_| ()).expect("trained");
-        sum.loss / sum.targets as f64
+        let divergence = f64::from(set.consistency.unwrap_or(0.0)) * sum.divergence;
+        (sum.loss + divergence) / sum.targets as f64
     }
 
     pub(crate) fn loss(&self, model: &Model, set: &Arc<AdapterSet>) -> f64 {

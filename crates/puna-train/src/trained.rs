@@ -79,6 +79,14 @@ impl Trained {
         }
     }
 
+    /// How often a row goes through the layers in a step.
+    pub(crate) fn passes(&self) -> u64 {
+        match self.set().and_then(|set| set.consistency) {
+            Some(_) => 2,
+            None => 1,
+        }
+    }
+
     /// The method, if it is an adapter.
     pub(crate) fn method(&self) -> Option<&dyn Method> {
         match self {

@@ -138,7 +138,7 @@ impl Trainer {
             RecipePrecision::Bf16 => peak.bf16_flops_per_sec.unwrap_or(peak.f32_flops_per_sec),
         });
         // Backward makes two products for each one of forward.
-        let flops_per_token = 3.0 * forward / length as f64;
+        let flops_per_token = 3.0 * setup.trained.passes() as f64 * forward / length as f64;
         Ok(Self { setup, optimizer, members, progress, steps, log, owners, flops_per_token, peak })
     }
 
@@ -231,7 +231,8 @@ impl Trainer {
 
     fn need(&self) -> MemoryNeed {
         let recipe = &self.setup.recipe;
-        let tokens = self.micro_batch() * recipe.data.sequence_length as u64;
+        let tokens =
+            self.micro_batch() * recipe.data.sequence_length as u64 * self.setup.trained.passes();
         MemoryNeed::of(
             (&self.setup.config.decoder, self.frozen_bytes()),
             &self.members,

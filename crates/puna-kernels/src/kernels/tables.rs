@@ -8,9 +8,10 @@ use crate::blocks::{self, Layout, Unpacked};
 use crate::flash::{self, GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{self, Block, Steps, Words};
+use crate::logit_loss::{self, CrossEntropyRow};
 use crate::matmul::{self, FloatTile, PanelTile};
 use crate::simd::{Scalar, Simd};
-use crate::training::{self, AdamWStep, CrossEntropyRow};
+use crate::training::{self, AdamWStep};
 use crate::{activation, matrix, norm, softmax};
 
 /// Wrappers of bodies that take the lane type first (`lanes`) or are plain loops that the
@@ -74,7 +75,9 @@ macro_rules! table {
                 norm_gradient(of: (&[f32], &[f32], f32), dy: &[f32], dx: &mut [f32],
                     dw: &mut [f32]) = training::norm_gradient;
                 cross_entropy(logits: &mut [f32], row: &CrossEntropyRow, out: &mut (f32, f32)) =
-                    training::cross_entropy;
+                    logit_loss::cross_entropy;
+                consistency(rows: (&mut [f32], &mut [f32]), how: (&CrossEntropyRow, f32),
+                    out: &mut (f32, f32, f32)) = logit_loss::consistency;
                 softmax_tile(tile: &SoftmaxTile) = flash::softmax_tile;
                 gradient_tile(tile: &GradientTile) = flash::gradient_tile;
                 rows_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
@@ -102,6 +105,7 @@ macro_rules! table {
                 gate_gradient,
                 norm_gradient,
                 cross_entropy,
+                consistency,
                 adamw_part,
                 softmax_tile,
                 gradient_tile,

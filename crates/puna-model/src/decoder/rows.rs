@@ -24,6 +24,18 @@ pub(super) struct Expanded {
 const FIRST_VIRTUAL: u32 = 1 << 31;
 
 impl Expanded {
+    /// All rows, and all again without targets.
+    pub(super) fn twice(rows: &TokenRows<'_>) -> Self {
+        let none = rows.targets.iter().map(|_| None);
+        Self {
+            len: rows.len,
+            tokens: rows.tokens.repeat(2),
+            targets: rows.targets.iter().copied().chain(none).collect(),
+            positions: rows.positions.repeat(2),
+            visible_from: rows.visible_from.repeat(2),
+        }
+    }
+
     /// `None` if there are no embeddings.
     pub(super) fn new(rows: &TokenRows<'_>, pass: &Pass) -> Option<Self> {
         let prompt = pass.adapters.as_ref()?.prompt.as_ref()?.len();

@@ -69,7 +69,13 @@ impl TrainingPass {
             row_len,
             seed: Some(self.seed),
             like_training: true,
+            twice: self.consistency().is_some(),
         }
+    }
+
+    /// Factor of the divergence of two passes over the same rows.
+    fn consistency(&self) -> Option<f32> {
+        self.adapters.as_ref()?.consistency
     }
 }
 
@@ -144,6 +150,8 @@ impl Decoder {
         mut ready: impl FnMut(Stage),
     ) -> Result<LossSum, ModelError> {
         let layers = pass.layers(rows.len);
+        let twice = layers.twice.then(|| Expanded::twice(rows));
+        let rows = &twice.as_ref().map_or(*rows, Expanded::rows);
         let expanded = Expanded::new(rows, &layers);
         let rows = &expanded.as_ref().map_or(*rows, Expanded::rows);
         let mut ctx = self.row_context(rows, &layers)?;
@@ -296,6 +304,7 @@ impl Decoder {
         let of = CrossEntropy {
             scale: pass.scale,
             z_loss: pass.z_loss,
+            consistency: pass.consistency(),
             ..self.loss_of(rows, pass.precision)
         };
         let head = AdaptedHead::new(&self.head, layers)?;
@@ -310,7 +319,8 @@ impl Decoder {
 
     fn loss_of<'a>(&self, rows: &TokenRows<'a>, precision: Precision) -> CrossEntropy<'a> {
         let softcap = self.config.final_logit_softcap.map(|cap| cap as f32);
-        CrossEntropy { targets: rows.targets, scale: 1.0, z_loss: 0.0, softcap, precision }
+        let targets = rows.targets;
+        CrossEntropy { targets, scale: 1.0, z_loss: 0.0, softcap, consistency: None, precision }
     }
 
     /// What all blocks share in a pass over rows.

@@ -5,14 +5,18 @@
 //! `dW += dzᵀ x`. The loss ends the graph, so the gradient of the loss itself is 1 and nothing has to
 //! be computed a second time (as in Liger's fused kernel, arXiv:2410.10989). With the z-loss
 //! (arXiv:2204.02311) `dz` has the further term `2 c s log Z · softmax(z)`.
+//!
+//! With a consistency term (AdaMix, arXiv:2205.12410, equation 5) the rows are those of two passes
+//! behind one another, and the term is how far the predictions of both are apart
+//! ([`puna_kernels::consistency_rows`]); only the first pass has targets.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 
 use candle_core::{Device, Tensor};
 use puna_kernels::{
-    CrossEntropyRow, Elements, MatRef, PackedMatrix, Write, cross_entropy_row, gemm, gemm_packed,
-    round_rows, takes_rounded,
+    CrossEntropyRow, Elements, MatRef, PackedMatrix, Write, consistency_rows, cross_entropy_row,
+    gemm, gemm_packed, round_rows, takes_rounded,
 };
 
 use super::linear::{elements, weight_gradient, with_matrix};
@@ -40,6 +44,9 @@ pub struct CrossEntropy<'a> {
     pub z_loss: f32,
     /// Soft cap of the logits.
     pub softcap: Option<f32>,
+    /// The second half of the rows is another pass over the first half's tokens, without targets, and
+    /// this the factor of the divergence of both's predictions where the first has targets.
+    pub consistency: Option<f32>,
     /// Arithmetic of the products.
     pub precision: Precision,
 }
@@ -51,6 +58,8 @@ pub struct LossSum {
     pub loss: f64,
     /// Sum of the squared logarithms of the softmax's sums.
     pub z_squared: f64,
+    /// Sum of the divergences of the predictions of two passes.
+    pub divergence: f64,
     /// Number of targets.
     pub targets: usize,
     /// Sum over the targets of their batch's load-balancing loss, a mean over its mixtures of
@@ -62,13 +71,15 @@ impl std::ops::AddAssign for LossSum {
     fn add_assign(&mut self, other: Self) {
         self.loss += other.loss;
         self.z_squared += other.z_squared;
+        self.divergence += other.divergence;
         self.targets += other.targets;
         self.balance += other.balance;
     }
 }
 
-/// The sums of a batch, and the gradient of `scale · (loss + z_loss · z_squared)` by `x` if that is
-/// tracked; a trained head then gets its gradient, too.
+/// The sums of a batch, and the gradient of
+/// `scale · (loss + z_loss · z_squared + consistency · divergence)` by `x` if that is tracked; a trained
+/// head then gets its gradient, too.
 ///
 /// # Shapes
 /// `x` `[N, C]` (behind the final norm), head `[V, C]` → gradient `[N, C]`
@@ -96,6 +107,10 @@ pub fn cross_entropy(
     if let Some(id) = of.targets.iter().flatten().copied().find(|&id| id as usize >= vocab) {
         return Err(NnError::TokenId { id, vocab });
     }
+    let second = &of.targets[tokens / 2..];
+    if of.consistency.is_some() && (tokens % 2 > 0 || second.iter().any(Option::is_some)) {
+        return Err(NnError::Shape { what: "rows of two passes", expected: 2, got: 1 });
+    }
     let mut dx = puna_kernels::zeros(if x.is_tracked() { tokens * width } else { 0 });
     let sum = with_matrix(head, elements(of.precision), |weight| {
         with_f32(x.tensor(), |x| chunks(x, (head, weight), of, &mut dx))
@@ -115,9 +130,13 @@ fn chunks(
     dx: &mut [f32],
 ) -> LossSum {
     let (vocab, width, elements) = (head.rows(), head.cols(), elements(of.precision));
-    // Positions without a target cost nothing.
-    let wanted: Vec<usize> = (0..of.targets.len()).filter(|&n| of.targets[n].is_some()).collect();
-    let chunk = positions_at_once(vocab);
+    // Positions without a target cost nothing; those of two passes lie together.
+    let passes = if of.consistency.is_some() { 2 } else { 1 };
+    let wanted: Vec<usize> = (0..of.targets.len())
+        .filter(|&n| of.targets[n].is_some())
+        .flat_map(|n| (0..passes).map(move |pass| n + pass * of.targets.len() / 2))
+        .collect();
+    let chunk = positions_at_once(vocab) / passes * passes;
     let mut room = ROOM.take();
     let needed = chunk.min(wanted.len()) * vocab;
     if room.len() < needed {
@@ -210,10 +229,10 @@ impl Packed {
     }
 }
 
-/// Ascending positions as a range, if none is missing between them.
+/// Positions as a range, if they are one.
 fn as_run(wanted: &[usize]) -> Option<std::ops::Range<usize>> {
     let (first, last) = (*wanted.first()?, *wanted.last()?);
-    (last - first + 1 == wanted.len()).then_some(first..last + 1)
+    wanted.iter().copied().eq(first..last + 1).then_some(first..last + 1)
 }
 
 /// The rows of some positions; a copy only where some lie between them.
@@ -231,14 +250,22 @@ fn row_losses(
     of: &CrossEntropy<'_>,
     rounded: bool,
 ) -> LossSum {
-    let losses: Vec<std::sync::Mutex<(f32, f32)>> =
-        wanted.iter().map(|_| Default::default()).collect();
-    puna_kernels::for_each_chunk_mut(logits, vocab, |first, logits| {
-        let i = first / vocab;
-        let target = of.targets[wanted[i]].unwrap_or_default() as usize;
+    let passes = if of.consistency.is_some() { 2 } else { 1 };
+    let targets = wanted.len() / passes;
+    let losses: Vec<std::sync::Mutex<(f32, f32, f32)>> =
+        (0..targets).map(|_| Default::default()).collect();
+    puna_kernels::for_each_chunk_mut(logits, passes * vocab, |first, logits| {
+        let i = first / (passes * vocab);
+        let target = of.targets[wanted[passes * i]].unwrap_or_default() as usize;
         let (weight, z_loss, softcap) = (of.scale, of.z_loss, of.softcap);
         let row = CrossEntropyRow { target, weight, z_loss, softcap };
-        let loss = cross_entropy_row(logits, &row);
+        let loss = match of.consistency {
+            Some(factor) => consistency_rows(logits.split_at_mut(vocab), &row, factor),
+            None => {
+                let (loss, log) = cross_entropy_row(logits, &row);
+                (loss, log, 0.0)
+            }
+        };
         if rounded {
             round_rows(logits, vocab);
         }
@@ -246,11 +273,12 @@ fn row_losses(
             *slot = loss;
         }
     });
-    let mut sum = LossSum { targets: wanted.len(), ..LossSum::default() };
+    let mut sum = LossSum { targets, ..LossSum::default() };
     for slot in losses {
-        let (loss, log) = slot.into_inner().unwrap_or_default();
+        let (loss, log, divergence) = slot.into_inner().unwrap_or_default();
         sum.loss += f64::from(loss);
         sum.z_squared += f64::from(log) * f64::from(log);
+        sum.divergence += f64::from(divergence);
     }
     sum
 }
@@ -273,8 +301,14 @@ mod tests {
         let (_, head) =
             trained(&Tensor::zeros((7, 3), candle_core::DType::F32, &Device::Cpu).unwrap());
         let (targets, precision) = ([Some(2), None, Some(6)], Precision::Exact);
-        let of =
-            CrossEntropy { targets: &targets, scale: 1.0, z_loss: 0.0, softcap: None, precision };
+        let of = CrossEntropy {
+            targets: &targets,
+            scale: 1.0,
+            z_loss: 0.0,
+            softcap: None,
+            consistency: None,
+            precision,
+        };
         let x = Value::constant(random_tensor(1, &[3, 3]));
         let (sum, dx) = cross_entropy(&x, &head, &of).unwrap();
         assert_eq!(sum.targets, 2);
@@ -283,15 +317,24 @@ mod tests {
     }
 
     #[test]
-    fn cross_entropy_gradients_match_central_differences_with_z_loss_and_cap() {
-        let targets = [Some(1), None, Some(4), Some(0), Some(4)];
-        for (z_loss, softcap) in [(0.0, None), (0.1, None), (0.1, Some(2.0))] {
+    fn gradients_match_central_differences_with_z_loss_cap_and_consistency() {
+        let one = [Some(1), None, Some(4), Some(0), Some(4), None];
+        let two = [Some(1), None, Some(4), None, None, None];
+        for (z_loss, softcap, consistency) in [
+            (0.0, None, None),
+            (0.1, None, None),
+            (0.1, Some(2.0), None),
+            (0.0, None, Some(1.0)),
+            (0.1, Some(2.0), Some(0.5)),
+        ] {
+            let targets = if consistency.is_some() { two } else { one };
             let run = |inputs: &[Tensor], leaf: bool| {
                 let of = CrossEntropy {
                     targets: &targets,
                     scale: 0.5,
                     z_loss,
                     softcap,
+                    consistency,
                     precision: Precision::Exact,
                 };
                 let (parameter, head) = trained(&inputs[1]);
@@ -303,7 +346,8 @@ mod tests {
             gradcheck_by(
                 |inputs| {
                     let sum = run(inputs, false).0;
-                    let total = 0.5 * (sum.loss + f64::from(z_loss) * sum.z_squared);
+                    let divergence = f64::from(consistency.unwrap_or(0.0)) * sum.divergence;
+                    let total = 0.5 * (sum.loss + f64::from(z_loss) * sum.z_squared + divergence);
                     Tensor::new(&[total as f32], &Device::Cpu)
                 },
                 |inputs, seed| {
@@ -313,7 +357,7 @@ mod tests {
                     let seed = f64::from(seed.to_vec1::<f32>()?[0]);
                     Ok(vec![Some((dx.unwrap() * seed)?), Some((dw * seed)?)])
                 },
-                &[random_tensor(2, &[5, 3]), random_tensor(3, &[6, 3])],
+                &[random_tensor(2, &[6, 3]), random_tensor(3, &[6, 3])],
                 // The loss is a float32 of order 5.
                 GradTolerance { absolute: 1e-3, relative: 2e-3 },
             );
