@@ -52,30 +52,28 @@ impl LowRank {
         self.scaled(gemm_new((tokens, rank, width), (x, a), elements), tokens, elements)
     }
 
-    /// `dh = s dy B` `[N, R]`.
-    fn d_inner(&self, dy: MatRef<'_>, tokens: usize, elements: Elements) -> Result<Rows, NnError> {
+    /// `dh = s dy B` `[N, R]`; adds the gradients of both matrices, `dB += dyᵀ h` and `dA += dhᵀ x`.
+    fn backward(
+        &self,
+        (x, h): (&Rows, &Rows),
+        (dy, tokens): (MatRef<'_>, usize),
+        elements: Elements,
+    ) -> Result<Rows, NnError> {
         let (rank, out) = (self.rank(), self.b.shape()[0]);
-        let b = self.b.values();
-        let b = MatRef::rows(&b, rank);
-        self.scaled(gemm_new((tokens, rank, out), (dy, b), elements), tokens, elements)
+        let d_h = {
+            let b = self.b.values();
+            gemm_new((tokens, rank, out), (dy, MatRef::rows(&b, rank)), elements)
+        };
+        let d_h = self.scaled(d_h, tokens, elements)?;
+        h.with(|h| weight_gradient(&self.b, dy, (h, tokens), elements))?;
+        d_h.with(|d_h| x.with(|x| weight_gradient(&self.a, d_h, (x, tokens), elements)))??;
+        Ok(d_h)
     }
 
     fn scaled(&self, mut h: Vec<f32>, tokens: usize, elements: Elements) -> Result<Rows, NnError> {
         h.iter_mut().for_each(|h| *h *= self.scale);
         let h = Tensor::from_vec(h, (tokens, self.rank()), &Device::Cpu)?;
         Rows::of(&Value::constant(h), elements)
-    }
-
-    /// `dB += dyᵀ h`, `dA += dhᵀ x`.
-    fn gradients(
-        &self,
-        (x, h): (MatRef<'_>, MatRef<'_>),
-        (dy, d_h): (MatRef<'_>, MatRef<'_>),
-        tokens: usize,
-        elements: Elements,
-    ) {
-        weight_gradient(&self.b, dy, (h, tokens), elements);
-        weight_gradient(&self.a, d_h, (x, tokens), elements);
     }
 }
 
@@ -103,10 +101,8 @@ pub fn low_rank(x: &Value, y: Value, of: &LowRank, precision: Precision) -> Resu
     Ok(Value::derived_adding(sum.into_tensor(), &[x, &y], move |dy, before| {
         let dy_rows = Rows::of(&Value::constant(dy.clone()), elements)?;
         let dx = dy_rows.with(|dy| {
-            let d_h = of.d_inner(dy, tokens, elements)?;
+            let d_h = of.backward((&x_rows, &h), (dy, tokens), elements)?;
             d_h.with(|d_h| {
-                x_rows
-                    .with(|x| h.with(|h| of.gradients((x, h), (dy, d_h), tokens, elements)))??;
                 let a = of.a.values();
                 let term = (d_h, MatRef::rows(&a, width), rank);
                 input_gradient((tokens, width), &[term], before, elements)
@@ -156,10 +152,8 @@ pub fn linear_with_low_rank(
     Ok(Value::derived_adding(y, &[x], move |dy, before| {
         let dy_rows = Rows::of(&Value::constant(dy.clone()), elements)?;
         let dx = dy_rows.with(|dy| {
-            let d_h = of.d_inner(dy, tokens, elements)?;
+            let d_h = of.backward((&x_rows, &h), (dy, tokens), elements)?;
             d_h.with(|d_h| {
-                x_rows
-                    .with(|x| h.with(|h| of.gradients((x, h), (dy, d_h), tokens, elements)))??;
                 with_matrix(&weight, elements, |w| {
                     let a = of.a.values();
                     let terms = [(dy, w, out), (d_h, MatRef::rows(&a, width), rank)];
