@@ -279,10 +279,7 @@ impl Linear {
         {
             let weight = adapted.weight.as_ref().unwrap_or(self.weight());
             let y = ops::linear_with_low_rank(x, weight, low_rank, pass.precision)?;
-            return match adapted.bias.as_ref().or(self.bias()) {
-                None => Ok(y),
-                Some(bias) => ops::add_bias(&y, bias),
-            };
+            return biased(y, adapted.bias.as_ref().or(self.bias()));
         }
         let mut x = x.clone();
         for adapter in &adapted.adapters {
@@ -313,9 +310,13 @@ impl Linear {
             let weight = replaced.unwrap_or_else(|| self.weight_for(tokens));
             ops::linear(x, weight, pass.precision)?
         }; // [N, out]
-        match bias {
-            None => Ok(y),
-            Some(bias) => ops::add_bias(&y, bias),
-        }
+        biased(y, bias)
+    }
+}
+
+fn biased(y: Value, bias: Option<&Vector>) -> Result<Value, NnError> {
+    match bias {
+        None => Ok(y),
+        Some(bias) => ops::add_bias(&y, bias),
     }
 }

@@ -124,6 +124,14 @@ impl AdapterConfig {
         }
     }
 
+    /// Without what a method does at certain steps of a training: to see in a few steps how long they
+    /// take.
+    pub fn clear_schedule(&mut self) {
+        if let AdapterConfig::AdaLora(config) = self {
+            (config.tinit, config.tfinal, config.total_step) = (0, 0, None);
+        }
+    }
+
     /// Sets the size of a method (its rank, virtual tokens or bottleneck) and whatever follows from
     /// it; `false` if it has none.
     pub fn set_size(&mut self, size: usize, base: &Base<'_>) -> bool {

@@ -133,8 +133,11 @@ fn wrong_settings_of_adalora_are_named() {
     let config = AdaLoraConfig { total_step: Some(5), tfinal: 5, ..AdaLoraConfig::default() };
     assert_eq!(message(config), "adapter.total_step = 5: expected more than tinit + tfinal");
     let config = AdaLoraConfig { tinit: 3, tfinal: 5, ..AdaLoraConfig::default() };
-    let method = AdapterConfig::AdaLora(config).build(&base, 1).expect("an adapter");
+    let mut config = AdapterConfig::AdaLora(config);
+    let method = config.build(&base, 1).expect("an adapter");
     assert!(method.check_steps(9).is_ok());
     let few = method.check_steps(8).expect_err("too few").to_string();
     assert!(few.starts_with("adapter.tinit, tfinal = 3, 5 of 8 steps"), "{few}");
+    config.clear_schedule();
+    assert!(config.build(&base, 1).expect("an adapter").check_steps(5).is_ok());
 }

@@ -250,6 +250,9 @@ fn seconds_per_step(args: &Args, recipe: &Recipe, path: &Path) -> anyhow::Result
     let mut few = recipe.clone();
     few.output = scratch::beside(&recipe.output, "timing")?;
     (few.train.steps, few.train.tokens, few.train.epochs) = (Some(5), None, None);
+    if let Some(adapter) = &mut few.adapter {
+        adapter.clear_schedule();
+    }
     few.log.validate_every_steps = 0;
     few.data.validation_fraction = None;
     save(&few, path)?;

@@ -51,6 +51,13 @@ pub struct CrossEntropy<'a> {
     pub precision: Precision,
 }
 
+impl CrossEntropy<'_> {
+    /// Rows of logits that a target has.
+    fn passes(&self) -> usize {
+        if self.consistency.is_some() { 2 } else { 1 }
+    }
+}
+
 /// Sums over the targets.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LossSum {
@@ -107,9 +114,16 @@ pub fn cross_entropy(
     if let Some(id) = of.targets.iter().flatten().copied().find(|&id| id as usize >= vocab) {
         return Err(NnError::TokenId { id, vocab });
     }
-    let second = &of.targets[tokens / 2..];
-    if of.consistency.is_some() && (tokens % 2 > 0 || second.iter().any(Option::is_some)) {
-        return Err(NnError::Shape { what: "rows of two passes", expected: 2, got: 1 });
+    if of.consistency.is_some() {
+        let in_second = of.targets[tokens / 2..].iter().flatten().count();
+        for (what, expected, got) in [
+            ("rows of two passes", tokens / 2 * 2, tokens),
+            ("targets of a second pass", 0, in_second),
+        ] {
+            if expected != got {
+                return Err(NnError::Shape { what, expected, got });
+            }
+        }
     }
     let mut dx = puna_kernels::zeros(if x.is_tracked() { tokens * width } else { 0 });
     let sum = with_matrix(head, elements(of.precision), |weight| {
@@ -131,7 +145,7 @@ fn chunks(
 ) -> LossSum {
     let (vocab, width, elements) = (head.rows(), head.cols(), elements(of.precision));
     // Positions without a target cost nothing; those of two passes lie together.
-    let passes = if of.consistency.is_some() { 2 } else { 1 };
+    let passes = of.passes();
     let wanted: Vec<usize> = (0..of.targets.len())
         .filter(|&n| of.targets[n].is_some())
         .flat_map(|n| (0..passes).map(move |pass| n + pass * of.targets.len() / 2))
@@ -250,7 +264,7 @@ fn row_losses(
     of: &CrossEntropy<'_>,
     rounded: bool,
 ) -> LossSum {
-    let passes = if of.consistency.is_some() { 2 } else { 1 };
+    let passes = of.passes();
     let targets = wanted.len() / passes;
     let losses: Vec<std::sync::Mutex<(f32, f32, f32)>> =
         (0..targets).map(|_| Default::default()).collect();
