@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
-use puna_model::{Device, KvType, LoadOptions, ModelError, Precision, WeightLayout};
+use puna_model::{Device, DeviceChoice, KvType, LoadOptions, ModelError, Precision, WeightLayout};
 
 use crate::model_ref::ModelRef;
 use crate::report::Hint;
@@ -54,7 +54,7 @@ pub(crate) struct ComputeArgs {
     /// else the CPU; with adapters the CPU), cpu, cuda or cuda:N. On a GPU weights are expanded to
     /// bfloat16, with --exact to float32
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceArg,
+    device: DeviceChoice,
 
     /// Threads [default: physical cores]
     #[arg(short, long, value_name = "N")]
@@ -115,61 +115,22 @@ enum KvTypeArg {
     Q8_0,
 }
 
-/// A device as typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DeviceArg {
-    Auto,
-    Cpu,
-    Cuda(usize),
-}
-
-impl FromStr for DeviceArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => {
-                let index = text.strip_prefix("cuda:").and_then(|index| index.parse().ok());
-                index.map(Self::Cuda).ok_or_else(|| "auto, cpu, cuda or cuda:N".to_owned())
-            }
-        }
+/// The CPU, if it may be that.
+fn without_gpu(device: DeviceChoice) -> anyhow::Result<DeviceChoice> {
+    match device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(DeviceChoice::Cpu),
+        DeviceChoice::Cuda(_) => Err(anyhow!("adapters run on the CPU only"))
+            .hint("leave --device out, or put the adapter into the weights with `puna merge`"),
     }
 }
 
-impl DeviceArg {
-    /// The CPU, if it may be that.
-    fn without_gpu(self) -> anyhow::Result<Self> {
-        match self {
-            Self::Auto | Self::Cpu => Ok(Self::Cpu),
-            Self::Cuda(_) => Err(anyhow!("adapters run on the CPU only"))
-                .hint("leave --device out, or put the adapter into the weights with `puna merge`"),
-        }
-    }
-
-    /// The device for tensors; `None` is the CPU with its kernels.
-    fn open(self) -> anyhow::Result<Option<Device>> {
-        match self {
-            Self::Cpu => Ok(None),
-            Self::Auto => match puna_model::cuda_device(0) {
-                Ok(device) => Ok(Some(device)),
-                Err(ModelError::BuiltWithoutCuda) => Ok(None),
-                Err(error) => {
-                    output::note(&format!("computing on the CPU: {error}"));
-                    Ok(None)
-                }
-            },
-            Self::Cuda(index) => {
-                let device = puna_model::cuda_device(index).map_err(anyhow::Error::from);
-                Ok(Some(device.hint(
-                    "build puna with `cargo build --release --features cuda` on a machine with an \
-                     NVIDIA GPU, or leave --device out",
-                )?))
-            }
-        }
-    }
+/// The device for tensors; `None` is the CPU with its kernels.
+fn open(device: DeviceChoice) -> anyhow::Result<Option<Device>> {
+    let note = |error: &ModelError| output::note(&format!("computing on the CPU: {error}"));
+    device.open(note).map_err(anyhow::Error::from).hint(
+        "build puna with `cargo build --release --features cuda` on a machine with an NVIDIA GPU, \
+         or leave --device out",
+    )
 }
 
 /// [`RunArgs`], checked; the thread pool is running.
@@ -191,7 +152,7 @@ pub(crate) struct Adapters {
 impl ComputeArgs {
     /// The same, on the CPU if there are adapters.
     pub(crate) fn with_adapters(&self, adapters: usize) -> anyhow::Result<Self> {
-        let device = if adapters > 0 { self.device.without_gpu()? } else { self.device };
+        let device = if adapters > 0 { without_gpu(self.device)? } else { self.device };
         Ok(Self { device, ..self.clone() })
     }
 
@@ -209,7 +170,7 @@ impl ComputeArgs {
             KvTypeArg::F16 => KvType::F16,
             KvTypeArg::Q8_0 => KvType::Q8_0,
         });
-        load.device = self.device.open()?;
+        load.device = open(self.device)?;
         if load.device.is_some() && load.kv_type.is_some() {
             return Err(anyhow!("on a GPU the KV cache has the type of the weights"))
                 .hint("leave --kv-type out, or compute on the CPU with --device cpu");

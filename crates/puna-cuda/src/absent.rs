@@ -1,111 +1,61 @@
-//! Without the feature `cuda` there is no GPU, and nothing is taken over.
+//! Without the feature `cuda` there are no kernels: nobody has a [`Kernels`], and no function of this
+//! crate takes anything over.
+
+use std::convert::Infallible;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{Activation, Heads, Matrix, Norm, Places, Rotation, ScoreRows, Scores};
+use crate::call::{Arguments, Product};
 
-/// The GPU with some number.
-///
-/// # Errors
-/// Always: puna was built without the feature `cuda`.
-pub fn open(index: usize) -> Result<Device> {
+/// The kernels on one GPU, of which there is none.
+pub(crate) struct Kernels {
+    none: Infallible,
+    pub(crate) multiprocessors: u32,
+    pub(crate) shared_bytes: usize,
+}
+
+pub(crate) fn open(index: usize) -> Result<Device> {
     Device::new_cuda(index)
 }
 
-/// Memory for values on a GPU.
-///
-/// # Errors
-/// Never.
-pub fn empty(_like: &Tensor, _dtype: DType, _shape: (usize, usize)) -> Result<Option<Tensor>> {
+pub(crate) fn kernels(x: &Tensor) -> Result<Option<Arc<Kernels>>> {
+    kernels_on(x.device())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "with the feature it can fail")]
+pub(crate) fn kernels_on(_: &Device) -> Result<Option<Arc<Kernels>>> {
     Ok(None)
 }
 
-/// Normalizes rows.
-///
-/// # Errors
-/// Never.
-pub fn rms_norm(_x: &Tensor, _norm: Norm<'_>, _dtype: DType) -> Result<Option<Tensor>> {
-    Ok(None)
+pub(crate) fn address<T>(_: &Tensor) -> Result<u64> {
+    candle_core::bail!("puna was built without the feature cuda")
 }
 
-/// Multiplies few tokens by matrices.
-///
-/// # Errors
-/// Never.
-pub fn project(
-    _x: &Tensor,
-    _norm: Option<Norm<'_>>,
-    _matrices: &[Matrix<'_>],
-    _add: Option<&Tensor>,
-) -> Result<Option<Tensor>> {
-    Ok(None)
-}
+impl Kernels {
+    pub(crate) fn launch(
+        &self,
+        _: &str,
+        _: ([u32; 3], u32),
+        _: usize,
+        _: &mut Arguments<'_>,
+    ) -> Result<()> {
+        match self.none {}
+    }
 
-/// The gated hidden state of few tokens.
-///
-/// # Errors
-/// Never.
-pub fn gate(
-    _x: &Tensor,
-    _norm: Option<Norm<'_>>,
-    _matrices: [Matrix<'_>; 2],
-    _activation: Activation,
-) -> Result<Option<Tensor>> {
-    Ok(None)
-}
+    pub(crate) fn multiply(&self, _: &Product) -> Result<()> {
+        match self.none {}
+    }
 
-/// Gates values.
-///
-/// # Errors
-/// Never.
-pub fn gated(
-    _gate: &Tensor,
-    _up: &Tensor,
-    _activation: Activation,
-    _dtype: DType,
-) -> Result<Option<Tensor>> {
-    Ok(None)
-}
+    pub(crate) fn memory(&self) -> Result<(usize, usize)> {
+        match self.none {}
+    }
 
-/// Multiplies many tokens by a matrix.
-///
-/// # Errors
-/// Never.
-pub fn matmul(_x: &Tensor, _matrix: Matrix<'_>, _add: Option<&Tensor>) -> Result<Option<Tensor>> {
-    Ok(None)
-}
+    pub(crate) fn output(&self, _: DType, _: (usize, usize)) -> Result<Tensor> {
+        match self.none {}
+    }
 
-/// Turns scores into weights.
-///
-/// # Errors
-/// Never.
-pub fn softmax(_scores: &Tensor, _rows: ScoreRows, _transform: &Scores) -> Result<Option<()>> {
-    Ok(None)
-}
-
-/// Rotates queries, and keeps rotated keys and the values.
-///
-/// # Errors
-/// Never.
-pub fn rotate(
-    _qkv: [&Tensor; 3],
-    _heads: Heads,
-    _rotation: &Rotation<'_>,
-    _places: &Places<'_>,
-) -> Result<Option<()>> {
-    Ok(None)
-}
-
-/// Attends to a cache.
-///
-/// # Errors
-/// Never.
-pub fn attend(
-    _q: &Tensor,
-    _heads: Heads,
-    _places: &Places<'_>,
-    _scores: &Scores,
-    _out: &Tensor,
-) -> Result<Option<()>> {
-    Ok(None)
+    pub(crate) fn scratch(&self, _: usize) -> Result<(u64, u64)> {
+        match self.none {}
+    }
 }

@@ -2,10 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::backend::{address_of, floats, optional, suffix};
-use crate::launch::{
-    self, Arguments, Kernels, MOST_ARRIVALS, PLACES, PlaceTable, THREADS, address,
-};
+use crate::call::{Arguments, MOST_ARRIVALS, PLACES, PlaceTable, THREADS};
+use crate::launch::{self, Kernels, address};
+use crate::tensors::{address_of, floats, optional, suffix};
 use crate::{Activation, FEW_TOKENS, Heads, Matrix, Norm, Places, Rotation, Scores};
 
 /// Multiplies few tokens by one to three matrices over the same input, which may be normalized first,

@@ -13,13 +13,12 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaDType, CudaDevice, DeviceId, WrapErr};
 use candle_core::{CudaStorage, DType, Device, Result, Storage, Tensor};
 
+use crate::call::{Arguments, Factor, MOST_ARRIVALS, Product};
+
 #[expect(unreachable_pub, reason = "written by the build script's library")]
 mod ptx {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 }
-
-/// Threads of a block; `THREADS` of decode.cu.
-pub(crate) const THREADS: u32 = 256;
 
 const DECODE: [&str; 21] = [
     "project_bf16_1",
@@ -48,6 +47,52 @@ const DECODE: [&str; 21] = [
 const PROMPT: [&str; 6] =
     ["rms_norm_bf16", "rms_norm_f32", "gated_bf16", "gated_f32", "softmax_bf16", "softmax_f32"];
 
+const TRAIN: [&str; 15] = [
+    "rms_norm_back_f32",
+    "rms_norm_weight",
+    "row_sum",
+    "add_parts",
+    "look_up",
+    "look_up_back",
+    "square_sums",
+    "adamw",
+    "gated_back_bf16",
+    "gated_back_f32",
+    "turn_bf16",
+    "turn_f32",
+    "cross_entropy_bf16",
+    "cross_entropy_f32",
+    "round_f32",
+];
+
+const FLASH: [&str; 25] = [
+    "flash_sums",
+    "flash_16",
+    "flash_32",
+    "flash_48",
+    "flash_64",
+    "flash_80",
+    "flash_96",
+    "flash_112",
+    "flash_128",
+    "flash_keys_16",
+    "flash_keys_32",
+    "flash_keys_48",
+    "flash_keys_64",
+    "flash_keys_80",
+    "flash_keys_96",
+    "flash_keys_112",
+    "flash_keys_128",
+    "flash_queries_16",
+    "flash_queries_32",
+    "flash_queries_48",
+    "flash_queries_64",
+    "flash_queries_80",
+    "flash_queries_96",
+    "flash_queries_112",
+    "flash_queries_128",
+];
+
 /// Left of a block's shared memory for what kernels declare themselves.
 const STATIC_SHARED_BYTES: i32 = 2048;
 
@@ -73,9 +118,6 @@ struct Scratch {
     arrived: CudaSlice<u32>,
 }
 
-/// Pairs of tokens and kv heads in one launch of attention.
-pub(crate) const MOST_ARRIVALS: usize = 4096;
-
 /// A GPU whose work is all on one stream of its own.
 pub(crate) fn open(index: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(index)?;
@@ -98,9 +140,14 @@ pub(crate) fn open(index: usize) -> Result<Device> {
 
 /// The kernels on a tensor's GPU, loaded when they are first asked for; `None` on other devices.
 pub(crate) fn kernels(x: &Tensor) -> Result<Option<Arc<Kernels>>> {
+    kernels_on(x.device())
+}
+
+/// The kernels on a GPU; `None` on other devices.
+pub(crate) fn kernels_on(device: &Device) -> Result<Option<Arc<Kernels>>> {
     type OfDevices = Vec<(DeviceId, Arc<Kernels>)>;
     static LOADED: Mutex<OfDevices> = Mutex::new(Vec::new());
-    let Device::Cuda(device) = x.device() else { return Ok(None) };
+    let Device::Cuda(device) = device else { return Ok(None) };
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, kernels)) = loaded.iter().find(|(id, _)| *id == device.id()) {
         return Ok(Some(Arc::clone(kernels)));
@@ -120,7 +167,12 @@ impl Kernels {
             .w()?
             - STATIC_SHARED_BYTES;
         let mut functions = HashMap::new();
-        for (source, names) in [(ptx::DECODE, &DECODE[..]), (ptx::PROMPT, &PROMPT[..])] {
+        for (source, names) in [
+            (ptx::DECODE, &DECODE[..]),
+            (ptx::PROMPT, &PROMPT[..]),
+            (ptx::TRAIN, &TRAIN[..]),
+            (ptx::FLASH, &FLASH[..]),
+        ] {
             let module = context.load_module(source.into()).w()?;
             for name in names {
                 let function = module.load_function(name).w()?;
@@ -189,39 +241,52 @@ impl Kernels {
         .w()
     }
 
-    /// A product by cuBLAS, whose matrices are column after column: `yᵀ = W xᵀ`.
+    /// A product by cuBLAS, whose matrices are column after column: `Cᵀ = Bᵀ Aᵀ`.
     pub(crate) fn multiply(&self, product: &Product) -> Result<()> {
         use blas_sys::{cublasOperation_t as Operation, cudaDataType as Type};
-        let (tokens, rows, cols) = product.shape;
+        let (rows, cols, inner) = product.shape;
         let dtype = if product.is_bf16 { Type::CUDA_R_16BF } else { Type::CUDA_R_32F };
         let (alpha, beta) = (1f32, if product.adds { 1f32 } else { 0.0 });
         let handle = self.device.cublas_handle();
-        // SAFETY: the three matrices have these sizes, which `many::matmul` has checked; their memory
+        let operand = |factor: Factor, lines: usize, values: usize| match factor.is_transposed {
+            true => (Operation::CUBLAS_OP_T, factor.address as *const c_void, lines as i32),
+            false => (Operation::CUBLAS_OP_N, factor.address as *const c_void, values as i32),
+        };
+        let (a, b) = (operand(product.a, rows, inner), operand(product.b, inner, cols));
+        self.stream.context().bind_to_thread().w()?;
+        // SAFETY: the three matrices have these sizes, which the callers have checked; their memory
         // belongs to tensors that live until after this call, which is on their stream.
         unsafe {
             blas::gemm_ex(
                 *handle.handle(),
-                Operation::CUBLAS_OP_T,
-                Operation::CUBLAS_OP_N,
-                rows as i32,
-                tokens as i32,
+                b.0,
+                a.0,
                 cols as i32,
+                rows as i32,
+                inner as i32,
                 (&raw const alpha).cast(),
-                product.weight as *const c_void,
+                b.1,
                 dtype,
-                cols as i32,
-                product.x as *const c_void,
+                b.2,
+                a.1,
                 dtype,
-                cols as i32,
+                a.2,
                 (&raw const beta).cast(),
-                product.y as *mut c_void,
+                product.to as *mut c_void,
                 Type::CUDA_R_32F,
-                rows as i32,
+                cols as i32,
                 blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
         .map_err(candle_core::Error::wrap)
+    }
+
+    /// Bytes of the GPU's memory that are taken, and all of them.
+    pub(crate) fn memory(&self) -> Result<(usize, usize)> {
+        self.stream.context().bind_to_thread().w()?;
+        let (free, total) = result::mem_get_info().w()?;
+        Ok((total - free, total))
     }
 
     /// A tensor that a kernel will write as a whole.
@@ -269,75 +334,4 @@ pub(crate) fn address<T: CudaDType>(x: &Tensor) -> Result<u64> {
     let slice = storage.as_cuda_slice::<T>()?;
     let start = slice.device_ptr(slice.stream()).0;
     Ok(start + (layout.start_offset() * size_of::<T>()) as u64)
-}
-
-/// `y [N, R] = x [N, C] W [R, C]ᵀ`, or added to what is there.
-pub(crate) struct Product {
-    /// `N`, `R`, `C`
-    pub(crate) shape: (usize, usize, usize),
-    pub(crate) x: u64,
-    pub(crate) weight: u64,
-    pub(crate) y: u64,
-    pub(crate) is_bf16: bool,
-    pub(crate) adds: bool,
-}
-
-/// Runs of tokens in one launch; `PLACES` of decode.cu.
-pub(crate) const PLACES: usize = 8;
-
-/// `Places` of decode.cu.
-#[repr(C)]
-#[derive(Default)]
-pub(crate) struct PlaceTable {
-    pub(crate) keys: [u64; PLACES],
-    pub(crate) values: [u64; PLACES],
-    pub(crate) capacity: [i32; PLACES],
-    pub(crate) first: [i32; PLACES],
-    pub(crate) run: i32,
-}
-
-/// Arguments of a kernel.
-#[derive(Default)]
-pub(crate) struct Arguments<'a> {
-    slots: [u64; 24],
-    len: usize,
-    table: Option<(usize, &'a mut PlaceTable)>,
-}
-
-impl<'a> Arguments<'a> {
-    fn push(mut self, slot: u64) -> Self {
-        self.slots[self.len] = slot;
-        self.len += 1;
-        self
-    }
-
-    /// A pointer, or a 64-bit number.
-    pub(crate) fn wide(self, value: u64) -> Self {
-        self.push(value)
-    }
-
-    /// An `int`.
-    pub(crate) fn int(self, value: usize) -> Self {
-        self.push(value as u64)
-    }
-
-    /// A `float`.
-    pub(crate) fn float(self, value: f32) -> Self {
-        self.push(u64::from(value.to_bits()))
-    }
-
-    /// A `Places`.
-    pub(crate) fn table(mut self, table: &'a mut PlaceTable) -> Self {
-        self.table = Some((self.len, table));
-        self.push(0)
-    }
-
-    /// Where each one lies; the lower bytes come first.
-    fn pointers(&mut self) -> [*mut c_void; 24] {
-        let mut pointers = self.slots.each_mut().map(|slot| std::ptr::from_mut(slot).cast());
-        if let Some((index, table)) = &mut self.table {
-            pointers[*index] = std::ptr::from_mut::<PlaceTable>(table).cast();
-        }
-        pointers
-    }
 }

@@ -1,4 +1,4 @@
-//! Fused kernels of decoding on NVIDIA GPUs.
+//! Kernels of decoding and training on NVIDIA GPUs.
 //!
 //! What a step over few tokens does between two reads of weights is little: composed of a tensor
 //! library's operations it is dozens of launches per layer, each a few microseconds, for a
@@ -8,25 +8,33 @@
 //!
 //! Every function says `None` where it has nothing for its arguments: on other devices, without the
 //! feature `cuda`, for types and sizes that no kernel takes. The caller then composes the same of
-//! candle's operations, which the kernels are tested against. Nothing here has a way back.
+//! candle's operations, which the kernels are tested against. A way back is a function of its own; who
+//! calls which is in puna-nn.
 //!
 //! The alternative, kernels compiled when the program runs (NVRTC), asks for a compiler where a
 //! driver is enough.
 
-#[cfg(not(feature = "cuda"))]
-#[path = "absent.rs"]
-mod backend;
-#[cfg(feature = "cuda")]
-#[path = "device.rs"]
-mod backend;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "nobody is called"))]
+mod call;
 mod few;
+mod flash;
 #[cfg(feature = "cuda")]
 mod launch;
-#[cfg(feature = "cuda")]
+#[cfg(not(feature = "cuda"))]
+#[path = "absent.rs"]
+mod launch;
 mod many;
+mod tensors;
+mod train;
 
-pub use backend::{attend, empty, gate, gated, matmul, open, project, rms_norm, rotate, softmax};
+pub use few::{attend, gate, project, rotate};
+pub use flash::{flash, flash_back, flash_takes};
+pub use many::{gated, matmul, rms_norm, softmax};
+pub use tensors::{empty, open};
+pub use train::{
+    adamw, cross_entropy, gated_back, look_up, look_up_back, memory, product, rms_norm_back, round,
+    row_sum, square_sums, turn,
+};
 
 use candle_core::Tensor;
 
@@ -125,4 +133,70 @@ pub struct Scores {
     pub softcap: Option<f32>,
     /// Keys that a query sees at most, its own included.
     pub window: Option<usize>,
+}
+
+/// A matrix in a product.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand<'a> {
+    /// bfloat16 or float32, contiguous.
+    pub matrix: &'a Tensor,
+    /// Whether its transpose is meant.
+    pub is_transposed: bool,
+}
+
+impl<'a> Operand<'a> {
+    /// A matrix as it is.
+    #[must_use]
+    pub fn rows(matrix: &'a Tensor) -> Self {
+        Self { matrix, is_transposed: false }
+    }
+
+    /// The transpose of a matrix.
+    #[must_use]
+    pub fn transposed(matrix: &'a Tensor) -> Self {
+        Self { matrix, is_transposed: true }
+    }
+
+    fn shape(&self) -> candle_core::Result<(usize, usize)> {
+        let (rows, cols) = self.matrix.dims2()?;
+        Ok(if self.is_transposed { (cols, rows) } else { (rows, cols) })
+    }
+}
+
+/// Rows of tokens that attend each within itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// Tokens of a row (`T`).
+    pub len: usize,
+    /// Index in its row of the first token that each token sees, 32-bit ids `[rows·T]`; never decreases
+    /// along a row, and is at most the token's own index.
+    pub visible_from: &'a Tensor,
+}
+
+/// The loss of rows of logits.
+#[derive(Debug, Clone, Copy)]
+pub struct LossRows {
+    /// `cap · tanh(logit / cap)`
+    pub softcap: Option<f32>,
+    /// Factor of the loss in the gradients.
+    pub scale: f32,
+    /// Factor of the squared logarithm of the softmax's sum.
+    pub z_loss: f32,
+}
+
+/// A step of AdamW.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f32,
+    /// Decay rates of the moments.
+    pub betas: (f32, f32),
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// What weight decay leaves of a value.
+    pub keep: f32,
+    /// Factors that the moments have too little.
+    pub corrections: (f32, f32),
+    /// Factor of the gradient.
+    pub gradient_scale: f32,
 }

@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::backend::{address_of, floats, suffix};
-use crate::launch::{self, Arguments, Product, THREADS, address};
+use crate::call::{Arguments, Factor, Product, THREADS};
+use crate::launch::{self, address};
+use crate::tensors::{address_of, floats, suffix};
 use crate::{Activation, Matrix, Norm, ScoreRows, Scores};
 
 /// Normalizes rows of the weight's length, rounded to `dtype`.
@@ -89,9 +90,9 @@ pub fn matmul(x: &Tensor, matrix: Matrix<'_>, add: Option<&Tensor>) -> Result<Op
     };
     let product = Product {
         shape: (tokens, rows, cols),
-        x: address_of(x)?,
-        weight: address_of(weight)?,
-        y: address::<f32>(&y)?,
+        a: Factor { address: address_of(x)?, is_transposed: false },
+        b: Factor { address: address_of(weight)?, is_transposed: true },
+        to: address::<f32>(&y)?,
         is_bf16: x.dtype() == DType::BF16,
         adds: add.is_some(),
     };

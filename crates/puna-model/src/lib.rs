@@ -20,7 +20,7 @@ mod vocabulary;
 
 pub use candle_core::Device;
 pub use decoder::{Decoder, Logits, Recompute, Segment, Stage, TokenRows, Trainable, TrainingPass};
-pub use device::cuda_device;
+pub use device::{DeviceChoice, cuda_device};
 pub use dialect::{Dialect, GgufExperts, Location, Part, RowOrder, module_path};
 pub use error::ModelError;
 pub use float::to_f32 as floats;

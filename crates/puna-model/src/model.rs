@@ -56,6 +56,12 @@ impl LoadOptions {
         };
         Self { precision, layout, kv_type: None, device: None }
     }
+
+    /// The same on a device.
+    #[must_use]
+    pub fn on_device(self, device: Device) -> Self {
+        Self { device: Some(device), ..self }
+    }
 }
 
 /// A loaded model.

@@ -4,7 +4,7 @@
 //! Nothing is adapted here and no gradients flow; whoever has either calls `forward`.
 
 use candle_core::{DType, Device, Tensor};
-use puna_config::{Activation, LayerKind};
+use puna_config::LayerKind;
 
 use crate::kv_tensors::KeptAs;
 use crate::{
@@ -166,11 +166,18 @@ impl Mlp {
             None => {
                 let [gate, up] = project(x, Some(norm), [&self.gate, &self.up], None, pass)?;
                 let dtype = self.down.weight().tensor_dtype();
-                match puna_cuda::gated(&gate, &up, self.kernel_activation(), dtype)? {
+                match puna_cuda::gated(
+                    &gate,
+                    &up,
+                    ops::kernel_activation(self.gate_activation()),
+                    dtype,
+                )? {
                     Some(hidden) => hidden,
                     None => {
                         let [gate, up] = [gate, up].map(Value::constant);
-                        ops::gated(self.gate_activation(), &gate, &up)?.tensor().clone()
+                        ops::gated(self.gate_activation(), &gate, &up, pass.precision)?
+                            .tensor()
+                            .clone()
                     }
                 }
             }
@@ -181,18 +188,13 @@ impl Mlp {
 
     fn gated_on_device(&self, x: &Tensor, norm: &RmsNorm) -> Result<Option<Tensor>, NnError> {
         match (norm.as_kernel(), self.gate.matrix(), self.up.matrix()) {
-            (Some(norm), Some(gate), Some(up)) => {
-                Ok(puna_cuda::gate(x, Some(norm), [gate, up], self.kernel_activation())?)
-            }
+            (Some(norm), Some(gate), Some(up)) => Ok(puna_cuda::gate(
+                x,
+                Some(norm),
+                [gate, up],
+                ops::kernel_activation(self.gate_activation()),
+            )?),
             _ => Ok(None),
-        }
-    }
-
-    fn kernel_activation(&self) -> puna_cuda::Activation {
-        match self.activation {
-            Activation::Silu => puna_cuda::Activation::Silu,
-            Activation::GeluTanh => puna_cuda::Activation::GeluTanh,
-            Activation::GeluErf => puna_cuda::Activation::GeluErf,
         }
     }
 }
@@ -402,3 +404,5 @@ fn head_norm<'a>(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod training_tests;

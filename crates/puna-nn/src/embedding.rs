@@ -56,6 +56,13 @@ impl Embedding {
                 scale => (rows * f64::from(scale))?,
             });
         }
+        if let Weight::Trained(parameter) = &*self.weight
+            && let Some(weight) = parameter.device_operand(DType::F32)?
+        {
+            let ids = Tensor::new(tokens, weight.device())?;
+            let rows = puna_cuda::look_up(&weight, &ids, self.scale)?;
+            return rows.ok_or(NnError::Tracked { op: "training on this device" });
+        }
         let mut values = puna_kernels::zeros(tokens.len() * hidden);
         if let Weight::Trained(parameter) = &*self.weight {
             let weight = parameter.values();

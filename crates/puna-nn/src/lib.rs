@@ -42,7 +42,7 @@ pub use linear::{Interleave, Linear};
 pub use mlp::{FeedForward, Mlp};
 pub use moe::Moe;
 pub use norm::RmsNorm;
-pub use parameter::Parameter;
+pub use parameter::{DeviceParameter, Parameter};
 pub use puna_kernels::Precision;
 pub use rope::{RopeTables, Rotary};
 pub use segment::{Balance, Context, RowsOfTokens, Segment, Tokens};

@@ -30,7 +30,7 @@ impl Mlp {
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Value, NnError> {
         let gate = self.gate.forward(x, pass)?; // [N, F]
         let up = self.up.forward(x, pass)?; // [N, F]
-        let hidden = ops::gated(self.gate_activation(), &gate, &up)?; // [N, F]
+        let hidden = ops::gated(self.gate_activation(), &gate, &up, pass.precision)?; // [N, F]
         self.down.forward(&hidden, pass) // [N, C]
     }
 

@@ -1,12 +1,21 @@
 //! Trained tensors: values that an optimizer changes between passes, and gradients that backward
 //! passes add up in place.
 
+mod on_device;
+
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use puna_kernels::Write;
 
-/// A trained tensor of float32 on the CPU.
+use on_device::OnDevice;
+
+pub use on_device::DeviceParameter;
+
+/// A trained tensor of float32 on the CPU, and on a GPU if it has moved there
+/// ([`Parameter::move_to`]).
 #[derive(Debug)]
 pub struct Parameter {
     name: String,
@@ -14,6 +23,7 @@ pub struct Parameter {
     values: RwLock<Vec<f32>>,
     version: AtomicU64,
     gradient: Mutex<Gradient>,
+    device: OnceLock<Mutex<OnDevice>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +48,7 @@ impl Parameter {
             values: RwLock::new(values),
             version: AtomicU64::new(0),
             gradient: Mutex::default(),
+            device: OnceLock::new(),
         }
     }
 
@@ -65,7 +76,8 @@ impl Parameter {
         self.len() == 0
     }
 
-    /// The values, row-major.
+    /// The values, row-major; of a parameter that has moved to a device those of the last
+    /// [`Self::download`].
     pub fn values(&self) -> RwLockReadGuard<'_, Vec<f32>> {
         self.values.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,6 +130,11 @@ impl Parameter {
 
     /// Forgets the gradient; its memory is kept for the next one.
     pub fn clear_gradient(&self) {
+        self.clear_host_gradient();
+        self.clear_device_gradient();
+    }
+
+    fn clear_host_gradient(&self) {
         self.gradient().written = false;
     }
 }

@@ -3,9 +3,11 @@
 //! The tokens of all segments stand behind one another in `[N, C]`; there is no padding and no
 //! batch axis. A sequence's result does not depend on its neighbours.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::{KvCache, Pass, RopeTables, Value};
+use candle_core::{Device, Tensor};
+
+use crate::{KvCache, NnError, Pass, RopeTables, Value};
 
 /// New tokens of one sequence.
 pub struct Segment<'a> {
@@ -23,6 +25,25 @@ pub struct RowsOfTokens {
     /// Index in its row of the first token that each token sees, `[rows·T]`: where its document
     /// begins. Never decreases along a row, and is at most the token's own index.
     pub visible_from: Arc<Vec<u32>>,
+    /// The same on the device of the pass, made once for all its layers.
+    on_device: Arc<OnceLock<Tensor>>,
+}
+
+impl RowsOfTokens {
+    /// Rows of `len` tokens each.
+    #[must_use]
+    pub fn new(len: usize, visible_from: Vec<u32>) -> Self {
+        Self { len, visible_from: Arc::new(visible_from), on_device: Arc::default() }
+    }
+
+    /// The first visible tokens on the device of the first call, `[rows·T]`.
+    pub(crate) fn on_device(&self, device: &Device) -> Result<Tensor, NnError> {
+        if let Some(made) = self.on_device.get() {
+            return Ok(made.clone());
+        }
+        let made = Tensor::new(&self.visible_from[..], device)?;
+        Ok(self.on_device.get_or_init(|| made).clone())
+    }
 }
 
 /// The tokens of a forward pass.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 
 use puna_kernels::RoundedRows;
 
@@ -58,6 +58,13 @@ impl Sum {
     pub(crate) fn write(self, f: impl Fn(&mut [f32])) -> Result<Self, NnError> {
         self.tensor.inplace_op1(&Writing(f))?;
         Ok(self)
+    }
+
+    /// The tensor, if kernels of a GPU may write to it; else the sum as it was.
+    pub(crate) fn writable_on_device(self) -> Result<Tensor, Self> {
+        let x = &self.tensor;
+        let is_float = x.dtype() == DType::F32 && x.is_contiguous() && !x.device().is_cpu();
+        if self.own && is_float { Ok(self.tensor) } else { Err(self) }
     }
 
     /// `self + other`.
@@ -106,6 +113,8 @@ pub struct Value {
     node: Option<Arc<Node>>,
     /// Its rows as products with bfloat16 take them, once one has asked for them.
     rounded: Arc<OnceLock<Arc<RoundedRows>>>,
+    /// The same on a GPU.
+    words: Arc<OnceLock<Tensor>>,
     /// The tensor's memory was made by the op whose result this is.
     fresh: bool,
 }
@@ -125,7 +134,7 @@ impl From<Tensor> for Value {
 
 impl Value {
     fn new(tensor: Tensor, node: Option<Arc<Node>>) -> Self {
-        Self { tensor, node, rounded: Arc::default(), fresh: false }
+        Self { tensor, node, rounded: Arc::default(), words: Arc::default(), fresh: false }
     }
 
     /// A tensor that no gradient is wanted of.
@@ -234,6 +243,21 @@ impl Value {
         Ok(Arc::clone(self.rounded.get_or_init(|| rounded)))
     }
 
+    /// The tensor as products of some type on a GPU take it.
+    pub(crate) fn operand(&self, dtype: DType) -> Result<Tensor, NnError> {
+        if self.tensor.dtype() == dtype {
+            return Ok(self.tensor.contiguous()?);
+        }
+        if dtype != DType::BF16 {
+            return Ok(self.tensor.to_dtype(dtype)?);
+        }
+        if let Some(words) = self.words.get() {
+            return Ok(words.clone());
+        }
+        let words = puna_cuda::round(&self.tensor.contiguous()?)?;
+        Ok(self.words.get_or_init(|| words).clone())
+    }
+
     /// This value, of which the caller knows that its op made the tensor and does not keep it.
     pub(crate) fn fresh(self) -> Self {
         Self { fresh: true, ..self }
@@ -252,8 +276,18 @@ impl Value {
     /// # Errors
     /// If there is no memory for a copy.
     pub fn of_parameter(parameter: &Arc<Parameter>) -> Result<Self, NnError> {
-        let tensor = Tensor::from_slice(&parameter.values(), parameter.shape(), &Device::Cpu)?;
         let parameter = Arc::clone(parameter);
+        if let Some(tensor) = parameter.device_operand(DType::F32)? {
+            let backward: Backward = Box::new(move |gradient, _| {
+                parameter.add_device_gradient(|sum, adds| {
+                    let gradient = if adds { (sum + gradient)? } else { gradient.contiguous()? };
+                    Ok(sum.slice_set(&gradient, 0, 0)?)
+                })?;
+                Ok(Vec::new())
+            });
+            return Ok(Self::new(tensor, Some(Node::new(Vec::new(), Some(backward)))));
+        }
+        let tensor = Tensor::from_slice(&parameter.values(), parameter.shape(), &Device::Cpu)?;
         let backward: Backward = Box::new(move |gradient, _| {
             with_f32(gradient, |gradient| {
                 parameter.add_to_gradient(|sum| puna_kernels::add_in_place(sum, gradient));
@@ -333,7 +367,8 @@ impl Gradients {
 /// `a + b`, over the pool where both are on the CPU.
 fn add(a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
     if !a.device().is_cpu() {
-        return Ok((a + b)?);
+        let float = |x: &Tensor| x.to_dtype(DType::F32);
+        return Ok((float(a)? + float(b)?)?);
     }
     if a.dims() != b.dims() {
         let (expected, got) = (a.elem_count(), b.elem_count());

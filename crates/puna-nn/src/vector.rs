@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::ops::with_f32;
 use crate::{NnError, Parameter};
@@ -46,6 +46,14 @@ impl Vector {
         match self {
             Vector::Fixed(tensor) => with_f32(tensor, f),
             Vector::Trained(parameter) => Ok(f(&parameter.values())),
+        }
+    }
+
+    /// The values on the device of a pass; `None` if they are elsewhere.
+    pub(crate) fn on_device(&self) -> Result<Option<Tensor>, NnError> {
+        match self {
+            Vector::Fixed(tensor) => Ok(Some(tensor.clone()).filter(|x| !x.device().is_cpu())),
+            Vector::Trained(parameter) => parameter.device_operand(DType::F32),
         }
     }
 

@@ -502,14 +502,15 @@ impl Weight {
         Ok(Weight::Dense(tensor))
     }
 
-    /// The matrix in float32, `[out, in]`.
+    /// The matrix in float32 on the CPU, `[out, in]`.
     ///
     /// # Errors
     /// If a dense tensor cannot be converted.
     pub fn dequantize(&self) -> Result<Tensor, NnError> {
         match (self, self.matrix()) {
-            (Weight::Dense(t), _) => Ok(t.to_dtype(DType::F32)?),
+            (Weight::Dense(t), _) => Ok(t.to_dtype(DType::F32)?.to_device(&Device::Cpu)?),
             (Weight::Trained(p), _) => {
+                p.download()?;
                 Ok(Tensor::from_slice(&p.values(), p.shape(), &Device::Cpu)?)
             }
             (_, Some(matrix)) => {

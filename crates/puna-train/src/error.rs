@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use puna_data::{DataError, SftError};
 use puna_io::IoError;
 use puna_model::ModelError;
+use puna_nn::NnError;
 use puna_peft::PeftError;
 
 use crate::log::LogError;
@@ -176,6 +177,18 @@ pub enum TrainError {
 impl From<puna_config::ConfigError> for TrainError {
     fn from(source: puna_config::ConfigError) -> Self {
         Self::Shape(Box::new(source))
+    }
+}
+
+impl From<NnError> for TrainError {
+    fn from(error: NnError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<candle_core::Error> for TrainError {
+    fn from(error: candle_core::Error) -> Self {
+        NnError::from(error).into()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod batch;
 mod checkpoint;
+mod device;
 mod error;
 pub mod log;
 mod memory;

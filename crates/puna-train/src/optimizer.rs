@@ -7,12 +7,13 @@ mod muon;
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use puna_kernels::{AdamWStep, adamw, for_each_chunk_mut, sum_of_squares};
 use puna_model::Parameter;
 use serde::{Deserialize, Serialize};
 
-use crate::Member;
 use crate::quantized_state::{BLOCK, Signs, dequantize, quantize};
+use crate::{Member, TrainError};
 
 /// Which optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -79,7 +80,10 @@ struct Entry {
     parameter: Arc<Parameter>,
     decay: f64,
     lr_factor: f64,
+    /// Of a parameter on a device as [`Optimizer::download`] left it.
     state: State,
+    /// First and second moment of AdamW where the parameter is.
+    on_device: Option<(Tensor, Tensor)>,
 }
 
 /// An optimizer and its states.
@@ -119,7 +123,8 @@ impl Optimizer {
             };
             let decay = if matrix { config.weight_decay } else { 0.0 };
             let lr_factor = member.lr_factor;
-            Entry { parameter: Arc::clone(parameter), decay, lr_factor, state }
+            let parameter = Arc::clone(parameter);
+            Entry { parameter, decay, lr_factor, state, on_device: None }
         };
         Self { config, entries: parameters.iter().map(entry).collect(), step: 0 }
     }
@@ -141,6 +146,40 @@ impl Optimizer {
         self.entries.iter_mut().map(|entry| (&*entry.parameter, &mut entry.state))
     }
 
+    /// Copies the states of parameters that have moved to a device there.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn upload(&mut self) -> Result<(), TrainError> {
+        for entry in &mut self.entries {
+            let (Some(device), State::Adam(first, second)) =
+                (entry.parameter.device_parameter(), &entry.state)
+            else {
+                continue;
+            };
+            let tensor = |values: &[f32]| {
+                Tensor::from_slice(values, entry.parameter.shape(), device.values.device())
+            };
+            entry.on_device = Some((tensor(first)?, tensor(second)?));
+        }
+        Ok(())
+    }
+
+    /// Copies the states from the devices, to be saved.
+    ///
+    /// # Errors
+    /// If a device refuses.
+    pub fn download(&mut self) -> Result<(), TrainError> {
+        for entry in &mut self.entries {
+            if let (Some((m, v)), State::Adam(first, second)) = (&entry.on_device, &mut entry.state)
+            {
+                *first = m.flatten_all()?.to_vec1()?;
+                *second = v.flatten_all()?.to_vec1()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of the states.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
@@ -148,17 +187,30 @@ impl Optimizer {
     }
 
     /// Sum of the squares of all gradients.
-    #[must_use]
-    pub fn gradient_squares(&self) -> f64 {
-        let squares = |entry: &Entry| {
-            entry.parameter.with_gradient(|gradient| gradient.map_or(0.0, |g| sum_of_squares(g)))
-        };
-        self.entries.iter().map(squares).sum()
+    ///
+    /// # Errors
+    /// If a device refuses.
+    pub fn gradient_squares(&self) -> Result<f64, TrainError> {
+        let (mut sum, mut on_device) = (0.0, Vec::new());
+        for entry in &self.entries {
+            match entry.parameter.device_parameter() {
+                Some(device) => on_device.extend(device.gradient),
+                None => {
+                    sum += entry.parameter.with_gradient(|gradient| {
+                        gradient.map_or(0.0, |gradient| sum_of_squares(gradient))
+                    });
+                }
+            }
+        }
+        Ok(sum + puna_cuda::square_sums(&on_device)?.unwrap_or(f64::NAN))
     }
 
     /// Updates all parameters by their gradients times `gradient_scale`; these are then of no more
     /// use, see [`Optimizer::clear_gradients`].
-    pub fn update(&mut self, lr: f64, gradient_scale: f64) {
+    ///
+    /// # Errors
+    /// If a device refuses.
+    pub fn update(&mut self, lr: f64, gradient_scale: f64) -> Result<(), TrainError> {
         self.step += 1;
         let [b1, b2] = self.config.betas;
         let correction = |beta: f64| (1.0 - beta.powf(self.step as f64)) as f32;
@@ -173,36 +225,61 @@ impl Optimizer {
         for entry in &mut self.entries {
             let lr = base.lr * entry.lr_factor as f32;
             let step = AdamWStep { weight_decay: entry.decay as f32, lr, ..base };
-            let (parameter, state) = (&entry.parameter, &mut entry.state);
-            parameter.with_gradient(|gradient| {
-                let Some(gradient) = gradient else { return };
-                let mut values = parameter.values_mut();
-                match state {
-                    State::Adam(first, second) => {
-                        adamw(&mut values, gradient, (first, second), &step)
-                    }
-                    State::Adam8(codes, scales) => {
-                        adam8(&mut values, gradient, (codes, scales), &step);
-                    }
-                    State::Muon(momentum) => {
-                        let shape = (parameter.shape()[0], values.len() / parameter.shape()[0]);
-                        muon::update(
-                            &mut values,
-                            gradient,
-                            (momentum, shape),
-                            &step,
-                            self.config.momentum,
-                        );
-                    }
-                }
-            });
+            if let Some(moments) = &entry.on_device {
+                update_on_device(&entry.parameter, moments, &step)?;
+                continue;
+            }
+            // Other optimizers work on the CPU, wherever the passes compute.
+            entry.parameter.download_gradient()?;
+            entry.update(&step, self.config.momentum);
+            entry.parameter.upload()?;
         }
+        Ok(())
     }
 
     /// Forgets all gradients.
     pub fn clear_gradients(&self) {
         self.entries.iter().for_each(|entry| entry.parameter.clear_gradient());
     }
+}
+
+impl Entry {
+    fn update(&mut self, step: &AdamWStep, momentum_decay: f64) {
+        let (parameter, state) = (&self.parameter, &mut self.state);
+        parameter.with_gradient(|gradient| {
+            let Some(gradient) = gradient else { return };
+            let mut values = parameter.values_mut();
+            match state {
+                State::Adam(first, second) => adamw(&mut values, gradient, (first, second), step),
+                State::Adam8(codes, scales) => adam8(&mut values, gradient, (codes, scales), step),
+                State::Muon(momentum) => {
+                    let shape = (parameter.shape()[0], values.len() / parameter.shape()[0]);
+                    muon::update(&mut values, gradient, (momentum, shape), step, momentum_decay);
+                }
+            }
+        });
+    }
+}
+
+/// AdamW where a parameter has moved to.
+fn update_on_device(
+    parameter: &Parameter,
+    (first, second): &(Tensor, Tensor),
+    step: &AdamWStep,
+) -> Result<(), TrainError> {
+    let Some(device) = parameter.device_parameter() else { return Ok(()) };
+    let Some(gradient) = &device.gradient else { return Ok(()) };
+    let of = puna_cuda::AdamW {
+        lr: step.lr,
+        betas: step.betas,
+        eps: step.eps,
+        keep: 1.0 - step.lr * step.weight_decay,
+        corrections: step.corrections,
+        gradient_scale: step.gradient_scale,
+    };
+    let words = device.words.as_ref();
+    puna_cuda::adamw(&device.values, gradient, (first, second), words, &of)?;
+    Ok(())
 }
 
 impl State {
@@ -281,7 +358,7 @@ mod tests {
             let gradient: Vec<f32> =
                 parameters[0].parameter.values().iter().map(|w| w - 1.0).collect();
             parameters[0].parameter.add_gradient(|g, _| g.copy_from_slice(&gradient));
-            optimizer.update(0.01, 1.0);
+            optimizer.update(0.01, 1.0).unwrap();
             optimizer.clear_gradients();
         }
         parameters[0].parameter.values().clone()

@@ -20,7 +20,10 @@ pub trait Ranks: Send + Sync {
 
     /// Begins to sum the gradients of a parameter over all processes for `owner`; the others' are
     /// then of no use. Goes on beside the caller until [`Self::finish`].
-    fn reduce_gradient(&self, parameter: &Arc<Parameter>, owner: usize);
+    ///
+    /// # Errors
+    /// If a process is gone.
+    fn reduce_gradient(&self, parameter: &Arc<Parameter>, owner: usize) -> Result<(), TrainError>;
 
     /// Waits for all that was begun.
     ///
@@ -40,6 +43,12 @@ pub trait Ranks: Send + Sync {
     /// If a process is gone.
     fn sum(&self, values: Vec<f64>) -> Result<Vec<f64>, TrainError>;
 
+    /// Whether gradients and values of parameters that have moved to a device are summed and sent from
+    /// there; else from the CPU.
+    fn reaches_devices(&self) -> bool {
+        false
+    }
+
     /// Ends all processes, after an error of one.
     fn abort(&self);
 }
@@ -57,7 +66,9 @@ impl Ranks for Alone {
         1
     }
 
-    fn reduce_gradient(&self, _: &Arc<Parameter>, _: usize) {}
+    fn reduce_gradient(&self, _: &Arc<Parameter>, _: usize) -> Result<(), TrainError> {
+        Ok(())
+    }
 
     fn finish(&self) -> Result<(), TrainError> {
         Ok(())

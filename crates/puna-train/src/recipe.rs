@@ -193,6 +193,10 @@ pub struct TrainSection {
     pub precision: RecipePrecision,
     /// What is computed twice to save memory.
     pub recompute: RecomputeSection,
+    /// Where to compute: `auto` (the default: the first GPU if puna was built with the feature `cuda`
+    /// and finds one, else the CPU), `cpu`, `cuda` or `cuda:N`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// The loss.

@@ -12,14 +12,16 @@ use puna_data::{
 use puna_io::write::ExtraFile;
 use puna_io::{Sha256, hex};
 use puna_model::export::{RandomInit, write_random};
-use puna_model::{Decoder, LoadOptions, Model, Precision, chat_template, convert, tokenizer};
+use puna_model::{
+    Decoder, Device, LoadOptions, Model, Precision, chat_template, convert, tokenizer,
+};
 use puna_peft::{AdapterConfig, Base, BaseIdentity};
 use puna_text::{Builtin, ChatTemplate, SpecialTokens, Tokenizer};
 
 use crate::checkpoint::{BegunRecipe, Checkpoint, list_checkpoints, remove_checkpoints};
 use crate::output_lock::OutputLock;
 use crate::trained::{Trained, TrainedAdapter};
-use crate::{DataSection, Ranks, Recipe, SaveType, Task, TrainError};
+use crate::{DataSection, Ranks, Recipe, SaveType, Task, TrainError, device};
 
 /// Addresses that are prepared for weights, states and activations; larger runs get the rest as it
 /// comes.
@@ -47,6 +49,8 @@ pub struct Setup {
     pub(crate) trained: Trained,
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) extra_files: Vec<ExtraFile>,
+    /// Where passes compute; `None` is the CPU.
+    pub(crate) device: Option<Device>,
     pub(crate) train: Rows,
     pub(crate) validation: Option<Rows>,
     pub(crate) resume: Option<Checkpoint>,
@@ -105,6 +109,7 @@ impl Setup {
             let expected = "at most the model's context";
             return Err(TrainError::Setting { key: "data.sequence_length", value, expected });
         }
+        let mut device = device::open(&recipe.train, &mut notes)?;
         let Model { mut decoder, config, .. } = model;
         let trained = match &recipe.adapter {
             None => Trained::Model(decoder.make_trainable(|slot| slot.to_string())?),
@@ -118,6 +123,19 @@ impl Setup {
                 adapter_of((&recipe, &adapter), base, resume.as_ref(), template_hash)?
             }
         };
+        if device.is_some() && !device::takes(&trained) {
+            device::refuse(&recipe.train, &mut notes)?;
+            device = None;
+        }
+        if let Some(device) = &device {
+            if recipe.adapter.is_some() {
+                // What is not trained has to be there as well.
+                let precision = recipe.train.precision.into();
+                let options = LoadOptions::new(precision).on_device(device.clone());
+                decoder = Model::load(&start, &options)?.decoder;
+            }
+            device::move_to(&trained, device)?;
+        }
         let (train, validation) = rows;
         if mode == RunMode::Restart && ranks.rank() == 0 {
             // Not before everything else is known to be right.
@@ -130,6 +148,7 @@ impl Setup {
             trained,
             tokenizer,
             extra_files,
+            device,
             train,
             validation,
             resume,

@@ -1,11 +1,12 @@
 //! The training loop.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use puna_data::Row;
-use puna_kernels::{MachineLimits, rss_bytes};
-use puna_model::{LossSum, Stage, TrainingPass};
+use puna_kernels::rss_bytes;
+use puna_model::{LossSum, Parameter, Stage, TrainingPass};
 use puna_nn::Pass;
 
 use crate::batch::{Batch, targets};
@@ -14,7 +15,7 @@ use crate::log::{Metrics, RunLog, StepMetrics, ValidationMetrics};
 use crate::ranks::owners;
 use crate::sample;
 use crate::setup::Rows;
-use crate::{Member, MemoryNeed, Optimizer, RecipePrecision, Setup, TrainError, clip_factor};
+use crate::{Member, MemoryNeed, Optimizer, Setup, TrainError, clip_factor, device};
 
 /// What a run tells while it goes on.
 #[derive(Debug)]
@@ -117,6 +118,7 @@ impl Trainer {
             None => Progress::default(),
             Some(checkpoint) => checkpoint::load_states(checkpoint, &mut optimizer, recipe)?,
         };
+        optimizer.upload()?;
         let log = match (ranks.rank(), &setup.resume) {
             (0, None) => Some(RunLog::begin(&recipe.output)?),
             (0, Some(_)) => Some(RunLog::resume(&recipe.output, progress.step)?),
@@ -133,10 +135,7 @@ impl Trainer {
         }
         let length = recipe.data.sequence_length;
         let forward = setup.config.decoder.prefill_flops(0, length, length) as f64;
-        let peak = MachineLimits::measure_peak().map(|peak| match recipe.train.precision {
-            RecipePrecision::F32 => peak.f32_flops_per_sec,
-            RecipePrecision::Bf16 => peak.bf16_flops_per_sec.unwrap_or(peak.f32_flops_per_sec),
-        });
+        let peak = device::peak(setup.device.as_ref(), recipe.train.precision);
         // Backward makes two products for each one of forward.
         let flops_per_token = 3.0 * setup.trained.passes() as f64 * forward / length as f64;
         Ok(Self { setup, optimizer, members, progress, steps, log, owners, flops_per_token, peak })
@@ -267,14 +266,15 @@ impl Trainer {
         };
         let micro = self.micro_batch() as usize;
         let (mut sum, last) = (LossSum::default(), rows.len().div_ceil(micro) - 1);
+        let mut reduced = Ok(());
         let method = self.setup.trained.method();
         let part = 1.0 / (ranks.size() * (last + 1)) as f32;
         for (index, rows) in rows.chunks(micro).enumerate() {
             let number = (ranks.rank() * rows.len() + index) as u64;
             let pass = TrainingPass { seed: pass.seed ^ number, ..pass.clone() };
             sum += self.setup.decoder.train_on(&Batch::new(rows).rows(), &pass, |stage| {
-                if index == last && method.is_none() {
-                    self.reduce(stage);
+                if index == last && method.is_none() && reduced.is_ok() {
+                    reduced = self.reduce(stage);
                 }
             })?;
             // A method's own terms belong to the gradients that are reduced.
@@ -282,13 +282,15 @@ impl Trainer {
                 method.regularize(part)?;
             }
         }
+        reduced?;
         if method.is_some() {
-            self.reduce(Stage::Embedding);
+            self.reduce(Stage::Embedding)?;
         }
         ranks.finish()?;
+        self.take_reduced()?;
         let sums = ranks.sum(vec![sum.loss, sum.balance])?;
         let (loss, balance) = (sums[0] / wanted, sums[1] / wanted);
-        let grad_norm = ranks.sum(vec![self.optimizer.gradient_squares()])?[0].sqrt();
+        let grad_norm = ranks.sum(vec![self.optimizer.gradient_squares()?])?[0].sqrt();
         let step = self.progress.step;
         for (what, value) in [("loss", loss), ("norm of the gradient", grad_norm)] {
             if !value.is_finite() {
@@ -296,14 +298,14 @@ impl Trainer {
             }
         }
         let lr = recipe.schedule.lr(step, self.steps, recipe.optimizer.lr);
-        self.optimizer.update(lr, clip_factor(grad_norm, recipe.optimizer.clip));
+        self.optimizer.update(lr, clip_factor(grad_norm, recipe.optimizer.clip))?;
         if let Some(method) = method {
             method.after_update(step + 1, self.steps);
         }
         self.optimizer.clear_gradients();
         if ranks.size() > 1 {
             for (member, &owner) in self.members.iter().zip(&self.owners) {
-                ranks.broadcast(&member.parameter, owner)?;
+                self.broadcast(&member.parameter, owner)?;
                 member.parameter.clear_gradient();
             }
         }
@@ -324,6 +326,7 @@ impl Trainer {
             tokens_per_second,
             mfu: self.peak.map(|peak| flops / peak),
             rss_bytes: rss_bytes(),
+            device_bytes: device::bytes(self.setup.device.as_ref()),
             seconds,
         })
     }
@@ -350,12 +353,47 @@ impl Trainer {
     }
 
     /// Begins to sum the gradients of a stage over the processes.
-    fn reduce(&self, complete: Stage) {
+    fn reduce(&self, complete: Stage) -> Result<(), TrainError> {
+        let ranks = &*self.setup.ranks;
+        if ranks.size() == 1 {
+            return Ok(());
+        }
         for (member, &owner) in self.members.iter().zip(&self.owners) {
             if member.stage == complete {
-                self.setup.ranks.reduce_gradient(&member.parameter, owner);
+                if !ranks.reaches_devices() {
+                    member.parameter.download_gradient()?;
+                }
+                ranks.reduce_gradient(&member.parameter, owner)?;
             }
         }
+        Ok(())
+    }
+
+    /// Takes the sums of this process's gradients to where the parameters are.
+    fn take_reduced(&self) -> Result<(), TrainError> {
+        let ranks = &*self.setup.ranks;
+        if ranks.size() == 1 || ranks.reaches_devices() {
+            return Ok(());
+        }
+        for (member, &owner) in self.members.iter().zip(&self.owners) {
+            if owner == ranks.rank() {
+                member.parameter.upload_gradient()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces a parameter's values everywhere by those of its owner.
+    fn broadcast(&self, parameter: &Arc<Parameter>, owner: usize) -> Result<(), TrainError> {
+        let ranks = &*self.setup.ranks;
+        if ranks.reaches_devices() {
+            return ranks.broadcast(parameter, owner);
+        }
+        if owner == ranks.rank() {
+            parameter.download()?;
+        }
+        ranks.broadcast(parameter, owner)?;
+        parameter.upload().map_err(TrainError::from)
     }
 
     /// Scores the held-out rows.
@@ -405,7 +443,17 @@ impl Trainer {
         Ok(())
     }
 
-    fn save(&self, tell: &mut impl FnMut(Event<'_>)) -> Result<Checkpoint, TrainError> {
+    /// Copies what is trained from the device, to be written.
+    fn download(&self) -> Result<(), TrainError> {
+        for member in &self.members {
+            member.parameter.download()?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, tell: &mut impl FnMut(Event<'_>)) -> Result<Checkpoint, TrainError> {
+        self.optimizer.download()?;
+        self.download()?;
         let setup = &self.setup;
         let saved = checkpoint::save(
             &setup.recipe.output,
@@ -430,6 +478,7 @@ impl Trainer {
         let Some(log) = &self.log else {
             return Ok(Outcome::Done { model, curves: Vec::new(), validation_loss });
         };
+        self.download()?;
         let files = (setup.save_type(), setup.extra_files.clone());
         setup.trained.write(&model, &setup.config, files)?;
         let name = setup.recipe.output.file_name().map(|name| name.to_string_lossy().into_owned());

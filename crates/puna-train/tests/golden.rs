@@ -7,7 +7,8 @@ use std::sync::Arc;
 use puna_io::Dtype;
 use puna_io::safetensors::SafetensorsFile;
 use puna_model::{
-    LoadOptions, LossSum, Model, Precision, Recompute, Slot, Stage, TokenRows, TrainingPass,
+    Device, DeviceChoice, LoadOptions, LossSum, Model, Precision, Recompute, Slot, Stage,
+    TokenRows, TrainingPass,
 };
 use puna_nn::Linear;
 use puna_peft::{AdapterSet, Base};
@@ -88,16 +89,37 @@ struct Trained {
     adapters: Option<Arc<AdapterSet>>,
 }
 
-fn load(case: &GoldenCase) -> Trained {
+/// The CPU, and a GPU where there is one and it can be used.
+fn devices() -> Vec<Option<Device>> {
+    match DeviceChoice::Auto.open(|_| ()) {
+        Ok(Some(gpu)) => vec![None, Some(gpu)],
+        _ => {
+            puna_testkit::skipped("on a GPU: there is none, or puna was built without it");
+            vec![None]
+        }
+    }
+}
+
+fn load(case: &GoldenCase, device: Option<&Device>) -> Trained {
     let options = LoadOptions::new(Precision::Exact);
     let mut model = Model::load(&case.dir.join("model"), &options).expect("a golden model");
     let trainable = model.decoder.make_trainable(|slot| slot.to_string()).expect("on the CPU");
     let members = trainable.parameters.into_iter().map(Member::from).collect();
-    Trained { model, members, adapters: None }
+    moved(Trained { model, members, adapters: None }, device)
+}
+
+/// With what is trained on a device.
+fn moved(trained: Trained, device: Option<&Device>) -> Trained {
+    if let Some(device) = device {
+        for member in &trained.members {
+            member.parameter.move_to(device).expect("room on the device");
+        }
+    }
+    trained
 }
 
 /// The model frozen, the adapter of a folder trained.
-fn load_adapter(case: &GoldenCase) -> Trained {
+fn load_adapter(case: &GoldenCase, device: Option<&Device>) -> Trained {
     let options = LoadOptions::new(Precision::Exact);
     let model = Model::load(&case.dir.join("model"), &options).expect("a golden model");
     let base = Base { decoder: &model.decoder, config: &model.config };
@@ -106,7 +128,9 @@ fn load_adapter(case: &GoldenCase) -> Trained {
     // The slot only says when a gradient is complete, which is not looked at here.
     let member = |t: puna_peft::Trained| Member::from((Slot::Embedding, t.parameter));
     let members = adapter.trained().into_iter().map(member).collect();
-    Trained { model, members, adapters: Some(Arc::new(adapters)) }
+    let options = LoadOptions { device: device.cloned(), ..options };
+    let model = Model::load(&case.dir.join("model"), &options).expect("a golden model");
+    moved(Trained { model, members, adapters: Some(Arc::new(adapters)) }, device)
 }
 
 fn pass(batch: &Batch, recompute: Recompute) -> TrainingPass {
@@ -176,6 +200,7 @@ fn assert_gradients(members: &[Member], expected: &HashMap<String, Vec<f32>>) {
     assert_eq!(members.len(), expected.len());
     for Member { parameter, .. } in members {
         let theirs = &expected[parameter.name()];
+        parameter.download_gradient().expect("a gradient on the device");
         let ours = parameter.with_gradient(|g| g.expect("a gradient").to_vec());
         let largest = theirs.iter().fold(0f32, |m, v| m.max(v.abs()));
         for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
@@ -189,22 +214,26 @@ fn assert_gradients(members: &[Member], expected: &HashMap<String, Vec<f32>>) {
 #[test]
 fn ten_steps_of_adamw_are_pytorchs() {
     let Some(case) = GoldenCase::open("train/sft-full") else { return };
-    let trained = load(&case);
-    ten_steps(&case, &trained, "final.safetensors");
+    for device in devices() {
+        ten_steps(&case, &load(&case, device.as_ref()), "final.safetensors");
+    }
 }
 
 #[test]
 fn ten_steps_of_a_lora_are_those_of_peft() {
     let Some(case) = GoldenCase::open("train/sft-lora") else { return };
-    let trained = load_adapter(&case);
-    let frozen = || -> Vec<Vec<f32>> {
-        let linears = trained.model.decoder.linears().into_iter();
-        let flat = |linear: &Linear| linear.weight().dequantize().unwrap().flatten_all().unwrap();
-        linears.map(|(_, linear)| flat(linear).to_vec1().unwrap()).collect()
-    };
-    let before = frozen();
-    ten_steps(&case, &trained, "final/adapter_model.safetensors");
-    assert!(before == frozen(), "the base has changed");
+    for device in devices() {
+        let trained = load_adapter(&case, device.as_ref());
+        let frozen = || -> Vec<Vec<f32>> {
+            let linears = trained.model.decoder.linears().into_iter();
+            let flat =
+                |linear: &Linear| linear.weight().dequantize().unwrap().flatten_all().unwrap();
+            linears.map(|(_, linear)| flat(linear).to_vec1().unwrap()).collect()
+        };
+        let before = frozen();
+        ten_steps(&case, &trained, "final/adapter_model.safetensors");
+        assert!(before == frozen(), "the base has changed");
+    }
 }
 
 /// Loss, gradients, ten updates and the final weights of a case.
@@ -231,6 +260,7 @@ fn ten_steps(case: &GoldenCase, trained: &Trained, last: &str) {
         decay_steps: 0,
     };
     let mut optimizer = Optimizer::new(config, &trained.members);
+    optimizer.upload().unwrap();
     let losses = case.json["losses"].as_array().unwrap();
     for (i, theirs) in losses.iter().enumerate() {
         let loss = step(trained, &batch, &[batch.count()], Recompute::Nothing);
@@ -239,14 +269,16 @@ fn ten_steps(case: &GoldenCase, trained: &Trained, last: &str) {
         if i == 10 {
             break;
         }
-        let norm = optimizer.gradient_squares().sqrt();
+        let norm = optimizer.gradient_squares().unwrap().sqrt();
         let theirs = case.json["grad_norms"][i].as_f64().unwrap();
         assert!((norm / theirs - 1.0).abs() < 1e-3, "norm {i}: {norm} for {theirs}");
-        optimizer.update(schedule.lr(i as u64, 10, config.lr), clip_factor(norm, config.clip));
+        let lr = schedule.lr(i as u64, 10, config.lr);
+        optimizer.update(lr, clip_factor(norm, config.clip)).unwrap();
         optimizer.clear_gradients();
     }
     let expected = reference(&case.dir.join(last));
     for Member { parameter, .. } in &trained.members {
+        parameter.download().unwrap();
         for (a, b) in parameter.values().iter().zip(&expected[parameter.name()]) {
             assert!((a - b).abs() < WEIGHTS, "{}: {a} for {b}", parameter.name());
         }
@@ -257,11 +289,13 @@ fn ten_steps(case: &GoldenCase, trained: &Trained, last: &str) {
 fn accumulated_gradients_are_those_of_the_whole_batch_with_tied_embeddings() {
     let Some(case) = GoldenCase::open("train/sft-tied-accum") else { return };
     let batch = Batch::read(&case.dir.join("batch.safetensors"));
-    let trained = load(&case);
     let expected = reference(&case.dir.join("grads.safetensors"));
-    for cuts in [vec![6], vec![4, 6], vec![1, 2, 3, 4, 5, 6]] {
-        let loss = step(&trained, &batch, &cuts, Recompute::Nothing);
-        assert!((loss - case.json["loss_tokens"].as_f64().unwrap()).abs() < LOSS, "{loss}");
-        assert_gradients(&trained.members, &expected);
+    for device in devices() {
+        let trained = load(&case, device.as_ref());
+        for cuts in [vec![6], vec![4, 6], vec![1, 2, 3, 4, 5, 6]] {
+            let loss = step(&trained, &batch, &cuts, Recompute::Nothing);
+            assert!((loss - case.json["loss_tokens"].as_f64().unwrap()).abs() < LOSS, "{loss}");
+            assert_gradients(&trained.members, &expected);
+        }
     }
 }

@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "puna-train",
         &[
             "puna-config",
+            "puna-cuda",
             "puna-data",
             "puna-io",
             "puna-text",

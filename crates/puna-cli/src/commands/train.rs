@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use puna_data::SftError;
+use puna_model::DeviceChoice;
 use puna_train::{Outcome as RunOutcome, Ranks, Recipe, RunMode, Setup, TrainError, Trainer};
 use serde_json::json;
 
@@ -29,6 +30,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
+    /// Where to compute: auto (the first GPU if puna was built with the feature cuda and finds one,
+    /// else the CPU), cpu, cuda or cuda:N; as --set train.device=…
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
+
     /// Go on from the newest checkpoint in the output folder
     #[arg(long, conflicts_with = "restart")]
     resume: bool,
@@ -48,7 +54,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     threads::start(args.threads);
-    let recipe = Recipe::read(&args.recipe, &args.set)?;
+    let mut recipe = Recipe::read(&args.recipe, &args.set)?;
+    if let Some(device) = args.device {
+        recipe.train.device = Some(device.to_string());
+    }
     let mode = match (args.resume, args.restart) {
         (true, _) => RunMode::Resume,
         (_, true) => RunMode::Restart,

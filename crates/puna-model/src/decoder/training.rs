@@ -7,8 +7,11 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use puna_nn::ops::{CrossEntropy, LossSum, cross_entropy, embedding_backward, with_f32};
+use candle_core::{Device, Tensor};
+use puna_nn::ops::{
+    CrossEntropy, LossSum, cross_entropy, embedding_backward, embedding_backward_on_device,
+    with_f32,
+};
 use puna_nn::{
     AdapterSet, Balance, Context, FeedForward, Linear, NnError, Parameter, Pass, Precision, RmsNorm,
 };
@@ -221,7 +224,11 @@ impl Decoder {
         };
         let (tokens, dx) = embedded.of_tokens(rows, dx)?;
         let scale = self.embedding.scale();
-        with_f32(&dx, |dx| embedding_backward(weight, &tokens, dx, scale))?;
+        if weight.is_on_device() {
+            embedding_backward_on_device(weight, &tokens, &dx, scale)?;
+        } else {
+            with_f32(&dx, |dx| embedding_backward(weight, &tokens, dx, scale))?;
+        }
         Ok(())
     }
 
@@ -273,7 +280,8 @@ impl Decoder {
         let last = x.tensor().narrow(0, rows.tokens.len() - 1, 1).map_err(NnError::from)?; // [1, C]
         let normed = self.final_norm.forward(&Value::constant(last))?;
         let logits = self.head.forward(&normed, &pass)?; // [1, V]
-        let mut logits = with_f32(logits.tensor(), <[f32]>::to_vec)?;
+        let logits = logits.tensor().to_device(&Device::Cpu).map_err(NnError::from)?;
+        let mut logits = with_f32(&logits, <[f32]>::to_vec)?;
         if let Some(cap) = self.config.final_logit_softcap {
             puna_kernels::soft_cap(&mut logits, cap as f32);
         }
@@ -346,8 +354,7 @@ impl Decoder {
             None => Arc::clone(&global_rope),
             Some(rotary) => Arc::new(rotary.tables_at(&positions, len)),
         };
-        let visible_from = Arc::new(rows.visible_from.to_vec());
-        let tokens = Tokens::Rows(RowsOfTokens { len: rows.len, visible_from });
+        let tokens = Tokens::Rows(RowsOfTokens::new(rows.len, rows.visible_from.to_vec()));
         let (pass, prefix) = (pass.clone(), None);
         Ok(Context { pass, prefix, global_rope, local_rope, tokens, balance: None })
     }

@@ -1,6 +1,7 @@
 //! The kernels of puna-cuda beside candle's operations, on a GPU.
 
 use super::*;
+use crate::Precision;
 use puna_kernels::{AttentionMask, AttentionShape, GateActivation, ScoreTransform};
 use puna_testkit::random_tensor;
 
@@ -9,11 +10,11 @@ const TOLERANCE: f32 = 2e-5;
 /// Values that were rounded to bfloat16, each by at most 2^-9 of itself and the sums of them by less.
 const BF16_TOLERANCE: f32 = 2e-2;
 
-fn tolerance(dtype: DType) -> f32 {
+pub(super) fn tolerance(dtype: DType) -> f32 {
     if dtype == DType::F32 { TOLERANCE } else { BF16_TOLERANCE }
 }
 
-fn gpu() -> Option<Device> {
+pub(super) fn gpu() -> Option<Device> {
     let opened = if candle_core::utils::cuda_is_available() {
         puna_cuda::open(0).map_err(|e| e.to_string())
     } else {
@@ -27,7 +28,7 @@ fn values(x: &Tensor) -> Vec<f32> {
 }
 
 /// The largest difference beside the largest value.
-fn check(ours: &Tensor, theirs: &Tensor, tolerance: f32, what: &str) {
+pub(super) fn check(ours: &Tensor, theirs: &Tensor, tolerance: f32, what: &str) {
     let (ours, theirs) = (values(ours), values(theirs));
     assert_eq!(ours.len(), theirs.len(), "{what}");
     let largest = theirs.iter().fold(0f32, |most, x| most.max(x.abs()));
@@ -117,7 +118,7 @@ fn gates_are_those_of_tensors() {
             ] {
                 let [cpu_g, cpu_u] =
                     [&g, &u].map(|x| Value::constant(x.to_device(&Device::Cpu).unwrap()));
-                let theirs = ops::gated(ours, &cpu_g, &cpu_u).unwrap();
+                let theirs = ops::gated(ours, &cpu_g, &cpu_u, Precision::Exact).unwrap();
                 let y = puna_cuda::gate(&x, None, matrices, kernel).unwrap().unwrap();
                 let what = format!("{cols} {rows} {tokens} {dtype:?} {kernel:?}");
                 check(&y, theirs.tensor(), TOLERANCE, &what);

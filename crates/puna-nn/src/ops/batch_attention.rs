@@ -5,11 +5,12 @@
 //! Backward, with `P` recomputed: `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O))`, and through the
 //! transform `dQ = dS K`, `dK = dSᵀ Q`.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use puna_kernels::{
     AttentionShape, Flash, FlashSaved, RowMask, ScoreTransform, flash_backward, flash_forward,
 };
 
+use super::on_device::no_kernel;
 use super::prefix::{Prefix, Saved as PrefixSaved};
 use super::{linear::elements, with_f32};
 use crate::{NnError, Precision, RowsOfTokens, Value};
@@ -33,7 +34,7 @@ pub struct BatchAttention {
 
 impl BatchAttention {
     fn flash(&self) -> Flash<'_> {
-        let RowsOfTokens { len, visible_from } = &self.rows;
+        let RowsOfTokens { len, visible_from, .. } = &self.rows;
         let mask = RowMask { len: *len, visible_from, window: self.window };
         let (shape, scores) = (self.shape, self.scores);
         Flash { shape, mask, scores, elements: elements(self.precision) }
@@ -82,6 +83,12 @@ pub fn batch_attention(
     attention: BatchAttention,
 ) -> Result<Value, NnError> {
     attention.check(q.tensor(), k.tensor(), v.tensor())?;
+    if !q.tensor().device().is_cpu() {
+        return match prefix {
+            None => on_device(q, k, v, attention),
+            Some(_) => Err(NnError::Tracked { op: "attention to a prefix on this device" }),
+        };
+    }
     let (shape, tokens) = (q.tensor().shape().clone(), attention.rows.visible_from.len());
     let mut out = puna_kernels::zeros(shape.elem_count());
     let mut logs = puna_kernels::zeros(tokens * attention.shape.heads);
@@ -130,6 +137,72 @@ pub fn batch_attention(
     }))
 }
 
+/// With products of bfloat16, and heads that there are kernels for, by these.
+fn on_device(q: &Value, k: &Value, v: &Value, of: BatchAttention) -> Result<Value, NnError> {
+    let AttentionShape { heads: query, kv_heads: kv, head_dim: dim } = of.shape;
+    let heads = puna_cuda::Heads { query, kv, dim };
+    let takes = of.precision == Precision::Fast && puna_cuda::flash_takes(heads);
+    if !takes {
+        return Value::by_candle(&[q, k, v], move |x| composed(&x[0], &x[1], &x[2], &of));
+    }
+    let saved = [q.operand(DType::BF16)?, k.operand(DType::BF16)?, v.operand(DType::BF16)?];
+    let visible_from = of.rows.on_device(q.tensor().device())?;
+    let ScoreTransform { scale, softcap } = of.scores;
+    let (len, scores) = (of.rows.len, puna_cuda::Scores { scale, softcap, window: of.window });
+    let rows = puna_cuda::Rows { len, visible_from: &visible_from };
+    let attended = puna_cuda::flash(saved.each_ref(), heads, rows, &scores)?;
+    let (out, logs) = attended.ok_or_else(no_kernel)?;
+    let kept = out.clone();
+    Ok(Value::derived(out, &[q, k, v], move |d_out| {
+        let d_out = d_out.to_dtype(DType::F32)?.contiguous()?;
+        let rows = puna_cuda::Rows { len, visible_from: &visible_from };
+        let saved = (saved.each_ref(), (&kept, &logs, &d_out));
+        let back = puna_cuda::flash_back(saved.0, saved.1, heads, rows, &scores)?;
+        Ok(back.ok_or_else(no_kernel)?.map(Some).into())
+    }))
+}
+
+/// The same of candle operations, with a matrix of scores, row by row.
+fn composed(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    of: &BatchAttention,
+) -> candle_core::Result<Tensor> {
+    let AttentionShape { heads, kv_heads, head_dim } = of.shape;
+    let (len, group) = (of.rows.len, heads / kv_heads);
+    let starts = of.rows.visible_from.chunks_exact(len);
+    let rows = starts.enumerate().map(|(row, starts)| {
+        let by_head = |x: &Tensor, heads: usize| {
+            x.narrow(0, row * len, len)?.reshape((len, heads, head_dim))?.transpose(0, 1)
+        };
+        let keys = by_head(k, kv_heads)?.contiguous()?; // [K, T, D]
+        let values = by_head(v, kv_heads)?.contiguous()?;
+        let q = by_head(q, heads)?.contiguous()?.reshape((kv_heads, group * len, head_dim))?;
+        let scores = (q.matmul(&keys.t()?)? * f64::from(of.scores.scale))?; // [K, G·T, T]
+        let scores = match of.scores.softcap {
+            Some(cap) => super::soft_cap(&scores, f64::from(cap))?,
+            None => scores,
+        };
+        let hidden = |query: usize, key: usize| {
+            let from = of.window.map_or(0, |window| (query + 1).saturating_sub(window));
+            key > query || key < from.max(starts[query] as usize)
+        };
+        let mask: Vec<f32> = (0..len * len)
+            .map(|i| if hidden(i / len, i % len) { f32::NEG_INFINITY } else { 0.0 })
+            .collect();
+        let mask = Tensor::from_vec(mask, (1, 1, len, len), q.device())?;
+        let scores = scores.reshape((kv_heads, group, len, len))?.broadcast_add(&mask)?;
+        let most = scores.max_keepdim(3)?.detach();
+        let weights = scores.broadcast_sub(&most)?.exp()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(3)?)?;
+        let weights = weights.reshape((kv_heads, group * len, len))?;
+        let out = weights.matmul(&values)?.reshape((heads, len, head_dim))?;
+        out.transpose(0, 1)?.reshape((len, heads * head_dim))
+    });
+    Tensor::cat(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)
+}
+
 fn with_three<T>(
     [a, b, c]: &[Tensor; 3],
     f: impl FnOnce(&[f32], &[f32], &[f32]) -> T,
@@ -144,7 +217,6 @@ pub(super) mod tests {
     use crate::value::tests::gradcheck;
     use puna_kernels::AttentionMask;
     use puna_testkit::{GradTolerance, random_tensor};
-    use std::sync::Arc;
 
     pub(in crate::ops) fn flat(x: &Tensor) -> Vec<f32> {
         x.flatten_all().unwrap().to_vec1().unwrap()
@@ -157,7 +229,7 @@ pub(super) mod tests {
     ) -> BatchAttention {
         BatchAttention {
             shape: AttentionShape { heads: 4, kv_heads: 2, head_dim: 8 },
-            rows: RowsOfTokens { len, visible_from: Arc::new(starts.to_vec()) },
+            rows: RowsOfTokens::new(len, starts.to_vec()),
             window,
             scores: ScoreTransform { scale: 0.6, softcap: None },
             precision: Precision::Exact,
@@ -207,10 +279,13 @@ pub(super) mod tests {
                     random_tensor(3, &[2 * len, 16]),
                 ];
                 let expected = by_documents(&qkv, &of);
+                let of_rows = flat(&composed(&qkv[0], &qkv[1], &qkv[2], &of).unwrap());
                 let [q, k, v] = qkv.map(Value::constant);
                 let y = flat(batch_attention(&q, &k, &v, None, of).unwrap().tensor());
                 for (i, (a, b)) in y.iter().zip(&expected).enumerate() {
                     assert!((a - b).abs() < 2e-5, "{len} {window:?} {i}: {a} {b}");
+                    let a = of_rows[i];
+                    assert!((a - b).abs() < 2e-5, "composed, {len} {window:?} {i}: {a} {b}");
                 }
             }
         }

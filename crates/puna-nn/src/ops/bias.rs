@@ -2,8 +2,9 @@
 //!
 //! Backward: `dx = dy`, `db = Σ_n dy`.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
+use super::on_device::no_kernel;
 use super::with_f32;
 use crate::{NnError, Value, Vector};
 
@@ -18,6 +19,9 @@ pub fn add_bias(x: &Value, bias: &Vector) -> Result<Value, NnError> {
     let (_, width) = x.tensor().dims2()?;
     if width != bias.len() {
         return Err(NnError::Shape { what: "width of a bias", expected: width, got: bias.len() });
+    }
+    if let (false, Vector::Trained(_)) = (x.tensor().device().is_cpu(), bias) {
+        return on_device(x, bias);
     }
     let y = match bias {
         Vector::Fixed(bias) => x.tensor().broadcast_add(bias)?,
@@ -41,6 +45,20 @@ pub fn add_bias(x: &Value, bias: &Vector) -> Result<Value, NnError> {
                 }
             })?;
             bias.add_gradient(&sum);
+        }
+        Ok(vec![Some(dy.clone())])
+    }))
+}
+
+fn on_device(x: &Value, bias: &Vector) -> Result<Value, NnError> {
+    let Some(values) = bias.on_device()? else { return Err(no_kernel()) };
+    let (y, bias) = (x.tensor().broadcast_add(&values)?, bias.clone());
+    Ok(Value::derived_sharing(y, &[x], move |dy| {
+        if let Vector::Trained(parameter) = &bias {
+            let dy = dy.to_dtype(DType::F32)?.contiguous()?;
+            parameter.add_device_gradient(|db, adds| {
+                puna_cuda::row_sum(&dy, (db, adds))?.ok_or_else(no_kernel)
+            })?;
         }
         Ok(vec![Some(dy.clone())])
     }))

@@ -10,6 +10,8 @@
 //! behind one another, and the term is how far the predictions of both are apart
 //! ([`puna_kernels::consistency_rows`]); only the first pass has targets.
 
+mod on_device;
+
 use std::borrow::Cow;
 use std::cell::Cell;
 
@@ -124,6 +126,9 @@ pub fn cross_entropy(
                 return Err(NnError::Shape { what, expected, got });
             }
         }
+    }
+    if !x.tensor().device().is_cpu() {
+        return on_device::cross_entropy(x, head, of);
     }
     let mut dx = puna_kernels::zeros(if x.is_tracked() { tokens * width } else { 0 });
     let sum = with_matrix(head, elements(of.precision), |weight| {

@@ -5,7 +5,7 @@
 //! The mask is a function of a seed and the place of a value, so that a pass that is computed twice
 //! has the same one, whatever the number of threads.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::with_f32;
 use crate::{NnError, Value};
@@ -13,13 +13,18 @@ use crate::{NnError, Value};
 /// Sets values to zero with probability `p` and scales the others by `1 / (1 − p)`.
 ///
 /// # Errors
-/// If `x` is not float32 on the CPU.
+/// If `x` is not float32.
 pub fn dropout(x: &Value, p: f32, seed: u64) -> Result<Value, NnError> {
     let y = masked(x.tensor(), p, seed)?;
     Ok(Value::derived(y, &[x], move |dy| Ok(vec![Some(masked(dy, p, seed)?)])))
 }
 
 fn masked(x: &Tensor, p: f32, seed: u64) -> Result<Tensor, NnError> {
+    if !x.device().is_cpu() {
+        // The numbers are the CPU's wherever they are used.
+        let ones = Tensor::ones(x.shape(), DType::F32, &Device::Cpu)?;
+        return Ok((x.to_dtype(DType::F32)? * masked(&ones, p, seed)?.to_device(x.device())?)?);
+    }
     let mut y = with_f32(x, <[f32]>::to_vec)?;
     let scale = 1.0 / (1.0 - p);
     puna_kernels::for_each_chunk_mut(&mut y, 1 << 14, |first, y| {

@@ -3,9 +3,11 @@
 //! Backward: `dw[v] += scale · Σ dx[n]` over the tokens `n` that are `v`. The lookup is where a pass
 //! begins, so its backward is a function, not a node.
 
+use candle_core::Tensor;
 use puna_kernels::for_each_chunk_mut;
 
-use crate::Parameter;
+use super::on_device::no_kernel;
+use crate::{NnError, Parameter};
 
 /// Adds the gradient of looked-up rows to the weight's.
 ///
@@ -31,11 +33,33 @@ pub fn embedding_backward(weight: &Parameter, tokens: &[u32], dx: &[f32], scale:
     });
 }
 
+/// [`embedding_backward`] of a weight that has moved to a device, where `dx` is.
+///
+/// # Shapes
+/// As there.
+///
+/// # Errors
+/// If the weight has not moved, or the device has no kernel.
+pub fn embedding_backward_on_device(
+    weight: &Parameter,
+    tokens: &[u32],
+    dx: &Tensor,
+    scale: f32,
+) -> Result<(), NnError> {
+    let dx = dx.contiguous()?;
+    weight.add_device_gradient(|dw, adds| {
+        if !adds {
+            dw.zero_set()?;
+        }
+        puna_cuda::look_up_back(&dx, tokens, scale, dw)?.ok_or_else(no_kernel)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Embedding, Weight};
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
     use puna_testkit::{GradTolerance, gradcheck_by, random_tensor};
     use std::sync::Arc;
 

@@ -8,14 +8,16 @@
 use candle_core::{Device, Result, Tensor};
 use puna_kernels::GateActivation;
 
+use super::on_device::{factors, no_kernel};
 use super::with_f32;
-use crate::{NnError, Value};
+use crate::{NnError, Precision, Value};
 
 /// √(2/π)
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 const GELU_CUBIC: f64 = 0.044_715;
 
-/// Gates `up` by the activation of `gate`.
+/// Gates `up` by the activation of `gate`, for a product of some precision: on a GPU the result is
+/// rounded as that would do, and the gradients as those of the two products before it.
 ///
 /// # Shapes
 /// both `[N, F]` → `[N, F]`
@@ -26,6 +28,7 @@ pub fn gated(
     activation: GateActivation,
     gate: &Value,
     up: &Value,
+    product: Precision,
 ) -> std::result::Result<Value, NnError> {
     let (g, u) = (gate.tensor(), up.tensor());
     if g.dims() != u.dims() {
@@ -33,7 +36,7 @@ pub fn gated(
         return Err(NnError::Shape { what: "values to gate", expected, got });
     }
     if !g.device().is_cpu() {
-        return Value::by_candle(&[gate, up], move |x| composed(activation, &x[0], &x[1]));
+        return on_device(activation, gate, up, product);
     }
     let y = with_f32(g, |g| with_f32(u, |u| puna_kernels::gated_new(activation, g, u)))??;
     let y = Tensor::from_vec(y, g.shape(), &Device::Cpu)?;
@@ -47,6 +50,34 @@ pub fn gated(
         let tensor = |values| Tensor::from_vec(values, g.shape(), &Device::Cpu);
         Ok(vec![Some(tensor(dg)?), Some(tensor(du)?)])
     }))
+}
+
+fn on_device(
+    activation: GateActivation,
+    gate: &Value,
+    up: &Value,
+    product: Precision,
+) -> std::result::Result<Value, NnError> {
+    let (g, u) = (gate.tensor().contiguous()?, up.tensor().contiguous()?);
+    let (of, dtype) = (kernel_activation(activation), factors(product));
+    let Some(y) = puna_cuda::gated(&g, &u, of, dtype)? else {
+        return Value::by_candle(&[gate, up], move |x| composed(activation, &x[0], &x[1]));
+    };
+    Ok(Value::derived(y, &[gate, up], move |dy| {
+        let dy = dy.contiguous()?;
+        let back = puna_cuda::gated_back((&g, &u), &dy, of, dtype)?;
+        let (dg, du) = back.ok_or_else(no_kernel)?;
+        Ok(vec![Some(dg), Some(du)])
+    }))
+}
+
+/// As kernels of a GPU call it.
+pub(crate) fn kernel_activation(activation: GateActivation) -> puna_cuda::Activation {
+    match activation {
+        GateActivation::Silu => puna_cuda::Activation::Silu,
+        GateActivation::GeluTanh => puna_cuda::Activation::GeluTanh,
+        GateActivation::GeluErf => puna_cuda::Activation::GeluErf,
+    }
 }
 
 fn composed(activation: GateActivation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
@@ -70,7 +101,7 @@ mod tests {
 
     fn by_kernel(activation: GateActivation, gate: Tensor, up: Tensor) -> Tensor {
         let (gate, up) = (Value::constant(gate), Value::constant(up));
-        gated(activation, &gate, &up).unwrap().tensor().clone()
+        gated(activation, &gate, &up, Precision::Exact).unwrap().tensor().clone()
     }
 
     #[test]
@@ -102,7 +133,7 @@ mod tests {
         for activation in [GateActivation::Silu, GateActivation::GeluTanh, GateActivation::GeluErf]
         {
             gradcheck(
-                |inputs| gated(activation, &inputs[0], &inputs[1]),
+                |inputs| gated(activation, &inputs[0], &inputs[1], Precision::Exact),
                 &[random_tensor(4, &[2, 9]), random_tensor(5, &[2, 9])],
                 GradTolerance::default(),
             );

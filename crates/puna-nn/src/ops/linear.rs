@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use puna_cuda::Operand;
 use puna_kernels::{
     BlockFormat, Elements, Factors, MatRef, RoundedRows, Write, gemm, gemm_new, gemm_sum,
     gemm_sum_new, takes_rounded,
 };
 
+use super::on_device::{factors, no_kernel, operand, product, product_plus, write_product};
 use super::with_f32;
 use crate::value::Sum;
 use crate::{BlockOrder, NnError, Parameter, Precision, Value, Weight};
@@ -27,9 +29,11 @@ pub fn linear(x: &Value, weight: &Arc<Weight>, precision: Precision) -> Result<V
     if width != weight.cols() {
         return Err(NnError::Shape { what: "input width", expected: weight.cols(), got: width });
     }
+    if !x.tensor().device().is_cpu() {
+        return multiplied_on_device(x, weight, precision);
+    }
     match &**weight {
         Weight::Dense(weight) => {
-            // In the type of the weight, which on a GPU may be bfloat16.
             let weight = weight.clone();
             Value::by_candle(&[x], move |x| {
                 let y = x[0].to_dtype(weight.dtype())?.matmul(&weight.t()?)?;
@@ -144,6 +148,39 @@ fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<
             dy.with(|dy| input_gradient((tokens, cols), &[(dy, w, rows)], before, elements))??
         };
         x_rows.with(|x| dy.with(|dy| weight_gradient(&parameter, dy, (x, tokens), elements)))??;
+        Ok(vec![Some(dx)])
+    })
+    .fresh())
+}
+
+/// The weight on the device of a pass, as products take it there: frozen ones in their type.
+pub(super) fn on_device(weight: &Weight, precision: Precision) -> Result<Tensor, NnError> {
+    let found = match weight {
+        Weight::Dense(weight) => Some(weight.clone()),
+        Weight::Trained(parameter) => parameter.device_operand(factors(precision))?,
+        _ => None,
+    };
+    found.ok_or_else(no_kernel)
+}
+
+fn multiplied_on_device(
+    x: &Value,
+    weight: &Arc<Weight>,
+    precision: Precision,
+) -> Result<Value, NnError> {
+    let w = on_device(weight, precision)?;
+    let dtype = w.dtype();
+    let x_rows = x.operand(dtype)?;
+    let y = product(Operand::rows(&x_rows), Operand::transposed(&w))?;
+    let weight = Arc::clone(weight);
+    Ok(Value::derived_adding(y, &[x], move |dy, before| {
+        let dy = operand(dy, dtype)?;
+        let dx = product_plus(Operand::rows(&dy), Operand::rows(&w), before)?;
+        if let Weight::Trained(parameter) = &*weight {
+            parameter.add_device_gradient(|dw, adds| {
+                write_product(Operand::transposed(&dy), Operand::rows(&x_rows), dw, adds)
+            })?;
+        }
         Ok(vec![Some(dx)])
     })
     .fresh())

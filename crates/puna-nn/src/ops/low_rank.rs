@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use puna_cuda::Operand;
 use puna_kernels::{Elements, MatRef, Write, gemm, gemm_new, gemm_sum_new};
 
 use super::linear::{
     Rows, elements, input_gradient, linear_in_training, weight_gradient, with_matrix,
 };
+use super::on_device::{factors, no_kernel, operand, product, product_plus, write_product};
 use crate::value::Sum;
 use crate::{NnError, Parameter, Precision, Value, Weight};
 
@@ -86,9 +88,12 @@ impl LowRank {
 /// # Errors
 /// If widths do not agree.
 pub fn low_rank(x: &Value, y: Value, of: &LowRank, precision: Precision) -> Result<Value, NnError> {
-    let (of, elements) = (of.clone(), elements(precision));
     let (tokens, out) = y.tensor().dims2()?;
     of.check(x.tensor().dims2()?, (tokens, out))?;
+    if !x.tensor().device().is_cpu() {
+        return on_device(x, &y, of.clone(), factors(precision));
+    }
+    let (of, elements) = (of.clone(), elements(precision));
     let (rank, width) = (of.rank(), of.a.shape()[1]);
     let x_rows = Rows::of(x, elements)?;
     let h = x_rows.with(|x| of.inner(x, tokens, elements))??;
@@ -108,6 +113,34 @@ pub fn low_rank(x: &Value, y: Value, of: &LowRank, precision: Precision) -> Resu
                 input_gradient((tokens, width), &[term], before, elements)
             })?
         })??;
+        Ok(vec![Some(dx), Some(Sum::shared(dy.clone()))])
+    })
+    .fresh())
+}
+
+fn on_device(x: &Value, y: &Value, of: LowRank, dtype: DType) -> Result<Value, NnError> {
+    let matrices = move |of: &LowRank| -> Result<(Tensor, Tensor), NnError> {
+        let both = (of.a.device_operand(dtype)?, of.b.device_operand(dtype)?);
+        both.0.zip(both.1).ok_or_else(no_kernel)
+    };
+    let scaled = move |h: Tensor, scale: f32| operand(&(h * f64::from(scale))?, dtype);
+    let (a, b) = matrices(&of)?;
+    let x_rows = x.operand(dtype)?;
+    let h = product(Operand::rows(&x_rows), Operand::transposed(&a))?;
+    let h = scaled(h, of.scale)?; // [N, R]
+    let base = y.take_or_copy()?;
+    let sum = product_plus(Operand::rows(&h), Operand::transposed(&b), Some(base))?;
+    Ok(Value::derived_adding(sum.into_tensor(), &[x, y], move |dy, before| {
+        let (a, b) = matrices(&of)?;
+        let rows = operand(dy, dtype)?;
+        let d_h = product(Operand::rows(&rows), Operand::rows(&b))?;
+        let d_h = scaled(d_h, of.scale)?;
+        for (parameter, left, right) in [(&of.b, &rows, &h), (&of.a, &d_h, &x_rows)] {
+            parameter.add_device_gradient(|dw, adds| {
+                write_product(Operand::transposed(left), Operand::rows(right), dw, adds)
+            })?;
+        }
+        let dx = product_plus(Operand::rows(&d_h), Operand::rows(&a), before)?;
         Ok(vec![Some(dx), Some(Sum::shared(dy.clone()))])
     })
     .fresh())

@@ -5,6 +5,7 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
+use super::on_device::no_kernel;
 use super::with_f32;
 use crate::value::Sum;
 use crate::{NnError, Value, Vector};
@@ -21,15 +22,8 @@ pub fn rms_norm(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, N
     if width == 0 || !last.is_multiple_of(width) {
         return Err(NnError::Shape { what: "width of a norm", expected: width, got: last });
     }
-    if let (false, Vector::Fixed(w)) = (x.tensor().device().is_cpu(), w) {
-        let norm = puna_cuda::Norm { weight: w, eps };
-        let fused =
-            if x.is_tracked() { None } else { puna_cuda::rms_norm(x.tensor(), norm, DType::F32)? };
-        if let Some(y) = fused {
-            return Ok(Value::constant(y.reshape(x.tensor().shape())?));
-        }
-        let w = w.clone();
-        return Value::by_candle(&[x], move |x| composed(&x[0], &w, eps));
+    if !x.tensor().device().is_cpu() {
+        return on_device(x, w, eps);
     }
     let y = w.with(|w| with_f32(x.tensor(), |x| puna_kernels::rms_norm_new(x, w, eps)))??;
     let shape = x.tensor().shape().clone();
@@ -50,6 +44,37 @@ pub fn rms_norm(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, N
         }???;
         w.add_gradient(&dw);
         Ok(vec![Some(Sum::own(Tensor::from_vec(dx, shape, &Device::Cpu)?))])
+    }))
+}
+
+fn on_device(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, NnError> {
+    let Some(weight) = w.on_device()? else { return Err(no_kernel()) };
+    let saved = x.tensor().to_dtype(DType::F32)?.contiguous()?;
+    let norm = puna_cuda::Norm { weight: &weight, eps };
+    let Some(y) = puna_cuda::rms_norm(&saved, norm, DType::F32)? else {
+        let weight = match w {
+            Vector::Fixed(weight) => Value::constant(weight.clone()),
+            Vector::Trained(parameter) => Value::of_parameter(parameter)?,
+        };
+        return Value::by_candle(&[x, &weight], move |x| composed(&x[0], &x[1], eps));
+    };
+    let w = w.clone();
+    Ok(Value::derived_adding(y.reshape(saved.shape())?, &[x], move |dy, before| {
+        let before = before.map(Sum::into_tensor);
+        let dy = dy.contiguous()?;
+        let norm = puna_cuda::Norm { weight: &weight, eps };
+        let back = |dw: Option<(&Tensor, bool)>| {
+            puna_cuda::rms_norm_back((&saved, &dy), norm, before.as_ref(), dw)
+        };
+        let mut dx = None;
+        match &w {
+            Vector::Fixed(_) => dx = back(None)?,
+            Vector::Trained(parameter) => parameter.add_device_gradient(|dw, adds| {
+                dx = back(Some((dw, adds)))?;
+                Ok(())
+            })?,
+        }
+        Ok(vec![Some(Sum::own(dx.ok_or_else(no_kernel)?))])
     }))
 }
 

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use puna_kernels::RopeTable;
 
+use super::on_device::no_kernel;
 use super::with_f32;
 use crate::{NnError, RopeTables, Value};
 
@@ -36,7 +37,7 @@ pub fn rope(
     }
     let tables = Arc::clone(tables);
     if !x.tensor().device().is_cpu() {
-        return Value::by_candle(&[x], move |x| composed(&x[0], heads, &tables));
+        return on_device(x, heads, tables);
     }
     let y = rotated(x.tensor(), heads, (tables.cos(), tables.sin()), tables.rotary_dim())?;
     Ok(Value::derived(y, &[x], move |dy| {
@@ -55,6 +56,25 @@ fn rotated(
     let table = RopeTable { cos, sin, rotary_dim };
     let y = with_f32(x, |x| puna_kernels::rope_new(x, heads, head_dim, &table))?;
     Ok(Tensor::from_vec(y, x.shape(), &Device::Cpu)?)
+}
+
+fn on_device(
+    x: &Value,
+    heads: usize,
+    tables: Arc<RopeTables>,
+) -> std::result::Result<Value, NnError> {
+    let turned = move |x: &Tensor, tables: &RopeTables, backward| -> Result<Option<Tensor>> {
+        let (cos, sin) = tables.on_device(x.device())?;
+        let heads = (heads, tables.rotary_dim());
+        puna_cuda::turn(&x.contiguous()?, (&cos, &sin), heads, backward, DType::F32)
+    };
+    let Some(y) = turned(x.tensor(), &tables, false)? else {
+        return Value::by_candle(&[x], move |x| composed(&x[0], heads, &tables));
+    };
+    Ok(Value::derived(y, &[x], move |dy| {
+        let dx = turned(dy, &tables, true)?;
+        Ok(vec![Some(dx.ok_or_else(no_kernel)?)])
+    }))
 }
 
 fn composed(x: &Tensor, heads: usize, tables: &RopeTables) -> Result<Tensor> {

@@ -49,6 +49,9 @@ pub struct StepMetrics {
     /// Resident memory after the step, in bytes, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<u64>,
+    /// Memory of the GPU that is taken after the step, by whomever, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
     /// Seconds that the step took.
     pub seconds: f64,
 }
@@ -218,6 +221,7 @@ mod tests {
             tokens_per_second: 1024.0,
             mfu: Some(0.5),
             rss_bytes: Some(1 << 20),
+            device_bytes: None,
             seconds: 0.5,
         };
         log.append(&Metrics::Step(metrics)).unwrap();

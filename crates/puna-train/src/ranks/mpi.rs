@@ -74,7 +74,7 @@ impl Ranks for MpiRanks {
         self.size
     }
 
-    fn reduce_gradient(&self, parameter: &Arc<Parameter>, owner: usize) {
+    fn reduce_gradient(&self, parameter: &Arc<Parameter>, owner: usize) -> Result<(), TrainError> {
         let (parameter, here) = (Arc::clone(parameter), self.rank == owner);
         self.begin(move |world| {
             let root = world.process_at_rank(number(owner));
@@ -87,6 +87,7 @@ impl Ranks for MpiRanks {
                 }
             });
         });
+        Ok(())
     }
 
     fn finish(&self) -> Result<(), TrainError> {

@@ -115,7 +115,8 @@ impl Show {
     /// What was said before the first step, against what it took.
     fn check_first(&self, metrics: &StepMetrics) {
         let left = (self.steps - metrics.step.min(self.steps)) as f64 * metrics.seconds;
-        let memory = peak_rss_bytes().map_or_else(String::new, |peak| {
+        let taken = metrics.device_bytes.or_else(peak_rss_bytes);
+        let memory = taken.map_or_else(String::new, |peak| {
             let over = if peak > self.need + self.need / 4 { ", more than expected" } else { "" };
             format!(", memory {}{over}", bytes(peak))
         });
@@ -142,7 +143,7 @@ fn describe(metrics: &StepMetrics) -> String {
     if let Some(share) = metrics.mfu {
         line.push_str(&format!(" mfu {:.0} %", 100.0 * share));
     }
-    if let Some(rss) = metrics.rss_bytes {
+    if let Some(rss) = metrics.device_bytes.or(metrics.rss_bytes) {
         line.push_str(&format!(" {}", bytes(rss)));
     }
     line

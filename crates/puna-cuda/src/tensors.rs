@@ -1,16 +1,13 @@
-//! The functions of this crate where the feature `cuda` is there.
+//! Memory of GPUs, and tensors as kernels take them.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::launch::{self, address};
 
-pub use crate::few::{attend, gate, project, rotate};
-pub use crate::many::{gated, matmul, rms_norm, softmax};
-
 /// The GPU with some number; all its work is on one stream.
 ///
 /// # Errors
-/// If there is no such GPU or no driver.
+/// If there is no such GPU or no driver, or puna was built without the feature `cuda`.
 pub fn open(index: usize) -> Result<Device> {
     launch::open(index)
 }

@@ -1,0 +1,254 @@
+// Kernels of training: what stands between the products of cuBLAS, forward and backward, and the
+// optimizer. Sums have one order: the same run gives the same bits on the same GPU.
+
+#include "parts.cuh"
+
+namespace {
+
+// The maximum over all threads of a block, for each of them.
+__device__ __forceinline__ float block_max(float x, float *shared) {
+    x = warp_max(x);
+    if (threadIdx.x % WARP == 0) shared[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float most = shared[0];
+#pragma unroll
+    for (int w = 1; w < WARPS; ++w) most = fmaxf(most, shared[w]);
+    return most;
+}
+
+// dx = r (w dy) - x r^3 / C sum(w dy x) + before, r = 1 / sqrt(mean(x^2) + eps); a block to a row. The
+// rows' r are left for `rms_norm_weight`.
+__device__ void rms_norm_back(const float *x, const float *w, const float *dy, const float *before,
+                              float *dx, float *roots, float eps, int cols) {
+    __shared__ float shared[2 * WARPS];
+    const size_t row = (size_t)blockIdx.x * cols;
+    float sums[2] = {0.0f, 0.0f};
+    for (int c = threadIdx.x; c < cols; c += THREADS) {
+        const float value = x[row + c];
+        sums[0] += value * value;
+        sums[1] += w[c] * dy[row + c] * value;
+    }
+    block_sum<2>(sums, shared);
+    const float r = rsqrtf(sums[0] / cols + eps);
+    if (threadIdx.x == 0) roots[blockIdx.x] = r;
+    const float along = r * r * r / cols * sums[1];
+    for (int c = threadIdx.x; c < cols; c += THREADS) {
+        const float gradient = r * w[c] * dy[row + c] - x[row + c] * along;
+        dx[row + c] = before ? gradient + before[row + c] : gradient;
+    }
+}
+
+// Columns of a block of `column_sums`, and rows that it adds at once.
+constexpr int TILE = 32;
+
+// partial[y, c] = sum over the rows of part y of f(row, c), 32 columns to a block.
+template <typename F>
+__device__ void column_sums(float *partial, int rows, int cols, F f) {
+    __shared__ float shared[WARPS][TILE];
+    const int c = blockIdx.x * TILE + threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int each = (rows + gridDim.y - 1) / gridDim.y;
+    const int from = blockIdx.y * each, to = min(rows, from + each);
+    float sum = 0.0f;
+    if (c < cols) {
+        for (int n = from + warp; n < to; n += WARPS) sum += f(n, (size_t)n * cols + c);
+    }
+    shared[warp][threadIdx.x % WARP] = sum;
+    __syncthreads();
+    if (warp == 0 && c < cols) {
+#pragma unroll
+        for (int w = 1; w < WARPS; ++w) sum += shared[w][threadIdx.x];
+        partial[(size_t)blockIdx.y * cols + c] = sum;
+    }
+}
+
+__device__ float derivative(int activation, float x) {
+    if (activation == SILU) {
+        const float s = 1.0f / (1.0f + __expf(-x));
+        return s + x * s * (1.0f - s);
+    }
+    if (activation == GELU_TANH) {
+        const float t = tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x));
+        const float inner = 0.7978845608028654f * (1.0f + 3.0f * 0.044715f * x * x);
+        return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner;
+    }
+    const float density = 0.3989422804014327f * __expf(-0.5f * x * x);
+    return 0.5f * (1.0f + erff(x * 0.7071067811865476f)) + x * density;
+}
+
+template <typename T>
+__device__ void gated_back(const float *gates, const float *ups, const float *dy, int activation,
+                           T *d_gates, T *d_ups, unsigned long long len) {
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= len) return;
+    const float gate = gates[i], d = dy[i];
+    store(d_gates + i, d * ups[i] * derivative(activation, gate));
+    store(d_ups + i, d * activate(activation, gate));
+}
+
+// Rotates the first dimensions of each head (half-split pairs); `turn` -1 is the way back. A thread to a
+// pair of a head, and behind the pairs to a value that is passed on.
+template <typename T>
+__device__ void turn(const float *x, const float *cosines, const float *sines, float turn, T *y,
+                     int heads, int dim, int rotary, unsigned long long len) {
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    const int half = rotary / 2, each = dim - half;
+    if (i >= len) return;
+    const size_t head = i / each, token = head / heads;
+    const int at = i % each;
+    const float *from = x + head * dim;
+    T *to = y + head * dim;
+    if (at < half) {
+        const float c = cosines[token * half + at], s = turn * sines[token * half + at];
+        const float a = from[at], b = from[at + half];
+        store(to + at, a * c - b * s);
+        store(to + at + half, b * c + a * s);
+    } else {
+        store(to + at + half, from[at + half]);
+    }
+}
+
+// Loss of a row of logits, and the gradient: s (softmax - onehot + 2 c log Z softmax). A block to a row.
+template <typename T>
+__device__ void cross_entropy(const float *logits, const unsigned *targets, float softcap, float scale,
+                              float z_loss, float *losses, T *gradients, int vocab) {
+    __shared__ float shared[2 * WARPS];
+    const float *row = logits + (size_t)blockIdx.x * vocab;
+    auto logit = [&](int v) {
+        const float x = row[v];
+        return softcap > 0.0f ? softcap * tanhf(x / softcap) : x;
+    };
+    float most = -INFINITY;
+    for (int v = threadIdx.x; v < vocab; v += THREADS) most = fmaxf(most, logit(v));
+    most = block_max(most, shared);
+    __syncthreads();
+    float sum[1] = {0.0f};
+    for (int v = threadIdx.x; v < vocab; v += THREADS) sum[0] += __expf(logit(v) - most);
+    block_sum<1>(sum, shared + WARPS);
+    const float log_z = most + logf(sum[0]);
+    const int target = targets[blockIdx.x];
+    if (threadIdx.x == 0) {
+        losses[2 * blockIdx.x] = log_z - logit(target);
+        losses[2 * blockIdx.x + 1] = log_z * log_z;
+    }
+    if (!gradients) return;
+    __syncthreads(); // The gradients of float32 take the place of the logits.
+    const float soft = scale * (1.0f + 2.0f * z_loss * log_z);
+    for (int v = threadIdx.x; v < vocab; v += THREADS) {
+        const float x = logit(v);
+        float d = soft * __expf(x - log_z) - (v == target ? scale : 0.0f);
+        if (softcap > 0.0f) d *= 1.0f - x / softcap * (x / softcap);
+        store(gradients + (size_t)blockIdx.x * vocab + v, d);
+    }
+}
+
+__device__ float square_sum(const float *x, unsigned long long len) {
+    __shared__ float shared[WARPS];
+    float sum[1] = {0.0f};
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < len; i += (size_t)gridDim.x * THREADS) {
+        sum[0] += x[i] * x[i];
+    }
+    block_sum<1>(sum, shared);
+    return sum[0];
+}
+
+} // namespace
+
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+
+KERNEL rms_norm_back_f32(const float *x, const float *w, const float *dy, const float *before, float *dx,
+                         float *roots, float eps, int cols) {
+    wait_for_previous();
+    rms_norm_back(x, w, dy, before, dx, roots, eps, cols);
+}
+
+KERNEL rms_norm_weight(const float *x, const float *dy, const float *roots, float *partial, int rows,
+                       int cols) {
+    wait_for_previous();
+    column_sums(partial, rows, cols, [&](int n, size_t i) { return dy[i] * x[i] * roots[n]; });
+}
+
+KERNEL row_sum(const float *x, float *partial, int rows, int cols) {
+    wait_for_previous();
+    column_sums(partial, rows, cols, [&](int, size_t i) { return x[i]; });
+}
+
+// to[c] (+)= sum of the parts.
+KERNEL add_parts(const float *partial, float *to, int parts, int cols, int adds) {
+    wait_for_previous();
+    const int c = blockIdx.x * THREADS + threadIdx.x;
+    if (c >= cols) return;
+    float sum = adds ? to[c] : 0.0f;
+    for (int part = 0; part < parts; ++part) sum += partial[(size_t)part * cols + c];
+    to[c] = sum;
+}
+
+// y[n] = scale w[token n], a block to a token.
+KERNEL look_up(const float *w, const unsigned *tokens, float scale, float *y, int cols) {
+    wait_for_previous();
+    const float *row = w + (size_t)tokens[blockIdx.x] * cols;
+    for (int c = threadIdx.x; c < cols; c += THREADS) {
+        y[(size_t)blockIdx.x * cols + c] = row[c] * scale;
+    }
+}
+
+// dw[token] += scale * sum of dx over its places; a block to a token, its places in their order.
+KERNEL look_up_back(const float *dx, const unsigned *tokens, const unsigned *starts,
+                    const unsigned *places, float scale, float *dw, int cols) {
+    wait_for_previous();
+    const unsigned from = starts[blockIdx.x], to = starts[blockIdx.x + 1];
+    float *row = dw + (size_t)tokens[blockIdx.x] * cols;
+    for (int c = threadIdx.x; c < cols; c += THREADS) {
+        float sum = 0.0f;
+        for (unsigned i = from; i < to; ++i) sum += dx[(size_t)places[i] * cols + c];
+        row[c] += scale * sum;
+    }
+}
+
+KERNEL round_f32(const float *x, __nv_bfloat16 *y, unsigned long long pairs) {
+    wait_for_previous();
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= pairs) return;
+    const float2 pair = reinterpret_cast<const float2 *>(x)[i];
+    reinterpret_cast<__nv_bfloat162 *>(y)[i] = __floats2bfloat162_rn(pair.x, pair.y);
+}
+
+KERNEL square_sums(const float *x, float *sums, unsigned long long len) {
+    wait_for_previous();
+    const float sum = square_sum(x, len);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+// AdamW (Loshchilov and Hutter 2019), as puna_kernels::adamw; `words` is the copy that products take.
+KERNEL adamw(float *values, const float *gradient, float *first, float *second, __nv_bfloat16 *words,
+             float lr, float beta1, float beta2, float eps, float keep, float correction1,
+             float correction2, float gradient_scale, unsigned long long len) {
+    wait_for_previous();
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= len) return;
+    const float g = gradient[i] * gradient_scale;
+    const float m = first[i] = beta1 * first[i] + (1.0f - beta1) * g;
+    const float v = second[i] = beta2 * second[i] + (1.0f - beta2) * g * g;
+    const float root = sqrtf(v / correction2) + eps;
+    const float value = values[i] = values[i] * keep - lr * (m / correction1) / root;
+    if (words) words[i] = __float2bfloat16_rn(value);
+}
+
+#define TYPED(T, SUFFIX)                                                                                \
+    KERNEL gated_back_##SUFFIX(const float *gates, const float *ups, const float *dy, int activation,   \
+                               T *d_gates, T *d_ups, unsigned long long len) {                          \
+        wait_for_previous();                                                                            \
+        gated_back<T>(gates, ups, dy, activation, d_gates, d_ups, len);                                 \
+    }                                                                                                   \
+    KERNEL turn_##SUFFIX(const float *x, const float *cosines, const float *sines, float direction,     \
+                         T *y, int heads, int dim, int rotary, unsigned long long len) {                \
+        wait_for_previous();                                                                            \
+        turn<T>(x, cosines, sines, direction, y, heads, dim, rotary, len);                              \
+    }                                                                                                   \
+    KERNEL cross_entropy_##SUFFIX(const float *logits, const unsigned *targets, float softcap,          \
+                                  float scale, float z_loss, float *losses, T *gradients, int vocab) {  \
+        wait_for_previous();                                                                            \
+        cross_entropy<T>(logits, targets, softcap, scale, z_loss, losses, gradients, vocab);            \
+    }
+
+TYPED(__nv_bfloat16, bf16)
+TYPED(float, f32)
