@@ -170,7 +170,7 @@ def parse():
     optimization_options(parser, batch=None)
     parser.add_argument("--recompute", choices=["none", "block"], default="none", help="puna's activations")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
-    parser.add_argument("--only", action="append", choices=SHAPES, help="this shape (again for more)")
+    parser.add_argument("--only", action="append", choices=SPEED_TARGETS, help="this shape (again for more)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-others", type=float, default=0.1, metavar="SHARE",
@@ -184,7 +184,7 @@ def parse():
 
 def main():
     args, rows, limits, notes, versions = parse(), [], {}, [], {}
-    for name in args.only or SHAPES:
+    for name in args.only or SPEED_TARGETS:
         more, said, versions = case_rows(args, name, limits)
         print(as_text(more, limits, header=not rows), end="", flush=True)
         rows, notes = rows + more, notes + said

@@ -109,6 +109,7 @@ def train(puna, sections, threads):
     return dict(
         precision=settings["precision"], threads=threads,
         tokens_per_second=dict(median=statistics.median(rates), min=min(rates), max=max(rates)),
+        device_bytes=max((step.get("device_bytes") or 0 for step in steps), default=0),
         peak_rss_bytes=process["peak_rss_bytes"], others=process["others"], lines=lines,
         losses=[step["loss"] for step in steps], learning_rates=[step["lr"] for step in steps],
     )

@@ -19,6 +19,7 @@ SHAPES = {
     "3M": dict(vocab=4096, hidden=192, layers=5, heads=6, ffn=512, batch=16),
     "15M": dict(vocab=32000, hidden=288, layers=6, heads=6, ffn=768, batch=16),
     "110M": dict(vocab=32000, hidden=768, layers=12, heads=12, ffn=2048, batch=4, micro_batch=2),
+    "370M": dict(vocab=32000, hidden=1024, layers=24, heads=16, ffn=2816, batch=8),
 }
 
 

@@ -34,6 +34,14 @@ def peak_rss_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def device_bytes(device):
+    """Memory of the GPU that is taken, by whomever."""
+    if device == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
 def load_tokens(paths):
     """The tensor `tokens` of each file, joined."""
     parts = [torch.from_numpy(load_file(path)["tokens"].astype("int64")) for path in paths]
@@ -83,7 +91,8 @@ def learning_rate(settings, step):
 
 def forward_loss(model, inputs, targets, precision, targets_in_step):
     """transformers' own loss, as this micro-batch's part of the step's mean."""
-    bf16 = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    kind = inputs.device.type
+    bf16 = torch.autocast(kind, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     with bf16:
         # Shifted already: each input has a target, the last one, too.
         out = model(input_ids=inputs, labels=targets, shift_labels=targets, use_cache=False,
@@ -117,6 +126,7 @@ def train(model, tokens, settings, learning_rates=None, report=None):
         for group in optimizer.param_groups:
             group["lr"] = lr
         batch = rows(tokens, settings.length, step * settings.batch, settings.batch)
+        batch = [part.to(model.device) for part in batch]
         loss, norm = train_step(forward, optimizer, batch, settings)
         seconds = time.perf_counter() - started
         steps.append(dict(step=step, loss=loss, grad_norm=norm, lr=lr, seconds=seconds))
@@ -141,7 +151,7 @@ def measure(settings):
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
     dtype = torch.bfloat16 if settings.bf16_weights else torch.float32
-    model, tokens = load_model(settings.config, dtype), load_tokens(settings.tokens)
+    model, tokens = load_model(settings.config, dtype).to(settings.device), load_tokens(settings.tokens)
     if settings.lora:
         model = with_lora(model, settings.lora)
     steps = train(model, tokens, settings)
@@ -152,7 +162,7 @@ def measure(settings):
         threads=settings.threads, batch=settings.batch, micro_batch=settings.micro_batch,
         length=settings.length, parameters=sum(p.numel() for p in model.parameters()),
         tokens_per_second=dict(median=statistics.median(rates), min=min(rates), max=max(rates)),
-        peak_rss_bytes=peak_rss_bytes(), imports_rss_bytes=imported,
+        device_bytes=device_bytes(settings.device), peak_rss_bytes=peak_rss_bytes(), imports_rss_bytes=imported,
         first_step_seconds=steps[0]["seconds"], losses=[s["loss"] for s in steps],
         grad_norms=[s["grad_norm"] for s in steps], learning_rates=[s["lr"] for s in steps],
         torch=torch.__version__, transformers=transformers.__version__,
@@ -179,6 +189,7 @@ def main():
     parser.add_argument("--lora", type=int, metavar="RANK", help="train LoRA on every linear layer with peft")
     parser.add_argument("--bf16-weights", action="store_true", help="frozen weights in bfloat16")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", action="store_true", help="print everything, every step's loss too")
     settings = parser.parse_args()
     settings.micro_batch = settings.micro_batch or settings.batch

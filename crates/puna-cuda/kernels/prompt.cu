@@ -18,15 +18,6 @@ __device__ void rms_norm(const float *x, const float *norm, float eps, T *y, int
     for (int c = threadIdx.x; c < cols; c += THREADS) store(y + c, x[c] * factor * norm[c]);
 }
 
-template <typename T>
-__device__ void gated(const float *gates, const float *ups, int activation, T *y,
-                      unsigned long long len) {
-    let_next_start();
-    wait_for_previous();
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < len) store(y + i, activate(activation, gates[i]) * ups[i]);
-}
-
 __device__ __forceinline__ float load(const float *from) { return *from; }
 __device__ __forceinline__ float load(const __nv_bfloat16 *from) { return __bfloat162float(*from); }
 
@@ -68,10 +59,6 @@ __device__ void softmax(T *scores, int rows, int tokens, int keys, int first, in
     extern "C" __global__ void __launch_bounds__(THREADS)                                               \
         rms_norm_##SUFFIX(const float *x, const float *norm, float eps, T *y, int cols) {               \
         rms_norm<T>(x, norm, eps, y, cols);                                                             \
-    }                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS) gated_##SUFFIX(                               \
-        const float *gates, const float *ups, int activation, T *y, unsigned long long len) {           \
-        gated<T>(gates, ups, activation, y, len);                                                       \
     }                                                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS)                                               \
         softmax_##SUFFIX(T *scores, int rows, int tokens, int keys, int first, int begin, int window,   \

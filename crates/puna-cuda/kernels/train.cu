@@ -75,14 +75,65 @@ __device__ float derivative(int activation, float x) {
     return 0.5f * (1.0f + erff(x * 0.7071067811865476f)) + x * density;
 }
 
+// Four values that lie together.
+__device__ __forceinline__ void store(float *to, const float (&values)[4]) {
+    *reinterpret_cast<float4 *>(to) = make_float4(values[0], values[1], values[2], values[3]);
+}
+__device__ __forceinline__ void store(__nv_bfloat16 *to, const float (&values)[4]) {
+    __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(values[0], values[1]),
+                               __floats2bfloat162_rn(values[2], values[3])};
+    *reinterpret_cast<uint2 *>(to) = *reinterpret_cast<uint2 *>(pairs);
+}
+__device__ __forceinline__ void load(float (&to)[4], const float *from) {
+    const float4 values = *reinterpret_cast<const float4 *>(from);
+    to[0] = values.x, to[1] = values.y, to[2] = values.z, to[3] = values.w;
+}
+
+// Does f to each index, four neighbours to a thread where the number of values allows it.
+template <typename Four, typename One>
+__device__ __forceinline__ void each(unsigned long long len, Four four, One one) {
+    const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
+    if (i + 4 <= len && len % 4 == 0) {
+        four(i);
+    } else {
+        for (size_t at = i; at < len && at < i + 4; ++at) one(at);
+    }
+}
+
 template <typename T>
 __device__ void gated_back(const float *gates, const float *ups, const float *dy, int activation,
                            T *d_gates, T *d_ups, unsigned long long len) {
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i >= len) return;
-    const float gate = gates[i], d = dy[i];
-    store(d_gates + i, d * ups[i] * derivative(activation, gate));
-    store(d_ups + i, d * activate(activation, gate));
+    each(
+        len,
+        [&](size_t i) {
+            float gate[4], up[4], d[4], d_gate[4], d_up[4];
+            load(gate, gates + i), load(up, ups + i), load(d, dy + i);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                d_gate[j] = d[j] * up[j] * derivative(activation, gate[j]);
+                d_up[j] = d[j] * activate(activation, gate[j]);
+            }
+            store(d_gates + i, d_gate), store(d_ups + i, d_up);
+        },
+        [&](size_t i) {
+            store(d_gates + i, dy[i] * ups[i] * derivative(activation, gates[i]));
+            store(d_ups + i, dy[i] * activate(activation, gates[i]));
+        });
+}
+
+template <typename T>
+__device__ void gated_forward(const float *gates, const float *ups, int activation, T *y,
+                              unsigned long long len) {
+    each(
+        len,
+        [&](size_t i) {
+            float gate[4], up[4];
+            load(gate, gates + i), load(up, ups + i);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) up[j] *= activate(activation, gate[j]);
+            store(y + i, up);
+        },
+        [&](size_t i) { store(y + i, activate(activation, gates[i]) * ups[i]); });
 }
 
 // Rotates the first dimensions of each head (half-split pairs); `turn` -1 is the way back. A thread to a
@@ -117,12 +168,17 @@ __device__ void cross_entropy(const float *logits, const unsigned *targets, floa
         const float x = row[v];
         return softcap > 0.0f ? softcap * tanhf(x / softcap) : x;
     };
-    float most = -INFINITY;
-    for (int v = threadIdx.x; v < vocab; v += THREADS) most = fmaxf(most, logit(v));
-    most = block_max(most, shared);
+    // Largest logit and sum in one pass: a thread's sum is scaled when its largest one grows.
+    float own = -INFINITY, sum[1] = {0.0f};
+#pragma unroll 4
+    for (int v = threadIdx.x; v < vocab; v += THREADS) {
+        const float x = logit(v);
+        if (x > own) sum[0] *= __expf(own - x), own = x;
+        sum[0] += __expf(x - own);
+    }
+    const float most = block_max(own, shared);
     __syncthreads();
-    float sum[1] = {0.0f};
-    for (int v = threadIdx.x; v < vocab; v += THREADS) sum[0] += __expf(logit(v) - most);
+    sum[0] *= __expf(own - most);
     block_sum<1>(sum, shared + WARPS);
     const float log_z = most + logf(sum[0]);
     const int target = targets[blockIdx.x];
@@ -192,24 +248,44 @@ KERNEL look_up(const float *w, const unsigned *tokens, float scale, float *y, in
 }
 
 // dw[token] += scale * sum of dx over its places; a block to a token, its places in their order.
-KERNEL look_up_back(const float *dx, const unsigned *tokens, const unsigned *starts,
-                    const unsigned *places, float scale, float *dw, int cols) {
+KERNEL look_up_back(const float *__restrict__ dx, const unsigned *__restrict__ tokens,
+                    const unsigned *__restrict__ starts, const unsigned *__restrict__ places, float scale,
+                    float *__restrict__ dw, int cols) {
     wait_for_previous();
     const unsigned from = starts[blockIdx.x], to = starts[blockIdx.x + 1];
     float *row = dw + (size_t)tokens[blockIdx.x] * cols;
     for (int c = threadIdx.x; c < cols; c += THREADS) {
         float sum = 0.0f;
+#pragma unroll 8
         for (unsigned i = from; i < to; ++i) sum += dx[(size_t)places[i] * cols + c];
         row[c] += scale * sum;
     }
 }
 
-KERNEL round_f32(const float *x, __nv_bfloat16 *y, unsigned long long pairs) {
+KERNEL round_f32(const float *x, __nv_bfloat16 *y, unsigned long long len) {
     wait_for_previous();
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i >= pairs) return;
-    const float2 pair = reinterpret_cast<const float2 *>(x)[i];
-    reinterpret_cast<__nv_bfloat162 *>(y)[i] = __floats2bfloat162_rn(pair.x, pair.y);
+    each(
+        len,
+        [&](size_t i) {
+            float values[4];
+            load(values, x + i);
+            store(y + i, values);
+        },
+        [&](size_t i) { store(y + i, x[i]); });
+}
+
+KERNEL add_f32(const float *a, const float *b, float *y, unsigned long long len) {
+    wait_for_previous();
+    each(
+        len,
+        [&](size_t i) {
+            float x[4], more[4];
+            load(x, a + i), load(more, b + i);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) x[j] += more[j];
+            store(y + i, x);
+        },
+        [&](size_t i) { y[i] = a[i] + b[i]; });
 }
 
 KERNEL square_sums(const float *x, float *sums, unsigned long long len) {
@@ -234,6 +310,11 @@ KERNEL adamw(float *values, const float *gradient, float *first, float *second, 
 }
 
 #define TYPED(T, SUFFIX)                                                                                \
+    KERNEL gated_forward_##SUFFIX(const float *gates, const float *ups, int activation, T *y,           \
+                                  unsigned long long len) {                                             \
+        wait_for_previous();                                                                            \
+        gated_forward<T>(gates, ups, activation, y, len);                                               \
+    }                                                                                                   \
     KERNEL gated_back_##SUFFIX(const float *gates, const float *ups, const float *dy, int activation,   \
                                T *d_gates, T *d_ups, unsigned long long len) {                          \
         wait_for_previous();                                                                            \

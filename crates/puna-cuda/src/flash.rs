@@ -38,8 +38,14 @@ fn with_shape<'a>(
         .float(of.softcap.unwrap_or(0.0))
 }
 
-fn bytes_of(tiles: usize, dim: usize) -> usize {
-    tiles * TILE * (dim + 8) * 2
+/// Rows that the kernels of gradients have of a tile at a time; `FEW` of flash.cu.
+fn rows_at_once(dim: usize) -> usize {
+    if dim <= 32 { 64 } else { 32 }
+}
+
+/// Shared memory for rows of a head, which are padded there.
+fn bytes_of(rows: usize, dim: usize) -> usize {
+    rows * (dim + 8) * 2
 }
 
 fn fits_kernels([q, k, v]: [&Tensor; 3], heads: Heads, rows: Rows<'_>) -> bool {
@@ -88,7 +94,7 @@ pub fn flash(
     let mut arguments = with_shape(arguments, heads, rows, of);
     let grid = [rows.len.div_ceil(TILE), heads.query, tokens / rows.len].map(|n| n as u32);
     let name = format!("flash_{}", heads.dim);
-    kernels.launch(&name, (grid, TEAM), bytes_of(3, heads.dim), &mut arguments)?;
+    kernels.launch(&name, (grid, TEAM), bytes_of(5 * TILE, heads.dim), &mut arguments)?;
     Ok(Some((out, logs)))
 }
 
@@ -141,7 +147,7 @@ pub fn flash_back(
     let output = |heads_of: usize| kernels.output(DType::F32, (tokens, heads_of * heads.dim));
     let (dq, dk, dv) = (output(heads.query)?, output(heads.kv)?, output(heads.kv)?);
     let tiles = rows.len.div_ceil(TILE);
-    let bytes = bytes_of(4, heads.dim);
+    let bytes = bytes_of(2 * TILE + 4 * rows_at_once(heads.dim), heads.dim);
     let mut arguments = with_shape(
         common()?.wide(address::<f32>(&dk)?).wide(address::<f32>(&dv)?),
         heads,

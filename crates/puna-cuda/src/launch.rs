@@ -44,10 +44,12 @@ const DECODE: [&str; 21] = [
     "attend_f32_f32",
 ];
 
-const PROMPT: [&str; 6] =
-    ["rms_norm_bf16", "rms_norm_f32", "gated_bf16", "gated_f32", "softmax_bf16", "softmax_f32"];
+const PROMPT: [&str; 4] = ["rms_norm_bf16", "rms_norm_f32", "softmax_bf16", "softmax_f32"];
 
-const TRAIN: [&str; 15] = [
+const TRAIN: [&str; 18] = [
+    "add_f32",
+    "gated_forward_bf16",
+    "gated_forward_f32",
     "rms_norm_back_f32",
     "rms_norm_weight",
     "row_sum",

@@ -24,16 +24,21 @@ mod launch;
 #[path = "absent.rs"]
 mod launch;
 mod many;
+#[cfg(feature = "cuda")]
+pub mod nccl;
+#[cfg(not(feature = "cuda"))]
+#[path = "nccl_absent.rs"]
+pub mod nccl;
 mod tensors;
 mod train;
 
 pub use few::{attend, gate, project, rotate};
 pub use flash::{flash, flash_back, flash_takes};
-pub use many::{gated, matmul, rms_norm, softmax};
+pub use many::{matmul, rms_norm, softmax};
 pub use tensors::{empty, open};
 pub use train::{
-    adamw, cross_entropy, gated_back, look_up, look_up_back, memory, product, rms_norm_back, round,
-    row_sum, square_sums, turn,
+    adamw, add, cross_entropy, gated, gated_back, look_up, look_up_back, memory, product,
+    rms_norm_back, round, row_sum, square_sums, turn,
 };
 
 use candle_core::Tensor;

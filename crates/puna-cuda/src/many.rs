@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use crate::call::{Arguments, Factor, Product, THREADS};
 use crate::launch::{self, address};
 use crate::tensors::{address_of, floats, suffix};
-use crate::{Activation, Matrix, Norm, ScoreRows, Scores};
+use crate::{Matrix, Norm, ScoreRows, Scores};
 
 /// Normalizes rows of the weight's length, rounded to `dtype`.
 ///
@@ -30,35 +30,6 @@ pub fn rms_norm(x: &Tensor, norm: Norm<'_>, dtype: DType) -> Result<Option<Tenso
         .int(width);
     let name = format!("rms_norm_{suffix}");
     kernels.launch(&name, ([rows as u32, 1, 1], THREADS), 0, &mut arguments)?;
-    Ok(Some(y))
-}
-
-/// `act(gate) · up` of any number of values, rounded to `dtype`.
-///
-/// # Shapes
-/// both `[N, F]`, contiguous float32 → `[N, F]`
-///
-/// # Errors
-/// If the driver refuses.
-pub fn gated(
-    gate: &Tensor,
-    up: &Tensor,
-    activation: Activation,
-    dtype: DType,
-) -> Result<Option<Tensor>> {
-    let Some(kernels) = launch::kernels(gate)? else { return Ok(None) };
-    let len = gate.elem_count();
-    let fits = floats(&[gate, up]) && up.elem_count() == len && gate.dims().len() == 2 && len > 0;
-    let (Some(suffix), true) = (suffix(dtype), fits) else { return Ok(None) };
-    let y = kernels.output(dtype, gate.dims2()?)?;
-    let mut arguments = Arguments::default()
-        .wide(address::<f32>(gate)?)
-        .wide(address::<f32>(up)?)
-        .int(activation as usize)
-        .wide(address_of(&y)?)
-        .wide(len as u64);
-    let blocks = len.div_ceil(THREADS as usize) as u32;
-    kernels.launch(&format!("gated_{suffix}"), ([blocks, 1, 1], THREADS), 0, &mut arguments)?;
     Ok(Some(y))
 }
 

@@ -51,3 +51,9 @@ pub(crate) fn suffix(dtype: DType) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// The tensor at an address that four values are read from at once: a copy where it begins elsewhere.
+pub(crate) fn aligned(x: &Tensor) -> Result<Tensor> {
+    let first = x.layout().start_offset();
+    if first.is_multiple_of(4) { Ok(x.clone()) } else { x.copy() }
+}

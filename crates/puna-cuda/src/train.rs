@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::call::{Arguments, Factor, Product, THREADS};
 use crate::launch::{self, Kernels, address};
-use crate::tensors::{address_of, floats, suffix};
+use crate::tensors::{address_of, aligned, floats, suffix};
 use crate::{Activation, AdamW, LossRows, Norm, Operand};
 
 /// Rows that one block of a sum over rows adds up, at least.
@@ -16,11 +16,17 @@ const ROWS: usize = 64;
 /// Parts of a sum over rows at most.
 const MOST_PARTS: usize = 64;
 
-/// Blocks of a sum of squares.
-const SQUARE_BLOCKS: usize = 64;
+/// Values that a block adds the squares of, at least, and the most blocks for a tensor.
+const SQUARES: usize = 1 << 13;
+const MOST_BLOCKS: usize = 1024;
 
 fn blocks_of(len: usize) -> [u32; 3] {
     [len.div_ceil(THREADS as usize) as u32, 1, 1]
+}
+
+/// Blocks whose threads have four values each.
+fn blocks_of_fours(len: usize) -> [u32; 3] {
+    blocks_of(len.div_ceil(4))
 }
 
 /// Float32 values rounded to bfloat16.
@@ -30,14 +36,63 @@ fn blocks_of(len: usize) -> [u32; 3] {
 pub fn round(x: &Tensor) -> Result<Tensor> {
     let len = x.elem_count();
     let kernels = launch::kernels(x)?;
-    let Some(kernels) = kernels.filter(|_| floats(&[x]) && len.is_multiple_of(2) && len > 0) else {
+    let Some(kernels) = kernels.filter(|_| floats(&[x]) && len > 0) else {
         return x.to_dtype(DType::BF16);
     };
-    let y = kernels.output(DType::BF16, (1, len))?;
+    let (x, y) = (&aligned(x)?, kernels.output(DType::BF16, (1, len))?);
     let mut arguments =
-        Arguments::default().wide(address::<f32>(x)?).wide(address_of(&y)?).wide(len as u64 / 2);
-    kernels.launch("round_f32", (blocks_of(len / 2), THREADS), 0, &mut arguments)?;
+        Arguments::default().wide(address::<f32>(x)?).wide(address_of(&y)?).wide(len as u64);
+    kernels.launch("round_f32", (blocks_of_fours(len), THREADS), 0, &mut arguments)?;
     y.reshape(x.shape())
+}
+
+/// `a + b` of float32 values.
+///
+/// # Errors
+/// If the driver refuses.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Option<Tensor>> {
+    let Some(kernels) = launch::kernels(a)? else { return Ok(None) };
+    let len = a.elem_count();
+    if !floats(&[a, b]) || a.dims() != b.dims() || len == 0 {
+        return Ok(None);
+    }
+    let (a, b, y) = (&aligned(a)?, &aligned(b)?, kernels.output(DType::F32, (1, len))?);
+    let mut arguments = Arguments::default()
+        .wide(address::<f32>(a)?)
+        .wide(address::<f32>(b)?)
+        .wide(address::<f32>(&y)?)
+        .wide(len as u64);
+    kernels.launch("add_f32", (blocks_of_fours(len), THREADS), 0, &mut arguments)?;
+    y.reshape(a.shape()).map(Some)
+}
+
+/// `act(gate) · up` of any number of values, rounded to `dtype`.
+///
+/// # Shapes
+/// both `[N, F]`, contiguous float32 → `[N, F]`
+///
+/// # Errors
+/// If the driver refuses.
+pub fn gated(
+    gate: &Tensor,
+    up: &Tensor,
+    activation: Activation,
+    dtype: DType,
+) -> Result<Option<Tensor>> {
+    let Some(kernels) = launch::kernels(gate)? else { return Ok(None) };
+    let len = gate.elem_count();
+    let fits = floats(&[gate, up]) && up.elem_count() == len && gate.dims().len() == 2 && len > 0;
+    let (Some(suffix), true) = (suffix(dtype), fits) else { return Ok(None) };
+    let (gate, up, y) = (&aligned(gate)?, &aligned(up)?, kernels.output(dtype, gate.dims2()?)?);
+    let mut arguments = Arguments::default()
+        .wide(address::<f32>(gate)?)
+        .wide(address::<f32>(up)?)
+        .int(activation as usize)
+        .wide(address_of(&y)?)
+        .wide(len as u64);
+    let name = format!("gated_forward_{suffix}");
+    kernels.launch(&name, (blocks_of_fours(len), THREADS), 0, &mut arguments)?;
+    Ok(Some(y))
 }
 
 /// `to = a b` or `to += a b`, summed in float32.
@@ -177,7 +232,7 @@ pub fn gated_back(
     let len = gate.elem_count();
     let fits = floats(&[gate, up, dy]) && up.elem_count() == len && dy.elem_count() == len;
     let (Some(suffix), true) = (suffix(dtype), fits && len > 0) else { return Ok(None) };
-    let shape = gate.dims2()?;
+    let (gate, up, dy, shape) = (&aligned(gate)?, &aligned(up)?, &aligned(dy)?, gate.dims2()?);
     let (d_gate, d_up) = (kernels.output(dtype, shape)?, kernels.output(dtype, shape)?);
     let mut arguments = Arguments::default()
         .wide(address::<f32>(gate)?)
@@ -188,7 +243,7 @@ pub fn gated_back(
         .wide(address_of(&d_up)?)
         .wide(len as u64);
     let name = format!("gated_back_{suffix}");
-    kernels.launch(&name, (blocks_of(len), THREADS), 0, &mut arguments)?;
+    kernels.launch(&name, (blocks_of_fours(len), THREADS), 0, &mut arguments)?;
     Ok(Some((d_gate, d_up)))
 }
 
@@ -344,18 +399,18 @@ pub fn look_up_back(dx: &Tensor, tokens: &[u32], scale: f32, dw: &Tensor) -> Res
 pub fn square_sums(tensors: &[Tensor]) -> Result<Option<f64>> {
     let Some(first) = tensors.first() else { return Ok(Some(0.0)) };
     let Some(kernels) = launch::kernels(first)? else { return Ok(None) };
-    let sums = kernels.output(DType::F32, (tensors.len(), SQUARE_BLOCKS))?;
-    let to = address::<f32>(&sums)?;
-    for (index, x) in tensors.iter().enumerate() {
+    let blocks = |x: &Tensor| x.elem_count().div_ceil(SQUARES).clamp(1, MOST_BLOCKS);
+    let sums = kernels.output(DType::F32, (1, tensors.iter().map(blocks).sum()))?;
+    let mut to = address::<f32>(&sums)?;
+    for x in tensors {
         if !floats(&[x]) {
             return Ok(None);
         }
-        let mut arguments = Arguments::default()
-            .wide(address::<f32>(x)?)
-            .wide(to + (index * SQUARE_BLOCKS * size_of::<f32>()) as u64)
-            .wide(x.elem_count() as u64);
-        let grid = ([SQUARE_BLOCKS as u32, 1, 1], THREADS);
+        let mut arguments =
+            Arguments::default().wide(address::<f32>(x)?).wide(to).wide(x.elem_count() as u64);
+        let grid = ([blocks(x) as u32, 1, 1], THREADS);
         kernels.launch("square_sums", grid, 0, &mut arguments)?;
+        to += (blocks(x) * size_of::<f32>()) as u64;
     }
     let sums = sums.flatten_all()?.to_vec1::<f32>()?;
     Ok(Some(sums.into_iter().map(f64::from).sum()))

@@ -107,8 +107,9 @@ impl Attention {
             LayerKind::Global => &ctx.global_rope,
             LayerKind::Local { .. } => &ctx.local_rope,
         };
-        let q = ops::rope(&q, self.heads, tables)?;
-        let k = ops::rope(&k, self.kv_heads, tables)?;
+        let product = ctx.products();
+        let q = ops::rope(&q, self.heads, tables, product)?;
+        let k = ops::rope(&k, self.kv_heads, tables, product)?;
         let attended = match &mut ctx.tokens {
             Tokens::Segments(segments) => {
                 let qkv = [&q, &k, &v].map(Value::tensor);

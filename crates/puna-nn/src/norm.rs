@@ -1,6 +1,6 @@
 //! RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467) as a layer.
 
-use crate::{NnError, Value, Vector, ops};
+use crate::{NnError, Precision, Value, Vector, ops};
 
 /// `y = x / sqrt(mean(x²) + eps) * weight` over the last axis.
 #[derive(Clone, Debug)]
@@ -41,7 +41,15 @@ impl RmsNorm {
     /// # Errors
     /// If the last axis is not a multiple of the weight's length.
     pub fn forward(&self, x: &Value) -> Result<Value, NnError> {
-        ops::rms_norm(x, &self.weight, self.eps)
+        self.forward_for(x, Precision::Exact)
+    }
+
+    /// [`RmsNorm::forward`] for products of some precision only, which may round on a GPU already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_for(&self, x: &Value, product: Precision) -> Result<Value, NnError> {
+        ops::rms_norm(x, &self.weight, self.eps, product)
     }
 
     /// [`RmsNorm::forward`] on slices.

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
-use crate::{KvCache, NnError, Pass, RopeTables, Value};
+use crate::{KvCache, NnError, Pass, Precision, RopeTables, Value};
 
 /// New tokens of one sequence.
 pub struct Segment<'a> {
@@ -68,6 +68,17 @@ pub struct Context<'a, 's> {
     pub tokens: Tokens<'a, 's>,
     /// The experts' load, where it is part of the loss.
     pub balance: Option<Balance>,
+}
+
+impl Context<'_, '_> {
+    /// What a value that only products take may be rounded for: in passes over whole rows.
+    #[must_use]
+    pub fn products(&self) -> Precision {
+        match &self.tokens {
+            Tokens::Rows(_) => self.pass.precision,
+            Tokens::Segments(_) => Precision::Exact,
+        }
+    }
 }
 
 /// The load of a decoder's experts in a training pass.

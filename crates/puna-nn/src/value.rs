@@ -367,8 +367,12 @@ impl Gradients {
 /// `a + b`, over the pool where both are on the CPU.
 fn add(a: &Tensor, b: &Tensor) -> Result<Tensor, NnError> {
     if !a.device().is_cpu() {
-        let float = |x: &Tensor| x.to_dtype(DType::F32);
-        return Ok((float(a)? + float(b)?)?);
+        let float = |x: &Tensor| x.to_dtype(DType::F32)?.contiguous();
+        let (a, b) = (float(a)?, float(b)?);
+        return match puna_cuda::add(&a, &b)? {
+            Some(sum) => Ok(sum),
+            None => Ok((a + b)?),
+        };
     }
     if a.dims() != b.dims() {
         let (expected, got) = (a.elem_count(), b.elem_count());

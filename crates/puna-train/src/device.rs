@@ -8,8 +8,9 @@ use puna_kernels::MachineLimits;
 use puna_model::{Device, DeviceChoice, Slot};
 use puna_peft::Method;
 
+use crate::ranks::local_rank;
 use crate::trained::Trained;
-use crate::{RecipePrecision, TrainError, TrainSection};
+use crate::{Ranks, RecipePrecision, TrainError, TrainSection};
 
 /// Rows and columns of the matrices that a GPU's speed is measured with.
 const MEASURED: usize = 4096;
@@ -18,14 +19,23 @@ const MEASURED: usize = 4096;
 /// noted.
 pub(crate) fn open(
     train: &TrainSection,
+    ranks: &dyn Ranks,
     notes: &mut Vec<String>,
 ) -> Result<Option<Device>, TrainError> {
     let written = train.device.as_deref().unwrap_or("auto");
-    let choice: DeviceChoice = written.parse().map_err(|_| TrainError::Setting {
+    let mut choice: DeviceChoice = written.parse().map_err(|_| TrainError::Setting {
         key: "train.device",
         value: written.to_owned(),
         expected: DeviceChoice::EXPECTED,
     })?;
+    if ranks.size() > 1 && written != "cpu" && !written.contains(':') {
+        // Each process of a machine its own GPU, as far as they go.
+        let here = local_rank().unwrap_or(ranks.rank());
+        choice = match (choice, puna_cuda::nccl::count()) {
+            (choice, 0) => choice,
+            (_, gpus) => DeviceChoice::Cuda(here % gpus),
+        };
+    }
     Ok(choice.open(|error| notes.push(format!("computing on the CPU: {error}")))?)
 }
 

@@ -3,12 +3,15 @@
 
 #[cfg(feature = "mpi")]
 mod mpi;
+mod over_devices;
 
 use std::sync::Arc;
 
 use puna_model::Parameter;
 
 use crate::TrainError;
+
+pub(crate) use over_devices::over_devices;
 
 /// What processes do together. Every process calls the same methods in the same order.
 pub trait Ranks: Send + Sync {
@@ -110,6 +113,13 @@ fn over_mpi(_: usize) -> Result<Arc<dyn Ranks>, TrainError> {
 #[cfg(not(feature = "mpi"))]
 fn over_mpi(processes: usize) -> Result<Arc<dyn Ranks>, TrainError> {
     Err(TrainError::NoMpi { processes })
+}
+
+/// Number of this process among those on its machine, as whoever started them says.
+pub(crate) fn local_rank() -> Option<usize> {
+    // Open MPI's, MPICH's and Slurm's word for it.
+    let names = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
 
 /// Owner of each parameter, given their sizes: the largest first, each to who has least.

@@ -20,6 +20,7 @@ use puna_text::{Builtin, ChatTemplate, SpecialTokens, Tokenizer};
 
 use crate::checkpoint::{BegunRecipe, Checkpoint, list_checkpoints, remove_checkpoints};
 use crate::output_lock::OutputLock;
+use crate::ranks::over_devices;
 use crate::trained::{Trained, TrainedAdapter};
 use crate::{DataSection, Ranks, Recipe, SaveType, Task, TrainError, device};
 
@@ -109,7 +110,7 @@ impl Setup {
             let expected = "at most the model's context";
             return Err(TrainError::Setting { key: "data.sequence_length", value, expected });
         }
-        let mut device = device::open(&recipe.train, &mut notes)?;
+        let mut device = device::open(&recipe.train, &*ranks, &mut notes)?;
         let Model { mut decoder, config, .. } = model;
         let trained = match &recipe.adapter {
             None => Trained::Model(decoder.make_trainable(|slot| slot.to_string())?),
@@ -136,6 +137,10 @@ impl Setup {
             }
             device::move_to(&trained, device)?;
         }
+        let ranks = match &device {
+            Some(device) if ranks.size() > 1 => over_devices(ranks, device, &mut notes)?,
+            _ => ranks,
+        };
         let (train, validation) = rows;
         if mode == RunMode::Restart && ranks.rank() == 0 {
             // Not before everything else is known to be right.

@@ -220,6 +220,31 @@ fn ten_steps_of_adamw_are_pytorchs() {
 }
 
 #[test]
+#[expect(clippy::unwrap_used, reason = "what a test is made of")]
+fn gradients_by_bfloat16_products_are_near_pytorchs_in_float32() {
+    let Some(case) = GoldenCase::open("train/sft-full") else { return };
+    let batch = Batch::read(&case.dir.join("batch.safetensors"));
+    let expected = reference(&case.dir.join("grads.safetensors"));
+    for device in devices() {
+        let trained = load(&case, device.as_ref());
+        let pass = TrainingPass { precision: Precision::Fast, ..pass(&batch, Recompute::Nothing) };
+        let rows = batch.rows(0..batch.count());
+        let sum = trained.model.decoder.train_on(&rows, &pass, |_| ()).unwrap();
+        let loss = sum.loss / sum.targets as f64;
+        assert!((loss / case.json["loss"].as_f64().unwrap() - 1.0).abs() < 1e-3, "{loss}");
+        for Member { parameter, .. } in &trained.members {
+            parameter.download_gradient().unwrap();
+            let ours = parameter.with_gradient(|g| g.unwrap().to_vec());
+            let theirs = &expected[parameter.name()];
+            let squares = |of: &mut dyn Iterator<Item = f32>| of.map(|v| v * v).sum::<f32>();
+            let error = squares(&mut ours.iter().zip(theirs).map(|(a, b)| a - b));
+            let share = (error / squares(&mut theirs.iter().copied())).sqrt();
+            assert!(share < 0.03, "{} is off by {share} of its length", parameter.name());
+        }
+    }
+}
+
+#[test]
 fn ten_steps_of_a_lora_are_those_of_peft() {
     let Some(case) = GoldenCase::open("train/sft-lora") else { return };
     for device in devices() {

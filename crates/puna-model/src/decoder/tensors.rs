@@ -2,7 +2,7 @@
 //! are float32, products have the type of the weights.
 
 use candle_core::Tensor;
-use puna_nn::{Branch, Context, NnError, Pass, Tokens, Value, project};
+use puna_nn::{Branch, Context, FeedForward, NnError, Pass, Precision, Tokens, Value, project};
 
 use super::{Block, Decoder, Segment};
 use crate::ModelError;
@@ -21,12 +21,18 @@ impl Block {
         if runs_fused(x, ctx) {
             return self.infer_on_device(x.tensor(), ctx).map(Value::constant);
         }
-        let mut branch = self.attention.forward(&self.attn_pre_norm.forward(x)?, ctx)?;
+        let mut branch =
+            self.attention.forward(&self.attn_pre_norm.forward_for(x, ctx.products())?, ctx)?;
         if let Some(norm) = &self.attn_post_norm {
             branch = norm.forward(&branch)?;
         }
         let x = add_branch((layer, Branch::Attention), x, branch, &ctx.pass)?;
-        let mut branch = self.ffn.forward(&self.ffn_pre_norm.forward(&x)?, ctx)?;
+        // A router wants float32.
+        let products = match &self.ffn {
+            FeedForward::Dense(_) => ctx.products(),
+            FeedForward::Moe(_) => Precision::Exact,
+        };
+        let mut branch = self.ffn.forward(&self.ffn_pre_norm.forward_for(&x, products)?, ctx)?;
         if let Some(norm) = &self.ffn_post_norm {
             branch = norm.forward(&branch)?;
         }

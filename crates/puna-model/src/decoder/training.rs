@@ -251,7 +251,7 @@ impl Decoder {
         let expanded = Expanded::new(rows, &pass);
         let rows = &expanded.as_ref().map_or(*rows, Expanded::rows);
         let x = self.rows_through_blocks(rows, &pass)?;
-        let x = self.final_norm.forward(&x)?;
+        let x = self.final_norm.forward_for(&x, pass.precision)?;
         let of = self.loss_of(rows, pass.precision);
         let head = AdaptedHead::new(&self.head, &pass)?;
         Ok(cross_entropy(&x, head.weight(), &of)?.0)
@@ -308,7 +308,7 @@ impl Decoder {
         pass: &TrainingPass,
         layers: &Pass,
     ) -> Result<(LossSum, Tensor), ModelError> {
-        let normed = self.final_norm.forward(&leaf)?;
+        let normed = self.final_norm.forward_for(&leaf, pass.precision)?;
         let of = CrossEntropy {
             scale: pass.scale,
             z_loss: pass.z_loss,

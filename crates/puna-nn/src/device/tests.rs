@@ -201,7 +201,7 @@ fn rotated_queries_and_keys_are_those_of_tensors() {
                 let weight = weight.to_device(&Device::Cpu).unwrap();
                 x = RmsNorm::new(Vector::Fixed(weight), 1e-5).forward(&x).unwrap();
             }
-            ops::rope(&x, heads, &tables).unwrap().tensor().clone()
+            ops::rope(&x, heads, &tables, Precision::Exact).unwrap().tensor().clone()
         };
         let (new_q, new_k) = (expected(&q, 4, normed), expected(&k, 2, normed));
         let (cos, sin) = tables.on_device(&device).unwrap();

@@ -83,7 +83,7 @@ fn norms_rotations_gates_and_biases_go_back_as_on_the_cpu() {
     for (rows, width, pieces) in [(3, 8, 1), (130, 96, 1), (5, 64, 4), (700, 1000, 1)] {
         compare(&gpu, "norm", (&[&[rows, pieces * width]], exact), |side, x| {
             let w = Vector::Trained(side.parameter(1, &[width]));
-            ops::rms_norm(&x[0], &w, 1e-5).unwrap()
+            ops::rms_norm(&x[0], &w, 1e-5, Precision::Exact).unwrap()
         });
         compare(&gpu, "bias", (&[&[rows, width]], exact), |side, x| {
             let b = Vector::Trained(side.parameter(1, &[width]));
@@ -91,16 +91,19 @@ fn norms_rotations_gates_and_biases_go_back_as_on_the_cpu() {
         });
         compare(&gpu, "frozen norm in a sum", (&[&[rows, width]], exact), |side, x| {
             let w = Vector::Fixed(side.tensor(&random_tensor(2, &[width])));
-            x[0].add(&ops::rms_norm(&x[0], &w, 1e-5).unwrap()).unwrap()
+            x[0].add(&ops::rms_norm(&x[0], &w, 1e-5, Precision::Exact).unwrap()).unwrap()
         });
     }
     for (heads, dim, rotary) in [(2, 8, 8), (3, 20, 12), (4, 64, 64)] {
         let angles: Vec<f32> = (0..7 * rotary / 2).map(|i| i as f32 * 0.37).collect();
         let (cos, sin) = (angles.iter().map(|a| a.cos()), angles.iter().map(|a| a.sin()));
         let tables = RopeTables::new(cos.collect(), sin.collect(), rotary);
-        compare(&gpu, "rope", (&[&[7, heads * dim]], exact), |_, x| {
-            ops::rope(&x[0], heads, &Arc::new(tables.clone())).unwrap()
-        });
+        for (precision, dtype) in [(Precision::Exact, DType::F32), (Precision::Fast, DType::BF16)] {
+            let shapes: &[&[usize]] = &[&[7, heads * dim]];
+            compare(&gpu, "rope", (shapes, tolerance(dtype)), |_, x| {
+                ops::rope(&x[0], heads, &Arc::new(tables.clone()), precision).unwrap()
+            });
+        }
     }
     for activation in [GateActivation::Silu, GateActivation::GeluTanh, GateActivation::GeluErf] {
         for (precision, dtype) in [(Precision::Exact, DType::F32), (Precision::Fast, DType::BF16)] {
@@ -247,4 +250,25 @@ fn losses_and_embeddings_go_back_as_on_the_cpu() {
     let ((our_x, ours), (x, theirs)) = (run(Some(gpu.clone())), run(None));
     check(&our_x.to_device(&Device::Cpu).unwrap(), &x, 0.0, "embeddings");
     check(&ours[0], &theirs[0], tolerance(DType::F32), "gradient of embeddings");
+}
+
+#[test]
+fn nccl_sums_and_copies_in_the_memory_of_a_gpu() {
+    use puna_cuda::nccl::{self, Communicator};
+    let Some(gpu) = gpu() else { return };
+    let Some(id) = nccl::new_id().unwrap() else {
+        return puna_testkit::skipped("there is no libnccl.so.2");
+    };
+    let alone = Communicator::join(&gpu, id, (0, 1)).unwrap().expect("a GPU and NCCL");
+    let mut side = Side { device: Some(gpu.clone()), parameters: Vec::new() };
+    let parameter = side.parameter(7, &[300, 5]);
+    let x = random_tensor(8, &[300, 5]).to_device(&gpu).unwrap();
+    parameter.with_device_gradient(|g| Ok(g.slice_set(&x, 0, 0)?)).unwrap();
+    parameter.with_device_gradient(|g| Ok(alone.reduce(g, 0)?)).unwrap();
+    parameter.with_device_values(|v| Ok(alone.broadcast(v, 0)?)).unwrap();
+    alone.finish().unwrap();
+    check(&side.gradients()[0], &x.to_device(&Device::Cpu).unwrap(), 0.0, "a sum of one");
+    parameter.download().unwrap();
+    let values = Tensor::from_slice(&parameter.values(), (300, 5), &Device::Cpu).unwrap();
+    check(&values, &random_tensor(7, &[300, 5]), 0.0, "a copy of one");
 }

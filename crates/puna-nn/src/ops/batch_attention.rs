@@ -143,7 +143,10 @@ fn on_device(q: &Value, k: &Value, v: &Value, of: BatchAttention) -> Result<Valu
     let heads = puna_cuda::Heads { query, kv, dim };
     let takes = of.precision == Precision::Fast && puna_cuda::flash_takes(heads);
     if !takes {
-        return Value::by_candle(&[q, k, v], move |x| composed(&x[0], &x[1], &x[2], &of));
+        return Value::by_candle(&[q, k, v], move |x| {
+            let float = |x: &Tensor| x.to_dtype(DType::F32);
+            composed(&float(&x[0])?, &float(&x[1])?, &float(&x[2])?, &of)
+        });
     }
     let saved = [q.operand(DType::BF16)?, k.operand(DType::BF16)?, v.operand(DType::BF16)?];
     let visible_from = of.rows.on_device(q.tensor().device())?;

@@ -5,25 +5,31 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::on_device::no_kernel;
+use super::on_device::{factors, no_kernel};
 use super::with_f32;
 use crate::value::Sum;
-use crate::{NnError, Value, Vector};
+use crate::{NnError, Precision, Value, Vector};
 
-/// Normalizes rows of the weight's length.
+/// Normalizes rows of the weight's length, for a product of some precision: on a GPU the result is rounded
+/// as that would do.
 ///
 /// # Shapes
 /// `x` `[.., n·C]`, `w` `[C]` → the shape of `x`
 ///
 /// # Errors
 /// If the last axis is not a multiple of `C`.
-pub fn rms_norm(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, NnError> {
+pub fn rms_norm(
+    x: &Value,
+    w: &Vector,
+    eps: f32,
+    product: Precision,
+) -> std::result::Result<Value, NnError> {
     let (width, last) = (w.len(), x.tensor().dim(D::Minus1)?);
     if width == 0 || !last.is_multiple_of(width) {
         return Err(NnError::Shape { what: "width of a norm", expected: width, got: last });
     }
     if !x.tensor().device().is_cpu() {
-        return on_device(x, w, eps);
+        return on_device(x, w, eps, factors(product));
     }
     let y = w.with(|w| with_f32(x.tensor(), |x| puna_kernels::rms_norm_new(x, w, eps)))??;
     let shape = x.tensor().shape().clone();
@@ -47,11 +53,11 @@ pub fn rms_norm(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, N
     }))
 }
 
-fn on_device(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, NnError> {
+fn on_device(x: &Value, w: &Vector, eps: f32, dtype: DType) -> std::result::Result<Value, NnError> {
     let Some(weight) = w.on_device()? else { return Err(no_kernel()) };
     let saved = x.tensor().to_dtype(DType::F32)?.contiguous()?;
     let norm = puna_cuda::Norm { weight: &weight, eps };
-    let Some(y) = puna_cuda::rms_norm(&saved, norm, DType::F32)? else {
+    let Some(y) = puna_cuda::rms_norm(&saved, norm, dtype)? else {
         let weight = match w {
             Vector::Fixed(weight) => Value::constant(weight.clone()),
             Vector::Trained(parameter) => Value::of_parameter(parameter)?,
@@ -61,7 +67,7 @@ fn on_device(x: &Value, w: &Vector, eps: f32) -> std::result::Result<Value, NnEr
     let w = w.clone();
     Ok(Value::derived_adding(y.reshape(saved.shape())?, &[x], move |dy, before| {
         let before = before.map(Sum::into_tensor);
-        let dy = dy.contiguous()?;
+        let dy = dy.to_dtype(DType::F32)?.contiguous()?;
         let norm = puna_cuda::Norm { weight: &weight, eps };
         let back = |dw: Option<(&Tensor, bool)>| {
             puna_cuda::rms_norm_back((&saved, &dy), norm, before.as_ref(), dw)
@@ -95,7 +101,10 @@ mod tests {
     use std::sync::Arc;
 
     fn norm(x: Tensor, w: Tensor, eps: f32) -> Tensor {
-        rms_norm(&Value::constant(x), &Vector::Fixed(w), eps).unwrap().tensor().clone()
+        rms_norm(&Value::constant(x), &Vector::Fixed(w), eps, Precision::Exact)
+            .unwrap()
+            .tensor()
+            .clone()
     }
 
     #[test]
@@ -122,7 +131,7 @@ mod tests {
     fn rms_norm_backward_matches_central_differences() {
         let w = Vector::Fixed(random_tensor(2, &[4]));
         gradcheck(
-            |inputs| rms_norm(&inputs[0], &w, 1e-5),
+            |inputs| rms_norm(&inputs[0], &w, 1e-5, Precision::Exact),
             &[random_tensor(1, &[3, 8])],
             GradTolerance::default(),
         );
@@ -139,7 +148,7 @@ mod tests {
             |w| Ok(norm(x.clone(), w[0].clone(), 1e-5)),
             |w, seed| {
                 let (parameter, w) = trained(&w[0]);
-                let y = rms_norm(&Value::leaf(x.clone()), &w, 1e-5);
+                let y = rms_norm(&Value::leaf(x.clone()), &w, 1e-5, Precision::Exact);
                 let y = y.map_err(candle_core::Error::wrap)?;
                 y.backward(seed.clone()).map_err(candle_core::Error::wrap)?;
                 let gradient = parameter.with_gradient(|g| g.unwrap().to_vec());

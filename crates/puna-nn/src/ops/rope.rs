@@ -9,11 +9,12 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use puna_kernels::RopeTable;
 
-use super::on_device::no_kernel;
+use super::on_device::{factors, no_kernel};
 use super::with_f32;
-use crate::{NnError, RopeTables, Value};
+use crate::{NnError, Precision, RopeTables, Value};
 
-/// Rotates the heads of every token.
+/// Rotates the heads of every token, for a product of some precision: on a GPU the result is rounded as
+/// that would do, and the gradient as that of the product before it.
 ///
 /// # Shapes
 /// `x` `[N, heads·D]`, tables of `N` positions → the shape of `x`
@@ -25,6 +26,7 @@ pub fn rope(
     x: &Value,
     heads: usize,
     tables: &Arc<RopeTables>,
+    product: Precision,
 ) -> std::result::Result<Value, NnError> {
     let (tokens, width) = x.tensor().dims2()?;
     if tokens != tables.tokens() {
@@ -37,7 +39,7 @@ pub fn rope(
     }
     let tables = Arc::clone(tables);
     if !x.tensor().device().is_cpu() {
-        return on_device(x, heads, tables);
+        return on_device(x, heads, tables, factors(product));
     }
     let y = rotated(x.tensor(), heads, (tables.cos(), tables.sin()), tables.rotary_dim())?;
     Ok(Value::derived(y, &[x], move |dy| {
@@ -62,11 +64,13 @@ fn on_device(
     x: &Value,
     heads: usize,
     tables: Arc<RopeTables>,
+    dtype: DType,
 ) -> std::result::Result<Value, NnError> {
     let turned = move |x: &Tensor, tables: &RopeTables, backward| -> Result<Option<Tensor>> {
         let (cos, sin) = tables.on_device(x.device())?;
         let heads = (heads, tables.rotary_dim());
-        puna_cuda::turn(&x.contiguous()?, (&cos, &sin), heads, backward, DType::F32)
+        let x = x.to_dtype(DType::F32)?.contiguous()?;
+        puna_cuda::turn(&x, (&cos, &sin), heads, backward, dtype)
     };
     let Some(y) = turned(x.tensor(), &tables, false)? else {
         return Value::by_candle(&[x], move |x| composed(&x[0], heads, &tables));
@@ -98,7 +102,7 @@ mod tests {
     use puna_testkit::{GradTolerance, random_tensor};
 
     fn by_kernel(x: Tensor, heads: usize, tables: &Arc<RopeTables>) -> Tensor {
-        rope(&Value::constant(x), heads, tables).unwrap().tensor().clone()
+        rope(&Value::constant(x), heads, tables, Precision::Exact).unwrap().tensor().clone()
     }
 
     /// Two pairs at three positions.
@@ -135,7 +139,7 @@ mod tests {
     fn rope_backward_matches_central_differences() {
         let tables = three_positions();
         gradcheck(
-            |inputs| rope(&inputs[0], 2, &tables),
+            |inputs| rope(&inputs[0], 2, &tables, Precision::Exact),
             &[random_tensor(3, &[3, 12])],
             GradTolerance::default(),
         );

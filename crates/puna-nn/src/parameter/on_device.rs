@@ -33,6 +33,10 @@ pub struct DeviceParameter {
     pub gradient: Option<Tensor>,
 }
 
+fn not_moved() -> NnError {
+    NnError::Tracked { op: "a parameter that has not moved to the device" }
+}
+
 impl Parameter {
     /// Moves to a device: passes compute there from now on.
     ///
@@ -87,7 +91,7 @@ impl Parameter {
         add: impl FnOnce(&Tensor, bool) -> Result<(), NnError>,
     ) -> Result<(), NnError> {
         let Some(mut device) = self.on_device() else {
-            return Err(NnError::Tracked { op: "a parameter that has not moved to the device" });
+            return Err(not_moved());
         };
         let gradient = match &device.gradient {
             Some(gradient) => gradient.clone(),
@@ -97,6 +101,35 @@ impl Parameter {
         device.gradient = Some(gradient);
         device.is_written = true;
         Ok(())
+    }
+
+    /// Lends its gradient there, zero if no pass has written one, to be changed where it lies.
+    ///
+    /// # Errors
+    /// If it has not moved to a device, or `f` fails.
+    pub fn with_device_gradient(
+        &self,
+        f: impl FnOnce(&Tensor) -> Result<(), NnError>,
+    ) -> Result<(), NnError> {
+        self.add_device_gradient(|gradient, adds| {
+            if !adds {
+                gradient.zero_set()?;
+            }
+            f(gradient)
+        })
+    }
+
+    /// Lends its values there, to be changed where they lie.
+    ///
+    /// # Errors
+    /// If it has not moved to a device, or `f` fails.
+    pub fn with_device_values(
+        &self,
+        f: impl FnOnce(&Tensor) -> Result<(), NnError>,
+    ) -> Result<(), NnError> {
+        let Some(mut device) = self.on_device() else { return Err(not_moved()) };
+        device.words = None;
+        f(&device.values)
     }
 
     pub(super) fn clear_device_gradient(&self) {

@@ -28,7 +28,7 @@ pub(super) fn cross_entropy(
     let targets: Vec<u32> = of.targets.iter().copied().flatten().collect();
     let is_whole = wanted.len() == of.targets.len();
     let mut dx = match x.is_tracked() {
-        true => Some(x.tensor().zeros_like()?),
+        true => Some(Tensor::zeros(x.tensor().shape(), DType::F32, device)?),
         false => None,
     };
     let (mut sum, mut losses) = (LossSum::default(), Vec::new());
@@ -67,5 +67,5 @@ pub(super) fn cross_entropy(
             sum.targets += 1;
         }
     }
-    Ok((sum, dx.map(|dx| dx.to_dtype(DType::F32)).transpose()?))
+    Ok((sum, dx))
 }
