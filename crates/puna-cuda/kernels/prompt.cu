@@ -4,20 +4,6 @@
 
 namespace {
 
-// Rows of a prompt (Zhang and Sennrich 2019, eq. 4), in the type of the products they go into.
-template <typename T>
-__device__ void rms_norm(const float *x, const float *norm, float eps, T *y, int cols) {
-    __shared__ float sums[WARPS];
-    let_next_start();
-    wait_for_previous();
-    x += (size_t)blockIdx.x * cols, y += (size_t)blockIdx.x * cols;
-    float squares[1] = {0.0f};
-    for (int c = threadIdx.x; c < cols; c += THREADS) squares[0] += x[c] * x[c];
-    block_sum<1>(squares, sums);
-    const float factor = rsqrtf(squares[0] / cols + eps);
-    for (int c = threadIdx.x; c < cols; c += THREADS) store(y + c, x[c] * factor * norm[c]);
-}
-
 __device__ __forceinline__ float load(const float *from) { return *from; }
 __device__ __forceinline__ float load(const __nv_bfloat16 *from) { return __bfloat162float(*from); }
 
@@ -56,10 +42,6 @@ __device__ void softmax(T *scores, int rows, int tokens, int keys, int first, in
 } // namespace
 
 #define TYPED(T, SUFFIX)                                                                                \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                               \
-        rms_norm_##SUFFIX(const float *x, const float *norm, float eps, T *y, int cols) {               \
-        rms_norm<T>(x, norm, eps, y, cols);                                                             \
-    }                                                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS)                                               \
         softmax_##SUFFIX(T *scores, int rows, int tokens, int keys, int first, int begin, int window,   \
                          float scale, float softcap) {                                                  \

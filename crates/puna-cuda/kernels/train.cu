@@ -5,6 +5,31 @@
 
 namespace {
 
+// Four values that lie together.
+__device__ __forceinline__ void store(float *to, const float (&values)[4]) {
+    *reinterpret_cast<float4 *>(to) = make_float4(values[0], values[1], values[2], values[3]);
+}
+__device__ __forceinline__ void store(__nv_bfloat16 *to, const float (&values)[4]) {
+    __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(values[0], values[1]),
+                               __floats2bfloat162_rn(values[2], values[3])};
+    *reinterpret_cast<uint2 *>(to) = *reinterpret_cast<uint2 *>(pairs);
+}
+__device__ __forceinline__ void load(float (&to)[4], const float *from) {
+    const float4 values = *reinterpret_cast<const float4 *>(from);
+    to[0] = values.x, to[1] = values.y, to[2] = values.z, to[3] = values.w;
+}
+
+// Does f to each index, four neighbours to a thread where the number of values allows it.
+template <typename Four, typename One>
+__device__ __forceinline__ void each(unsigned long long len, Four four, One one) {
+    const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
+    if (i + 4 <= len && len % 4 == 0) {
+        four(i);
+    } else {
+        for (size_t at = i; at < len && at < i + 4; ++at) one(at);
+    }
+}
+
 // The maximum over all threads of a block, for each of them.
 __device__ __forceinline__ float block_max(float x, float *shared) {
     x = warp_max(x);
@@ -16,25 +41,78 @@ __device__ __forceinline__ float block_max(float x, float *shared) {
     return most;
 }
 
-// dx = r (w dy) - x r^3 / C sum(w dy x) + before, r = 1 / sqrt(mean(x^2) + eps); a block to a row. The
+// dx = r (w dy) - x r^3 / C sum(w dy x) + before, r = 1 / sqrt(mean(x^2) + eps); a warp to a row. The
 // rows' r are left for `rms_norm_weight`.
 __device__ void rms_norm_back(const float *x, const float *w, const float *dy, const float *before,
-                              float *dx, float *roots, float eps, int cols) {
-    __shared__ float shared[2 * WARPS];
-    const size_t row = (size_t)blockIdx.x * cols;
-    float sums[2] = {0.0f, 0.0f};
-    for (int c = threadIdx.x; c < cols; c += THREADS) {
-        const float value = x[row + c];
-        sums[0] += value * value;
-        sums[1] += w[c] * dy[row + c] * value;
+                              float *dx, float *roots, float eps, int rows, int cols) {
+    const int lane = threadIdx.x % WARP, row = blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (row >= rows) return;
+    const size_t at = (size_t)row * cols;
+    x += at, dy += at, dx += at;
+    float squares = 0.0f, along = 0.0f;
+    if (cols % 4 == 0) {
+        for (int c = 4 * lane; c < cols; c += 4 * WARP) {
+            float value[4], factor[4], d[4];
+            load(value, x + c), load(factor, w + c), load(d, dy + c);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                squares += value[j] * value[j];
+                along += factor[j] * d[j] * value[j];
+            }
+        }
+    } else {
+        for (int c = lane; c < cols; c += WARP) {
+            squares += x[c] * x[c];
+            along += w[c] * dy[c] * x[c];
+        }
     }
-    block_sum<2>(sums, shared);
-    const float r = rsqrtf(sums[0] / cols + eps);
-    if (threadIdx.x == 0) roots[blockIdx.x] = r;
-    const float along = r * r * r / cols * sums[1];
-    for (int c = threadIdx.x; c < cols; c += THREADS) {
-        const float gradient = r * w[c] * dy[row + c] - x[row + c] * along;
-        dx[row + c] = before ? gradient + before[row + c] : gradient;
+    const float r = rsqrtf(warp_sum(squares) / cols + eps);
+    along = r * r * r / cols * warp_sum(along);
+    if (lane == 0) roots[row] = r;
+    if (cols % 4 == 0) {
+        for (int c = 4 * lane; c < cols; c += 4 * WARP) {
+            float value[4], factor[4], d[4], more[4] = {};
+            load(value, x + c), load(factor, w + c), load(d, dy + c);
+            if (before) load(more, before + at + c);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) d[j] = r * factor[j] * d[j] - value[j] * along + more[j];
+            store(dx + c, d);
+        }
+    } else {
+        for (int c = lane; c < cols; c += WARP) {
+            dx[c] = r * w[c] * dy[c] - x[c] * along + (before ? before[at + c] : 0.0f);
+        }
+    }
+}
+
+// Normalized rows, in the type of the products they go into; a warp to a row.
+template <typename T>
+__device__ void rms_norm_rows(const float *x, const float *w, float eps, T *y, int rows, int cols) {
+    const int lane = threadIdx.x % WARP, row = blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (row >= rows) return;
+    x += (size_t)row * cols, y += (size_t)row * cols;
+    float squares = 0.0f;
+    if (cols % 4 == 0) {
+        for (int c = 4 * lane; c < cols; c += 4 * WARP) {
+            float value[4];
+            load(value, x + c);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) squares += value[j] * value[j];
+        }
+    } else {
+        for (int c = lane; c < cols; c += WARP) squares += x[c] * x[c];
+    }
+    const float r = rsqrtf(warp_sum(squares) / cols + eps);
+    if (cols % 4 == 0) {
+        for (int c = 4 * lane; c < cols; c += 4 * WARP) {
+            float value[4], factor[4];
+            load(value, x + c), load(factor, w + c);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) value[j] *= r * factor[j];
+            store(y + c, value);
+        }
+    } else {
+        for (int c = lane; c < cols; c += WARP) store(y + c, x[c] * r * w[c]);
     }
 }
 
@@ -75,31 +153,6 @@ __device__ float derivative(int activation, float x) {
     return 0.5f * (1.0f + erff(x * 0.7071067811865476f)) + x * density;
 }
 
-// Four values that lie together.
-__device__ __forceinline__ void store(float *to, const float (&values)[4]) {
-    *reinterpret_cast<float4 *>(to) = make_float4(values[0], values[1], values[2], values[3]);
-}
-__device__ __forceinline__ void store(__nv_bfloat16 *to, const float (&values)[4]) {
-    __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(values[0], values[1]),
-                               __floats2bfloat162_rn(values[2], values[3])};
-    *reinterpret_cast<uint2 *>(to) = *reinterpret_cast<uint2 *>(pairs);
-}
-__device__ __forceinline__ void load(float (&to)[4], const float *from) {
-    const float4 values = *reinterpret_cast<const float4 *>(from);
-    to[0] = values.x, to[1] = values.y, to[2] = values.z, to[3] = values.w;
-}
-
-// Does f to each index, four neighbours to a thread where the number of values allows it.
-template <typename Four, typename One>
-__device__ __forceinline__ void each(unsigned long long len, Four four, One one) {
-    const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
-    if (i + 4 <= len && len % 4 == 0) {
-        four(i);
-    } else {
-        for (size_t at = i; at < len && at < i + 4; ++at) one(at);
-    }
-}
-
 template <typename T>
 __device__ void gated_back(const float *gates, const float *ups, const float *dy, int activation,
                            T *d_gates, T *d_ups, unsigned long long len) {
@@ -136,25 +189,43 @@ __device__ void gated_forward(const float *gates, const float *ups, int activati
         [&](size_t i) { store(y + i, activate(activation, gates[i]) * ups[i]); });
 }
 
-// Rotates the first dimensions of each head (half-split pairs); `turn` -1 is the way back. A thread to a
-// pair of a head, and behind the pairs to a value that is passed on.
+// Rotates the first dimensions of each head (half-split pairs) of a token, or back where `direction` is
+// -1; a block to a token, a thread to two pairs of a head where that is possible, else to one, and behind
+// the pairs to values that are passed on.
 template <typename T>
-__device__ void turn(const float *x, const float *cosines, const float *sines, float turn, T *y,
-                     int heads, int dim, int rotary, unsigned long long len) {
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
-    const int half = rotary / 2, each = dim - half;
-    if (i >= len) return;
-    const size_t head = i / each, token = head / heads;
-    const int at = i % each;
-    const float *from = x + head * dim;
-    T *to = y + head * dim;
-    if (at < half) {
-        const float c = cosines[token * half + at], s = turn * sines[token * half + at];
-        const float a = from[at], b = from[at + half];
-        store(to + at, a * c - b * s);
-        store(to + at + half, b * c + a * s);
-    } else {
-        store(to + at + half, from[at + half]);
+__device__ void turn(const float *x, const float *cosines, const float *sines, float direction, T *y,
+                     int heads, int dim, int rotary) {
+    const unsigned half = rotary / 2, each = dim - half;
+    const size_t token = blockIdx.x;
+    x += token * heads * dim, y += token * heads * dim;
+    cosines += token * half, sines += token * half;
+    if (rotary == dim && half % 4 == 0) {
+        for (unsigned i = threadIdx.x; i < heads * half / 4; i += blockDim.x) {
+            const unsigned head = i / (half / 4), at = i % (half / 4) * 4;
+            float a[4], b[4], c[4], s[4], first[4], second[4];
+            load(a, x + head * dim + at), load(b, x + head * dim + half + at);
+            load(c, cosines + at), load(s, sines + at);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                first[j] = a[j] * c[j] - b[j] * (direction * s[j]);
+                second[j] = b[j] * c[j] + a[j] * (direction * s[j]);
+            }
+            store(y + head * dim + at, first), store(y + head * dim + half + at, second);
+        }
+        return;
+    }
+    for (unsigned i = threadIdx.x; i < heads * each; i += blockDim.x) {
+        const unsigned head = i / each, at = i % each;
+        const float *from = x + head * dim;
+        T *to = y + head * dim;
+        if (at < half) {
+            const float c = cosines[at], s = direction * sines[at];
+            const float a = from[at], b = from[at + half];
+            store(to + at, a * c - b * s);
+            store(to + at + half, b * c + a * s);
+        } else {
+            store(to + at + half, from[at + half]);
+        }
     }
 }
 
@@ -197,24 +268,14 @@ __device__ void cross_entropy(const float *logits, const unsigned *targets, floa
     }
 }
 
-__device__ float square_sum(const float *x, unsigned long long len) {
-    __shared__ float shared[WARPS];
-    float sum[1] = {0.0f};
-    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < len; i += (size_t)gridDim.x * THREADS) {
-        sum[0] += x[i] * x[i];
-    }
-    block_sum<1>(sum, shared);
-    return sum[0];
-}
-
 } // namespace
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
 
 KERNEL rms_norm_back_f32(const float *x, const float *w, const float *dy, const float *before, float *dx,
-                         float *roots, float eps, int cols) {
+                         float *roots, float eps, int rows, int cols) {
     wait_for_previous();
-    rms_norm_back(x, w, dy, before, dx, roots, eps, cols);
+    rms_norm_back(x, w, dy, before, dx, roots, eps, rows, cols);
 }
 
 KERNEL rms_norm_weight(const float *x, const float *dy, const float *roots, float *partial, int rows,
@@ -288,10 +349,26 @@ KERNEL add_f32(const float *a, const float *b, float *y, unsigned long long len)
         [&](size_t i) { y[i] = a[i] + b[i]; });
 }
 
-KERNEL square_sums(const float *x, float *sums, unsigned long long len) {
+// Sums of squares of parts of tensors, whose addresses and sizes are in a table; a block to a part.
+KERNEL square_sums(const ulonglong2 *parts, float *sums) {
+    __shared__ float shared[WARPS];
     wait_for_previous();
-    const float sum = square_sum(x, len);
-    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+    const float *x = reinterpret_cast<const float *>(parts[blockIdx.x].x);
+    const int len = parts[blockIdx.x].y;
+    float sum[1] = {0.0f};
+    if (len % 4 == 0) {
+#pragma unroll 4
+        for (int i = 4 * threadIdx.x; i < len; i += 4 * THREADS) {
+            float values[4];
+            load(values, x + i);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sum[0] += values[j] * values[j];
+        }
+    } else {
+        for (int i = threadIdx.x; i < len; i += THREADS) sum[0] += x[i] * x[i];
+    }
+    block_sum<1>(sum, shared);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum[0];
 }
 
 // AdamW (Loshchilov and Hutter 2019), as puna_kernels::adamw; `words` is the copy that products take.
@@ -310,6 +387,10 @@ KERNEL adamw(float *values, const float *gradient, float *first, float *second, 
 }
 
 #define TYPED(T, SUFFIX)                                                                                \
+    KERNEL rms_norm_rows_##SUFFIX(const float *x, const float *w, float eps, T *y, int rows, int cols) {\
+        wait_for_previous();                                                                            \
+        rms_norm_rows<T>(x, w, eps, y, rows, cols);                                                     \
+    }                                                                                                   \
     KERNEL gated_forward_##SUFFIX(const float *gates, const float *ups, int activation, T *y,           \
                                   unsigned long long len) {                                             \
         wait_for_previous();                                                                            \
@@ -321,9 +402,9 @@ KERNEL adamw(float *values, const float *gradient, float *first, float *second, 
         gated_back<T>(gates, ups, dy, activation, d_gates, d_ups, len);                                 \
     }                                                                                                   \
     KERNEL turn_##SUFFIX(const float *x, const float *cosines, const float *sines, float direction,     \
-                         T *y, int heads, int dim, int rotary, unsigned long long len) {                \
+                         T *y, int heads, int dim, int rotary) {                                        \
         wait_for_previous();                                                                            \
-        turn<T>(x, cosines, sines, direction, y, heads, dim, rotary, len);                              \
+        turn<T>(x, cosines, sines, direction, y, heads, dim, rotary);                                   \
     }                                                                                                   \
     KERNEL cross_entropy_##SUFFIX(const float *logits, const unsigned *targets, float softcap,          \
                                   float scale, float z_loss, float *losses, T *gradients, int vocab) {  \

@@ -44,9 +44,11 @@ const DECODE: [&str; 21] = [
     "attend_f32_f32",
 ];
 
-const PROMPT: [&str; 4] = ["rms_norm_bf16", "rms_norm_f32", "softmax_bf16", "softmax_f32"];
+const PROMPT: [&str; 2] = ["softmax_bf16", "softmax_f32"];
 
-const TRAIN: [&str; 18] = [
+const TRAIN: [&str; 20] = [
+    "rms_norm_rows_bf16",
+    "rms_norm_rows_f32",
     "add_f32",
     "gated_forward_bf16",
     "gated_forward_f32",

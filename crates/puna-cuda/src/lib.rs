@@ -34,10 +34,10 @@ mod train;
 
 pub use few::{attend, gate, project, rotate};
 pub use flash::{flash, flash_back, flash_takes};
-pub use many::{matmul, rms_norm, softmax};
+pub use many::{matmul, softmax};
 pub use tensors::{empty, open};
 pub use train::{
-    adamw, add, cross_entropy, gated, gated_back, look_up, look_up_back, memory, product,
+    adamw, add, cross_entropy, gated, gated_back, look_up, look_up_back, memory, product, rms_norm,
     rms_norm_back, round, row_sum, square_sums, turn,
 };
 

@@ -5,33 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use crate::call::{Arguments, Factor, Product, THREADS};
 use crate::launch::{self, address};
 use crate::tensors::{address_of, floats, suffix};
-use crate::{Matrix, Norm, ScoreRows, Scores};
-
-/// Normalizes rows of the weight's length, rounded to `dtype`.
-///
-/// # Shapes
-/// `x` `[.., n·C]`, contiguous float32 → the same number of values, `[rows, C]`
-///
-/// # Errors
-/// If the driver refuses.
-pub fn rms_norm(x: &Tensor, norm: Norm<'_>, dtype: DType) -> Result<Option<Tensor>> {
-    let Some(kernels) = launch::kernels(x)? else { return Ok(None) };
-    let width = norm.weight.elem_count();
-    let rows = x.elem_count() / width.max(1);
-    let (Some(suffix), true) = (suffix(dtype), floats(&[x, norm.weight]) && rows > 0) else {
-        return Ok(None);
-    };
-    let y = kernels.output(dtype, (rows, width))?;
-    let mut arguments = Arguments::default()
-        .wide(address::<f32>(x)?)
-        .wide(address::<f32>(norm.weight)?)
-        .float(norm.eps)
-        .wide(address_of(&y)?)
-        .int(width);
-    let name = format!("rms_norm_{suffix}");
-    kernels.launch(&name, ([rows as u32, 1, 1], THREADS), 0, &mut arguments)?;
-    Ok(Some(y))
-}
+use crate::{Matrix, ScoreRows, Scores};
 
 /// `x Wᵀ (+ add)`, summed in float32 and not rounded behind it.
 ///

@@ -16,12 +16,16 @@ const ROWS: usize = 64;
 /// Parts of a sum over rows at most.
 const MOST_PARTS: usize = 64;
 
-/// Values that a block adds the squares of, at least, and the most blocks for a tensor.
-const SQUARES: usize = 1 << 13;
-const MOST_BLOCKS: usize = 1024;
+/// Values that a block adds the squares of.
+const SQUARES: usize = 1 << 15;
 
 fn blocks_of(len: usize) -> [u32; 3] {
     [len.div_ceil(THREADS as usize) as u32, 1, 1]
+}
+
+/// Blocks whose warps have a row each.
+fn warps_of(rows: usize) -> [u32; 3] {
+    [rows.div_ceil(THREADS as usize / 32) as u32, 1, 1]
 }
 
 /// Blocks whose threads have four values each.
@@ -132,6 +136,33 @@ pub fn product(a: Operand<'_>, b: Operand<'_>, to: &Tensor, adds: bool) -> Resul
     kernels.multiply(&product).map(Some)
 }
 
+/// Normalizes rows of the weight's length, rounded to `dtype`.
+///
+/// # Shapes
+/// `x` `[.., n·C]`, contiguous float32 → the same number of values, `[rows, C]`
+///
+/// # Errors
+/// If the driver refuses.
+pub fn rms_norm(x: &Tensor, norm: Norm<'_>, dtype: DType) -> Result<Option<Tensor>> {
+    let Some(kernels) = launch::kernels(x)? else { return Ok(None) };
+    let width = norm.weight.elem_count();
+    let rows = x.elem_count() / width.max(1);
+    let (Some(suffix), true) = (suffix(dtype), floats(&[x, norm.weight]) && rows > 0) else {
+        return Ok(None);
+    };
+    let (x, y) = (&aligned(x)?, kernels.output(dtype, (rows, width))?);
+    let mut arguments = Arguments::default()
+        .wide(address::<f32>(x)?)
+        .wide(address::<f32>(norm.weight)?)
+        .float(norm.eps)
+        .wide(address_of(&y)?)
+        .int(rows)
+        .int(width);
+    let name = format!("rms_norm_rows_{suffix}");
+    kernels.launch(&name, (warps_of(rows), THREADS), 0, &mut arguments)?;
+    Ok(Some(y))
+}
+
 /// The gradient of a norm's input, with what that had before, and adds or writes that of its weight.
 ///
 /// # Shapes
@@ -153,6 +184,9 @@ pub fn rms_norm_back(
     if !fits {
         return Ok(None);
     }
+    let (x, dy) = (&aligned(x)?, &aligned(dy)?);
+    let before = before.map(aligned).transpose()?;
+    let before = before.as_ref();
     let (dx, roots) =
         (kernels.output(DType::F32, (rows, width))?, kernels.output(DType::F32, (rows, 1))?);
     let mut arguments = Arguments::default()
@@ -163,9 +197,9 @@ pub fn rms_norm_back(
         .wide(address::<f32>(&dx)?)
         .wide(address::<f32>(&roots)?)
         .float(norm.eps)
+        .int(rows)
         .int(width);
-    let grid = ([rows as u32, 1, 1], THREADS);
-    kernels.launch("rms_norm_back_f32", grid, 0, &mut arguments)?;
+    kernels.launch("rms_norm_back_f32", (warps_of(rows), THREADS), 0, &mut arguments)?;
     if let Some(dw) = dw {
         let sum = Arguments::default()
             .wide(address::<f32>(x)?)
@@ -271,8 +305,7 @@ pub fn turn(
         && sines.elem_count() == tokens * half
         && tokens > 0;
     let (Some(suffix), true) = (suffix(dtype), fits) else { return Ok(None) };
-    let y = kernels.output(dtype, (tokens, width))?;
-    let len = tokens * heads * (dim - half);
+    let (x, y) = (&aligned(x)?, kernels.output(dtype, (tokens, width))?);
     let mut arguments = Arguments::default()
         .wide(address::<f32>(x)?)
         .wide(address::<f32>(cosines)?)
@@ -281,10 +314,9 @@ pub fn turn(
         .wide(address_of(&y)?)
         .int(heads)
         .int(dim)
-        .int(rotary_dim)
-        .wide(len as u64);
+        .int(rotary_dim);
     let name = format!("turn_{suffix}");
-    kernels.launch(&name, (blocks_of(len), THREADS), 0, &mut arguments)?;
+    kernels.launch(&name, ([tokens as u32, 1, 1], THREADS), 0, &mut arguments)?;
     Ok(Some(y))
 }
 
@@ -399,19 +431,24 @@ pub fn look_up_back(dx: &Tensor, tokens: &[u32], scale: f32, dw: &Tensor) -> Res
 pub fn square_sums(tensors: &[Tensor]) -> Result<Option<f64>> {
     let Some(first) = tensors.first() else { return Ok(Some(0.0)) };
     let Some(kernels) = launch::kernels(first)? else { return Ok(None) };
-    let blocks = |x: &Tensor| x.elem_count().div_ceil(SQUARES).clamp(1, MOST_BLOCKS);
-    let sums = kernels.output(DType::F32, (1, tensors.iter().map(blocks).sum()))?;
-    let mut to = address::<f32>(&sums)?;
+    // Address and size of each part.
+    let mut parts = Vec::new();
     for x in tensors {
-        if !floats(&[x]) {
+        if !floats(&[x]) || !x.layout().start_offset().is_multiple_of(4) {
             return Ok(None);
         }
-        let mut arguments =
-            Arguments::default().wide(address::<f32>(x)?).wide(to).wide(x.elem_count() as u64);
-        let grid = ([blocks(x) as u32, 1, 1], THREADS);
-        kernels.launch("square_sums", grid, 0, &mut arguments)?;
-        to += (blocks(x) * size_of::<f32>()) as u64;
+        let first = address::<f32>(x)?;
+        for at in (0..x.elem_count()).step_by(SQUARES) {
+            let len = SQUARES.min(x.elem_count() - at);
+            parts.extend([first as i64 + (at * size_of::<f32>()) as i64, len as i64]);
+        }
     }
+    let blocks = parts.len() / 2;
+    let parts = Tensor::new(parts, first.device())?;
+    let sums = kernels.output(DType::F32, (1, blocks))?;
+    let mut arguments =
+        Arguments::default().wide(address::<i64>(&parts)?).wide(address::<f32>(&sums)?);
+    kernels.launch("square_sums", ([blocks as u32, 1, 1], THREADS), 0, &mut arguments)?;
     let sums = sums.flatten_all()?.to_vec1::<f32>()?;
     Ok(Some(sums.into_iter().map(f64::from).sum()))
 }

@@ -4,7 +4,7 @@
 //! sine and cosine are then taken in f64. Positions and tables are f32 whatever the weights are:
 //! with bf16 tables position 257 is not representable.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Result, Tensor};
 use puna_config::{RopeConfig, RopeScaling};
@@ -87,6 +87,15 @@ impl RopeTables {
 pub struct Rotary {
     config: RopeConfig,
     fixed: Option<Frequencies>,
+    /// The last tables for single positions: training mostly asks for the same again.
+    last: Arc<Mutex<Option<AtPositions>>>,
+}
+
+#[derive(Debug)]
+struct AtPositions {
+    positions: Vec<u32>,
+    total_len: usize,
+    tables: Arc<RopeTables>,
 }
 
 #[derive(Debug, Clone)]
@@ -102,7 +111,7 @@ impl Rotary {
         let varies =
             matches!(config.scaling, RopeScaling::DynamicNtk { .. } | RopeScaling::LongRope { .. });
         let fixed = (!varies).then(|| frequencies(config, 0));
-        Self { config: config.clone(), fixed }
+        Self { config: config.clone(), fixed, last: Arc::default() }
     }
 
     /// Which of LongRoPE's tables a sequence of this length uses; the only one of other scalings.
@@ -118,15 +127,27 @@ impl Rotary {
 
     /// Tables for single positions, of sequences that are `total_len` long.
     #[must_use]
-    pub fn tables_at(&self, positions: &[u32], total_len: usize) -> RopeTables {
+    pub fn tables_at(&self, positions: &[u32], total_len: usize) -> Arc<RopeTables> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |last: &&AtPositions| last.positions == positions && last.total_len == total_len;
+        if let Some(last) = last.as_ref().filter(same) {
+            return Arc::clone(&last.tables);
+        }
         let tokens = positions.iter().max().map_or(0, |&last| last as usize + 1);
         let all = self.tables(&[(0, tokens, total_len)]);
         let half = self.config.rotary_dim / 2;
         let gather = |values: &[f32]| {
-            let row = |&p: &u32| &values[p as usize * half..][..half];
-            positions.iter().flat_map(row).copied().collect()
+            let mut rows = Vec::with_capacity(positions.len() * half);
+            for &position in positions {
+                rows.extend_from_slice(&values[position as usize * half..][..half]);
+            }
+            rows
         };
-        RopeTables::new(gather(&all.cos), gather(&all.sin), self.config.rotary_dim)
+        let rotary_dim = self.config.rotary_dim;
+        let tables = Arc::new(RopeTables::new(gather(&all.cos), gather(&all.sin), rotary_dim));
+        let (positions, made) = (positions.to_vec(), Arc::clone(&tables));
+        *last = Some(AtPositions { positions, total_len, tables: made });
+        tables
     }
 
     /// Tables for runs of positions: `(first position, tokens, total length)` per segment.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use puna_nn::ops::{
-    CrossEntropy, LossSum, cross_entropy, embedding_backward, embedding_backward_on_device,
+    CrossEntropy, LossSum, Losses, cross_entropy, embedding_backward, embedding_backward_on_device,
     with_f32,
 };
 use puna_nn::{
@@ -179,7 +179,7 @@ impl Decoder {
                 Some(input) => Saved::Input(input),
             });
         }
-        let (mut sum, mut dx) = self.head_loss(Value::leaf(x), rows, pass, &layers)?;
+        let (losses, mut dx) = self.head_loss(Value::leaf(x), rows, pass, &layers)?;
         ready(Stage::Head);
         let mut d_prefix = vec![None; prefix.layers.len()];
         for (layer, block) in self.blocks.iter().enumerate().rev() {
@@ -204,6 +204,7 @@ impl Decoder {
         embedded.backward(&dx)?;
         self.embedding_gradient(&embedded, rows, &dx, &layers)?;
         ready(Stage::Embedding);
+        let mut sum = losses.sum()?;
         if let Some(balance) = &ctx.balance {
             sum.balance = balance.sum / balance.mixtures.max(1) as f64 * sum.targets as f64;
         }
@@ -254,7 +255,7 @@ impl Decoder {
         let x = self.final_norm.forward_for(&x, pass.precision)?;
         let of = self.loss_of(rows, pass.precision);
         let head = AdaptedHead::new(&self.head, &pass)?;
-        Ok(cross_entropy(&x, head.weight(), &of)?.0)
+        Ok(cross_entropy(&x, head.weight(), &of)?.0.sum()?)
     }
 
     /// Logits behind the last of some tokens, `[V]`, without a cache: for looking at a model while it
@@ -307,7 +308,7 @@ impl Decoder {
         rows: &TokenRows<'_>,
         pass: &TrainingPass,
         layers: &Pass,
-    ) -> Result<(LossSum, Tensor), ModelError> {
+    ) -> Result<(Losses, Tensor), ModelError> {
         let normed = self.final_norm.forward_for(&leaf, pass.precision)?;
         let of = CrossEntropy {
             scale: pass.scale,
@@ -316,13 +317,13 @@ impl Decoder {
             ..self.loss_of(rows, pass.precision)
         };
         let head = AdaptedHead::new(&self.head, layers)?;
-        let (sum, d_normed) = cross_entropy(&normed, head.weight(), &of)?;
+        let (losses, d_normed) = cross_entropy(&normed, head.weight(), &of)?;
         head.backward()?;
         let Some(d_normed) = d_normed else {
             return Err(NnError::Tracked { op: "a loss without gradients" }.into());
         };
         let gradients = normed.backward(d_normed)?;
-        Ok((sum, gradient_of(&gradients, &leaf)?))
+        Ok((losses, gradient_of(&gradients, &leaf)?))
     }
 
     fn loss_of<'a>(&self, rows: &TokenRows<'a>, precision: Precision) -> CrossEntropy<'a> {
@@ -349,10 +350,10 @@ impl Decoder {
         let before = pass.adapters.as_ref().map_or(0, |set| set.prefix_position()) as u32;
         let positions: Vec<u32> = rows.positions.iter().map(|position| position + before).collect();
         let len = rows.len + before as usize;
-        let global_rope = Arc::new(self.global_rotary.tables_at(&positions, len));
+        let global_rope = self.global_rotary.tables_at(&positions, len);
         let local_rope = match &self.local_rotary {
             None => Arc::clone(&global_rope),
-            Some(rotary) => Arc::new(rotary.tables_at(&positions, len)),
+            Some(rotary) => rotary.tables_at(&positions, len),
         };
         let tokens = Tokens::Rows(RowsOfTokens::new(rows.len, rows.visible_from.to_vec()));
         let (pass, prefix) = (pass.clone(), None);

@@ -76,6 +76,32 @@ pub struct LossSum {
     pub balance: f64,
 }
 
+/// The losses of a batch, which a GPU may still be about to compute.
+#[derive(Debug)]
+pub struct Losses {
+    known: LossSum,
+    /// Cross-entropy and squared logarithm of every target, `[n, 2]` each.
+    on_device: Vec<Tensor>,
+}
+
+impl Losses {
+    /// Their sums; waits for what is not there yet.
+    ///
+    /// # Errors
+    /// If a device refuses.
+    pub fn sum(self) -> Result<LossSum, NnError> {
+        let mut sum = self.known;
+        for losses in self.on_device {
+            for row in losses.flatten_all()?.to_vec1::<f32>()?.as_chunks::<2>().0 {
+                sum.loss += f64::from(row[0]);
+                sum.z_squared += f64::from(row[1]);
+                sum.targets += 1;
+            }
+        }
+        Ok(sum)
+    }
+}
+
 impl std::ops::AddAssign for LossSum {
     fn add_assign(&mut self, other: Self) {
         self.loss += other.loss;
@@ -86,7 +112,7 @@ impl std::ops::AddAssign for LossSum {
     }
 }
 
-/// The sums of a batch, and the gradient of
+/// The losses of a batch, and the gradient of
 /// `scale · (loss + z_loss · z_squared + consistency · divergence)` by `x` if that is tracked; a trained
 /// head then gets its gradient, too.
 ///
@@ -99,7 +125,7 @@ pub fn cross_entropy(
     x: &Value,
     head: &Weight,
     of: &CrossEntropy<'_>,
-) -> Result<(LossSum, Option<Tensor>), NnError> {
+) -> Result<(Losses, Option<Tensor>), NnError> {
     let (tokens, width) = x.tensor().dims2()?;
     let vocab = head.rows();
     if width != head.cols() {
@@ -139,7 +165,7 @@ pub fn cross_entropy(
     } else {
         Some(Tensor::from_vec(dx, (tokens, width), &Device::Cpu)?)
     };
-    Ok((sum, dx))
+    Ok((Losses { known: sum, on_device: Vec::new() }, dx))
 }
 
 fn chunks(
@@ -329,7 +355,8 @@ mod tests {
             precision,
         };
         let x = Value::constant(random_tensor(1, &[3, 3]));
-        let (sum, dx) = cross_entropy(&x, &head, &of).unwrap();
+        let (losses, dx) = cross_entropy(&x, &head, &of).unwrap();
+        let sum = losses.sum().unwrap();
         assert_eq!(sum.targets, 2);
         assert!((sum.loss - 2.0 * 7f64.ln()).abs() < 1e-6);
         assert!(dx.is_none());
@@ -359,7 +386,8 @@ mod tests {
                 let (parameter, head) = trained(&inputs[1]);
                 let x = inputs[0].clone();
                 let x = if leaf { Value::leaf(x) } else { Value::constant(x) };
-                let (sum, dx) = cross_entropy(&x, &head, &of).unwrap();
+                let (losses, dx) = cross_entropy(&x, &head, &of).unwrap();
+                let sum = losses.sum().unwrap();
                 (sum, dx, parameter)
             };
             gradcheck_by(

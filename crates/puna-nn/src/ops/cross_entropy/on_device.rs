@@ -5,7 +5,7 @@ use puna_cuda::Operand;
 
 use super::super::linear::on_device;
 use super::super::on_device::{no_kernel, operand, product, write_product};
-use super::{CrossEntropy, LossSum};
+use super::{CrossEntropy, LossSum, Losses};
 use crate::{NnError, Value, Weight};
 
 /// Logits that exist at once.
@@ -16,7 +16,7 @@ pub(super) fn cross_entropy(
     x: &Value,
     head: &Weight,
     of: &CrossEntropy<'_>,
-) -> Result<(LossSum, Option<Tensor>), NnError> {
+) -> Result<(Losses, Option<Tensor>), NnError> {
     if of.consistency.is_some() {
         return Err(NnError::Tracked { op: "a consistency loss on this device" });
     }
@@ -31,7 +31,7 @@ pub(super) fn cross_entropy(
         true => Some(Tensor::zeros(x.tensor().shape(), DType::F32, device)?),
         false => None,
     };
-    let (mut sum, mut losses) = (LossSum::default(), Vec::new());
+    let mut losses = Vec::new();
     let all = operand(x.tensor(), dtype)?;
     let chunk = (LOGITS / head.rows().max(1)).max(64);
     for (index, (places, targets)) in wanted.chunks(chunk).zip(targets.chunks(chunk)).enumerate() {
@@ -59,13 +59,6 @@ pub(super) fn cross_entropy(
             })?;
         }
     }
-    // Read when all has been begun: reading waits.
-    for losses in losses {
-        for row in losses.to_vec2::<f32>()? {
-            sum.loss += f64::from(row[0]);
-            sum.z_squared += f64::from(row[1]);
-            sum.targets += 1;
-        }
-    }
-    Ok((sum, dx))
+    // Read when all of the pass has been begun: reading waits.
+    Ok((Losses { known: LossSum::default(), on_device: losses }, dx))
 }
