@@ -5,6 +5,13 @@
 
 #include "parts.cuh"
 
+// Older GPUs have no such products; they are not asked for them.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define ASM(...) asm volatile(__VA_ARGS__)
+#else
+#define ASM(...) __trap()
+#endif
+
 namespace {
 
 using bf16 = __nv_bfloat16;
@@ -38,30 +45,30 @@ __device__ void begin_tile(bf16 *to, const bf16 *from, size_t width, int first, 
         const bf16 *source = from + (size_t)(exists ? first + row : 0) * width + piece;
         const uint32_t address = (uint32_t)__cvta_generic_to_shared(to + row * STRIDE<D> + piece);
         // What is not read is zero.
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+        ASM("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                      :
                      : "r"(address), "l"(source), "r"(exists ? 16 : 0));
     }
 }
 
 // What was begun since the last call belongs together.
-__device__ __forceinline__ void close_group() { asm volatile("cp.async.commit_group;"); }
+__device__ __forceinline__ void close_group() { ASM("cp.async.commit_group;"); }
 
 // Waits for all groups but the last N.
 template <int N> __device__ __forceinline__ void wait_groups() {
-    asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory");
+    ASM("cp.async.wait_group %0;" : : "n"(N) : "memory");
 }
 
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const bf16 *from) {
     const uint32_t address = (uint32_t)__cvta_generic_to_shared(from);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+    ASM("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(address));
 }
 
 __device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const bf16 *from) {
     const uint32_t address = (uint32_t)__cvta_generic_to_shared(from);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+    ASM("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(address));
 }
@@ -91,7 +98,7 @@ __device__ __forceinline__ void right(uint32_t (&to)[4], const bf16 *tile, int r
 
 __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0,
                                          uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+    ASM("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
                  "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

@@ -13,6 +13,7 @@ pub(crate) struct Kernels {
     none: Infallible,
     pub(crate) multiprocessors: u32,
     pub(crate) shared_bytes: usize,
+    pub(crate) major: i32,
 }
 
 pub(crate) fn open(index: usize) -> Result<Device> {
@@ -28,6 +29,10 @@ pub(crate) fn kernels_on(_: &Device) -> Result<Option<Arc<Kernels>>> {
     Ok(None)
 }
 
+#[expect(
+    clippy::extra_unused_type_parameters,
+    reason = "with the feature it is the type of values"
+)]
 pub(crate) fn address<T>(_: &Tensor) -> Result<u64> {
     candle_core::bail!("puna was built without the feature cuda")
 }

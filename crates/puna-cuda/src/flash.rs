@@ -16,10 +16,15 @@ const TILE: usize = 64;
 /// Threads of a block; `TEAM` of flash.cu.
 const TEAM: u32 = 128;
 
-/// Whether attention in training has kernels for heads.
-#[must_use]
-pub fn flash_takes(heads: Heads) -> bool {
-    DIMS.contains(&heads.dim) && heads.kv > 0 && heads.query.is_multiple_of(heads.kv)
+/// Whether there are kernels of attention in training for heads on a tensor's GPU: its tensor cores have to
+/// know bfloat16 (compute capability 8).
+///
+/// # Errors
+/// If the driver refuses.
+pub fn flash_takes(x: &Tensor, heads: Heads) -> Result<bool> {
+    let Some(kernels) = launch::kernels(x)? else { return Ok(false) };
+    let fits = DIMS.contains(&heads.dim) && heads.kv > 0 && heads.query.is_multiple_of(heads.kv);
+    Ok(fits && kernels.major >= 8)
 }
 
 /// What a launch of attention is told behind its tensors.
@@ -48,19 +53,19 @@ fn bytes_of(rows: usize, dim: usize) -> usize {
     rows * (dim + 8) * 2
 }
 
-fn fits_kernels([q, k, v]: [&Tensor; 3], heads: Heads, rows: Rows<'_>) -> bool {
+fn fits_kernels([q, k, v]: [&Tensor; 3], heads: Heads, rows: Rows<'_>) -> Result<bool> {
     let tokens = rows.visible_from.elem_count();
     let is = |x: &Tensor, heads_of: usize| {
         x.dtype() == DType::BF16 && x.is_contiguous() && x.dims() == [tokens, heads_of * heads.dim]
     };
-    flash_takes(heads)
+    Ok(flash_takes(q, heads)?
         && is(q, heads.query)
         && is(k, heads.kv)
         && is(v, heads.kv)
         && rows.visible_from.dtype() == DType::U32
         && rows.len > 0
         && tokens.is_multiple_of(rows.len)
-        && tokens > 0
+        && tokens > 0)
 }
 
 /// Attention within rows: the output, and the logarithms of the softmax's sums, `[N, H]`.
@@ -77,7 +82,7 @@ pub fn flash(
     of: &Scores,
 ) -> Result<Option<(Tensor, Tensor)>> {
     let Some(kernels) = launch::kernels(qkv[0])? else { return Ok(None) };
-    if !fits_kernels(qkv, heads, rows) {
+    if !fits_kernels(qkv, heads, rows)? {
         return Ok(None);
     }
     let tokens = rows.visible_from.elem_count();
@@ -113,7 +118,7 @@ pub fn flash_back(
     let Some(kernels) = launch::kernels(qkv[0])? else { return Ok(None) };
     let tokens = rows.visible_from.elem_count();
     let whole = tokens * heads.query * heads.dim;
-    let fits = fits_kernels(qkv, heads, rows)
+    let fits = fits_kernels(qkv, heads, rows)?
         && out.dtype() == DType::BF16
         && floats(&[logs, d_out])
         && out.elem_count() == whole

@@ -111,6 +111,8 @@ pub(crate) struct Kernels {
     pub(crate) multiprocessors: u32,
     /// Bytes of shared memory that a block may ask for.
     pub(crate) shared_bytes: usize,
+    /// Compute capability of the GPU, the number before the point.
+    pub(crate) major: i32,
     scratch: Mutex<Option<Scratch>>,
 }
 
@@ -197,6 +199,7 @@ impl Kernels {
             overlap: cfg!(overlapping_kernels) && major >= 9,
             multiprocessors: processors.unsigned_abs(),
             shared_bytes: shared.unsigned_abs() as usize,
+            major,
             scratch: Mutex::new(None),
         })
     }

@@ -11,6 +11,7 @@
 mod adapter;
 mod attention;
 mod device;
+mod device_products;
 mod embedding;
 mod error;
 mod kv_cache;

@@ -13,7 +13,6 @@ mod gated;
 mod linear;
 mod load_balance;
 mod low_rank;
-mod on_device;
 mod prefix;
 mod rms_norm;
 mod rope;

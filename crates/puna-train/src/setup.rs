@@ -99,17 +99,7 @@ impl Setup {
             Task::Pretrain => pretrain_vocabulary(&recipe)?,
             Task::Sft => (start.clone(), tokenizer.as_ref().map_or(0, Tokenizer::vocab_size)),
         };
-        let rows_of_embedding = model.config.decoder.vocab_size;
-        if vocabulary.1 > rows_of_embedding {
-            let (path, tokens) = vocabulary;
-            return Err(TrainError::Vocabulary { path, tokens, rows: rows_of_embedding });
-        }
-        let length = recipe.data.sequence_length;
-        if length > model.config.decoder.max_seq_len {
-            let value = format!("{length} (the model has {})", model.config.decoder.max_seq_len);
-            let expected = "at most the model's context";
-            return Err(TrainError::Setting { key: "data.sequence_length", value, expected });
-        }
+        check_sizes(&recipe, vocabulary, &model.config)?;
         let mut device = device::open(&recipe.train, &*ranks, &mut notes)?;
         let Model { mut decoder, config, .. } = model;
         let trained = match &recipe.adapter {
@@ -130,17 +120,11 @@ impl Setup {
         }
         if let Some(device) = &device {
             if recipe.adapter.is_some() {
-                // What is not trained has to be there as well.
-                let precision = recipe.train.precision.into();
-                let options = LoadOptions::new(precision).on_device(device.clone());
-                decoder = Model::load(&start, &options)?.decoder;
+                decoder = frozen_on(device, &start, &recipe)?;
             }
             device::move_to(&trained, device)?;
         }
-        let ranks = match &device {
-            Some(device) if ranks.size() > 1 => over_devices(ranks, device, &mut notes)?,
-            _ => ranks,
-        };
+        let ranks = over_devices(ranks, device.as_ref(), &mut notes)?;
         let (train, validation) = rows;
         if mode == RunMode::Restart && ranks.rank() == 0 {
             // Not before everything else is known to be right.
@@ -171,6 +155,31 @@ impl Setup {
             SaveType::F32 => WeightDtype::F32,
         }
     }
+}
+
+/// Whether tokens and rows fit into a model.
+fn check_sizes(
+    recipe: &Recipe,
+    (path, tokens): (PathBuf, usize),
+    config: &ModelConfig,
+) -> Result<(), TrainError> {
+    let rows = config.decoder.vocab_size;
+    if tokens > rows {
+        return Err(TrainError::Vocabulary { path, tokens, rows });
+    }
+    let (length, most) = (recipe.data.sequence_length, config.decoder.max_seq_len);
+    if length > most {
+        let value = format!("{length} (the model has {most})");
+        let expected = "at most the model's context";
+        return Err(TrainError::Setting { key: "data.sequence_length", value, expected });
+    }
+    Ok(())
+}
+
+/// What an adapter's run does not train, on the device.
+fn frozen_on(device: &Device, start: &Path, recipe: &Recipe) -> Result<Decoder, TrainError> {
+    let options = LoadOptions::new(recipe.train.precision.into()).on_device(device.clone());
+    Ok(Model::load(start, &options)?.decoder)
 }
 
 /// A fresh adapter, or that of a checkpoint.

@@ -255,6 +255,54 @@ impl Trainer {
         if wanted == 0.0 {
             return Err(TrainError::NoTargets { first_row, last_row });
         }
+        let sum = self.accumulate(&rows, wanted)?;
+        let sums = ranks.sum(vec![sum.loss, sum.balance])?;
+        let (loss, balance) = (sums[0] / wanted, sums[1] / wanted);
+        let grad_norm = ranks.sum(vec![self.optimizer.gradient_squares()?])?[0].sqrt();
+        let step = self.progress.step;
+        for (what, value) in [("loss", loss), ("norm of the gradient", grad_norm)] {
+            if !value.is_finite() {
+                return Err(TrainError::NotFinite { step, what, value, first_row, last_row });
+            }
+        }
+        let lr = recipe.schedule.lr(step, self.steps, recipe.optimizer.lr);
+        self.optimizer.update(lr, clip_factor(grad_norm, recipe.optimizer.clip))?;
+        if let Some(method) = self.setup.trained.method() {
+            method.after_update(step + 1, self.steps);
+        }
+        self.optimizer.clear_gradients();
+        if ranks.size() > 1 {
+            for (member, &owner) in self.members.iter().zip(&self.owners) {
+                self.broadcast(&member.parameter, owner)?;
+                member.parameter.clear_gradient();
+            }
+        }
+        let tokens = count * recipe.data.sequence_length as u64;
+        self.progress.step += 1;
+        self.progress.rows += count;
+        self.progress.tokens += tokens;
+        let seconds = start.elapsed().as_secs_f64();
+        let tokens_per_second = tokens as f64 / seconds;
+        let flops = self.flops_per_token * tokens_per_second;
+        Ok(StepMetrics {
+            step: self.progress.step,
+            tokens: self.progress.tokens,
+            loss,
+            lr,
+            grad_norm,
+            load_balance: (balance > 0.0).then_some(balance),
+            tokens_per_second,
+            mfu: self.peak.map(|peak| flops / peak),
+            rss_bytes: rss_bytes(),
+            device_bytes: device::bytes(self.setup.device.as_ref()),
+            seconds,
+        })
+    }
+
+    /// The gradients of a step's rows, of which there are some in this process and `wanted` targets in all,
+    /// summed over the processes.
+    fn accumulate(&self, rows: &[Row], wanted: f64) -> Result<LossSum, TrainError> {
+        let (recipe, ranks) = (&self.setup.recipe, &*self.setup.ranks);
         let pass = TrainingPass {
             scale: 1.0 / wanted as f32,
             z_loss: recipe.loss.z_loss as f32,
@@ -288,47 +336,7 @@ impl Trainer {
         }
         ranks.finish()?;
         self.take_reduced()?;
-        let sums = ranks.sum(vec![sum.loss, sum.balance])?;
-        let (loss, balance) = (sums[0] / wanted, sums[1] / wanted);
-        let grad_norm = ranks.sum(vec![self.optimizer.gradient_squares()?])?[0].sqrt();
-        let step = self.progress.step;
-        for (what, value) in [("loss", loss), ("norm of the gradient", grad_norm)] {
-            if !value.is_finite() {
-                return Err(TrainError::NotFinite { step, what, value, first_row, last_row });
-            }
-        }
-        let lr = recipe.schedule.lr(step, self.steps, recipe.optimizer.lr);
-        self.optimizer.update(lr, clip_factor(grad_norm, recipe.optimizer.clip))?;
-        if let Some(method) = method {
-            method.after_update(step + 1, self.steps);
-        }
-        self.optimizer.clear_gradients();
-        if ranks.size() > 1 {
-            for (member, &owner) in self.members.iter().zip(&self.owners) {
-                self.broadcast(&member.parameter, owner)?;
-                member.parameter.clear_gradient();
-            }
-        }
-        let tokens = count * recipe.data.sequence_length as u64;
-        self.progress.step += 1;
-        self.progress.rows += count;
-        self.progress.tokens += tokens;
-        let seconds = start.elapsed().as_secs_f64();
-        let tokens_per_second = tokens as f64 / seconds;
-        let flops = self.flops_per_token * tokens_per_second;
-        Ok(StepMetrics {
-            step: self.progress.step,
-            tokens: self.progress.tokens,
-            loss,
-            lr,
-            grad_norm,
-            load_balance: (balance > 0.0).then_some(balance),
-            tokens_per_second,
-            mfu: self.peak.map(|peak| flops / peak),
-            rss_bytes: rss_bytes(),
-            device_bytes: device::bytes(self.setup.device.as_ref()),
-            seconds,
-        })
+        Ok(sum)
     }
 
     /// What layers are told outside of training.

@@ -220,7 +220,6 @@ fn ten_steps_of_adamw_are_pytorchs() {
 }
 
 #[test]
-#[expect(clippy::unwrap_used, reason = "what a test is made of")]
 fn gradients_by_bfloat16_products_are_near_pytorchs_in_float32() {
     let Some(case) = GoldenCase::open("train/sft-full") else { return };
     let batch = Batch::read(&case.dir.join("batch.safetensors"));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use puna_data::SftError;
-use puna_model::DeviceChoice;
+use puna_model::{DeviceChoice, ModelError};
 use puna_train::{Outcome as RunOutcome, Ranks, Recipe, RunMode, Setup, TrainError, Trainer};
 use serde_json::json;
 
@@ -125,6 +125,11 @@ fn report(args: &Args, outcome: &RunOutcome) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Whether it was a GPU that had no memory left; the driver's error comes through as text only.
+fn ran_out_of_memory(error: &ModelError) -> bool {
+    error.to_string().contains("OUT_OF_MEMORY")
+}
+
 /// An error with what to do about it.
 fn advise(error: TrainError) -> anyhow::Error {
     let hint = match &error {
@@ -155,6 +160,9 @@ fn advise(error: TrainError) -> anyhow::Error {
         TrainError::Sft(_) => {
             "data.unusable = \"skip\" leaves such records out and counts them; data.tools = \"text\" \
              writes calls of tools as text where a template has no place for them"
+        }
+        TrainError::Model(error) if ran_out_of_memory(error) => {
+            "the GPU has too little memory: lower train.micro_batch, or set train.recompute = \"block\""
         }
         TrainError::NoTargets { .. } => "look at those rows: are all answers empty or masked?",
         _ => return error.into(),

@@ -10,9 +10,9 @@ use puna_kernels::{
     AttentionShape, Flash, FlashSaved, RowMask, ScoreTransform, flash_backward, flash_forward,
 };
 
-use super::on_device::no_kernel;
 use super::prefix::{Prefix, Saved as PrefixSaved};
 use super::{linear::elements, with_f32};
+use crate::device_products::no_kernel;
 use crate::{NnError, Precision, RowsOfTokens, Value};
 
 /// What an attention part is, besides its inputs.
@@ -141,7 +141,7 @@ pub fn batch_attention(
 fn on_device(q: &Value, k: &Value, v: &Value, of: BatchAttention) -> Result<Value, NnError> {
     let AttentionShape { heads: query, kv_heads: kv, head_dim: dim } = of.shape;
     let heads = puna_cuda::Heads { query, kv, dim };
-    let takes = of.precision == Precision::Fast && puna_cuda::flash_takes(heads);
+    let takes = of.precision == Precision::Fast && puna_cuda::flash_takes(q.tensor(), heads)?;
     if !takes {
         return Value::by_candle(&[q, k, v], move |x| {
             let float = |x: &Tensor| x.to_dtype(DType::F32);

@@ -4,8 +4,8 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::on_device::no_kernel;
 use super::with_f32;
+use crate::device_products::no_kernel;
 use crate::{NnError, Value, Vector};
 
 /// Adds a bias to every row.

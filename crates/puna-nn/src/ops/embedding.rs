@@ -6,7 +6,7 @@
 use candle_core::Tensor;
 use puna_kernels::for_each_chunk_mut;
 
-use super::on_device::no_kernel;
+use crate::device_products::no_kernel;
 use crate::{NnError, Parameter};
 
 /// Adds the gradient of looked-up rows to the weight's.

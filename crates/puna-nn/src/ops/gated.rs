@@ -8,8 +8,8 @@
 use candle_core::{Device, Result, Tensor};
 use puna_kernels::GateActivation;
 
-use super::on_device::{factors, no_kernel};
 use super::with_f32;
+use crate::device_products::{factors, no_kernel};
 use crate::{NnError, Precision, Value};
 
 /// √(2/π)

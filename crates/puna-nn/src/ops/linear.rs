@@ -12,8 +12,8 @@ use puna_kernels::{
     gemm_sum_new, takes_rounded,
 };
 
-use super::on_device::{factors, no_kernel, operand, product, product_plus, write_product};
 use super::with_f32;
+use crate::device_products::{factors, no_kernel, operand, product, product_plus, write_product};
 use crate::value::Sum;
 use crate::{BlockOrder, NnError, Parameter, Precision, Value, Weight};
 

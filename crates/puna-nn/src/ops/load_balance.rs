@@ -24,7 +24,8 @@ pub fn load_balance(logits: &Value, uses: &[usize], weight: f32) -> Result<(f64,
     let choices = uses.iter().sum::<usize>().max(1) as f32;
     let shares: Vec<f32> = uses.iter().map(|&uses| uses as f32 / choices).collect(); // [E]
     let factor = experts as f32 / tokens.max(1) as f32;
-    let mut probabilities = with_f32(logits.tensor(), <[f32]>::to_vec)?; // [N, E]
+    let on_cpu = logits.tensor().to_device(&Device::Cpu)?;
+    let mut probabilities = with_f32(&on_cpu, <[f32]>::to_vec)?; // [N, E]
     let mut loss = 0f64;
     for row in probabilities.chunks_exact_mut(experts.max(1)) {
         puna_kernels::softmax(row);

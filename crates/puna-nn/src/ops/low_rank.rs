@@ -12,7 +12,7 @@ use puna_kernels::{Elements, MatRef, Write, gemm, gemm_new, gemm_sum_new};
 use super::linear::{
     Rows, elements, input_gradient, linear_in_training, weight_gradient, with_matrix,
 };
-use super::on_device::{factors, no_kernel, operand, product, product_plus, write_product};
+use crate::device_products::{factors, no_kernel, operand, product, product_plus, write_product};
 use crate::value::Sum;
 use crate::{NnError, Parameter, Precision, Value, Weight};
 

@@ -5,8 +5,8 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::on_device::{factors, no_kernel};
 use super::with_f32;
+use crate::device_products::{factors, no_kernel};
 use crate::value::Sum;
 use crate::{NnError, Precision, Value, Vector};
 

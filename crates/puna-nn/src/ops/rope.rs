@@ -9,8 +9,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use puna_kernels::RopeTable;
 
-use super::on_device::{factors, no_kernel};
 use super::with_f32;
+use crate::device_products::{factors, no_kernel};
 use crate::{NnError, Precision, RopeTables, Value};
 
 /// Rotates the heads of every token, for a product of some precision: on a GPU the result is rounded as

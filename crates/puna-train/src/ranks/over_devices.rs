@@ -15,16 +15,29 @@ struct OverDevices {
 }
 
 /// Processes that sum between their GPUs, if each has its own and NCCL is there; else they sum through the
-/// CPU, and the first process notes why.
+/// CPU, and it is noted why. All processes call this.
 ///
 /// # Errors
 /// If a process is gone, or NCCL refuses.
 pub(crate) fn over_devices(
     ranks: Arc<dyn Ranks>,
-    device: &Device,
+    device: Option<&Device>,
     notes: &mut Vec<String>,
 ) -> Result<Arc<dyn Ranks>, TrainError> {
+    if ranks.size() == 1 {
+        return Ok(ranks);
+    }
     let slow = |why: &str| format!("gradients are summed through the CPU: {why}");
+    let with_gpu = ranks.sum(vec![f64::from(u8::from(device.is_some()))])?[0] as usize;
+    let device = match device {
+        Some(device) if with_gpu == ranks.size() => device,
+        _ => {
+            if with_gpu > 0 {
+                notes.push(slow("not every process has a GPU"));
+            }
+            return Ok(ranks);
+        }
+    };
     if shares(&*ranks, device)? {
         notes.push(slow("several processes share a GPU"));
         return Ok(ranks);
@@ -32,7 +45,7 @@ pub(crate) fn over_devices(
     match join(&ranks, device)? {
         Some(gpus) => Ok(Arc::new(OverDevices { ranks, gpus })),
         None => {
-            notes.push(slow("no process may be without NCCL (libnccl.so.2)"));
+            notes.push(slow("a process finds no NCCL (libnccl.so.2)"));
             Ok(ranks)
         }
     }

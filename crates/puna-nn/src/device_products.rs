@@ -7,7 +7,7 @@ use crate::value::Sum;
 use crate::{NnError, Precision};
 
 /// The type of factors.
-pub(super) fn factors(precision: Precision) -> DType {
+pub(crate) fn factors(precision: Precision) -> DType {
     match precision {
         Precision::Exact => DType::F32,
         Precision::Fast => DType::BF16,
@@ -15,7 +15,7 @@ pub(super) fn factors(precision: Precision) -> DType {
 }
 
 /// A tensor as products of some type take it.
-pub(super) fn operand(x: &Tensor, dtype: DType) -> Result<Tensor, NnError> {
+pub(crate) fn operand(x: &Tensor, dtype: DType) -> Result<Tensor, NnError> {
     let x = x.contiguous()?;
     Ok(match dtype {
         DType::BF16 if x.dtype() != dtype => puna_cuda::round(&x)?,
@@ -24,12 +24,12 @@ pub(super) fn operand(x: &Tensor, dtype: DType) -> Result<Tensor, NnError> {
 }
 
 /// What a device without kernels of training is told.
-pub(super) fn no_kernel() -> NnError {
+pub(crate) fn no_kernel() -> NnError {
     NnError::Tracked { op: "training on this device" }
 }
 
 /// `a b`, `[m, n]`.
-pub(super) fn product(a: Operand<'_>, b: Operand<'_>) -> Result<Tensor, NnError> {
+pub(crate) fn product(a: Operand<'_>, b: Operand<'_>) -> Result<Tensor, NnError> {
     let rows = a.matrix.dim(usize::from(a.is_transposed))?;
     let cols = b.matrix.dim(usize::from(!b.is_transposed))?;
     let to = puna_cuda::empty(a.matrix, DType::F32, (rows, cols))?.ok_or_else(no_kernel)?;
@@ -38,7 +38,7 @@ pub(super) fn product(a: Operand<'_>, b: Operand<'_>) -> Result<Tensor, NnError>
 }
 
 /// Writes or adds `a b` to `[m, n]`.
-pub(super) fn write_product(
+pub(crate) fn write_product(
     a: Operand<'_>,
     b: Operand<'_>,
     to: &Tensor,
@@ -48,7 +48,7 @@ pub(super) fn write_product(
 }
 
 /// `a b` with what was there before, in its memory if nothing else sees that.
-pub(super) fn product_plus(
+pub(crate) fn product_plus(
     a: Operand<'_>,
     b: Operand<'_>,
     before: Option<Sum>,
