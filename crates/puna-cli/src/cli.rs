@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, chat, compare_adapters, completions, convert, data, detokenize, fit, generate, info,
-    merge, plan, pull, score, serve, sweep, template, tokenize, train,
+    merge, pet, plan, pull, score, serve, sweep, template, tokenize, train,
 };
 
 /// Run, measure and convert LLaMA-family models.
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Convert(convert::Args),
     /// Train several methods under one budget and compare them
     CompareAdapters(compare_adapters::Args),
+    /// Train a classifier on few examples by cloze questions
+    Pet(pet::Args),
     /// Write a model with adapters merged into its weights
     Merge(merge::Args),
     /// Prepare text for training

@@ -11,6 +11,7 @@ pub(crate) mod fit;
 pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod merge;
+pub(crate) mod pet;
 pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod score;
@@ -33,6 +34,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::CompareAdapters(args) => compare_adapters::run(&args),
+        Command::Pet(args) => pet::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Train(args) => train::run(&args),

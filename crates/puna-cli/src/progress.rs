@@ -17,6 +17,8 @@ pub(crate) enum Unit {
     Tokens,
     /// Fits.
     Fits,
+    /// Steps of a training.
+    Steps,
 }
 
 /// A bar that appears once the work turns out to be long.
@@ -62,7 +64,7 @@ fn new_bar(label: &str, unit: Unit) -> ProgressBar {
     let template = match unit {
         Unit::Bytes => "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
         Unit::Tokens => "{msg} {bar:30} {pos}/{len} tokens {per_sec} eta {eta}",
-        Unit::Fits => "{msg} {bar:30} {pos}/{len} {per_sec} eta {eta}",
+        Unit::Fits | Unit::Steps => "{msg} {bar:30} {pos}/{len} {per_sec} eta {eta}",
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);

@@ -16,7 +16,7 @@
 //!
 //! Several patterns are one model each, whose scores are averaged; the soft labels of unlabeled examples
 //! are `softmax(s / T)` with `T` = 2 (section 3.3). What is trained on them takes an example once for each
-//! label, with the label's probability as the factor of the pass: the loss is linear in the target.
+//! label, with the label's probability as the factor of its loss, which is linear in the target.
 
 use std::sync::Arc;
 
@@ -133,11 +133,13 @@ pub enum ClozeLoss {
 
 /// Texts of a pattern and the labels of their gaps, as rows for training. Each row is one text, and
 /// filled up with tokens that nobody sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClozeRows {
     len: usize,
     tokens: Vec<u32>,
     targets: Vec<Option<u32>>,
+    /// The labels' probabilities, where they are soft.
+    weights: Option<Vec<f32>>,
     positions: Vec<u32>,
     visible_from: Vec<u32>,
 }
@@ -157,6 +159,7 @@ impl ClozeRows {
             len,
             tokens: Vec::new(),
             targets: Vec::new(),
+            weights: None,
             positions: Vec::new(),
             visible_from: Vec::new(),
         };
@@ -186,6 +189,38 @@ impl ClozeRows {
         Ok(rows)
     }
 
+    /// Rows of texts whose labels are soft (section 3.3): each text once for every label, with the label's
+    /// probability as the factor of its loss, in which the loss is linear.
+    ///
+    /// # Shapes
+    /// a probability for each label
+    ///
+    /// # Errors
+    /// As [`Self::new`], and if probabilities are too few or too many.
+    pub fn soft(
+        examples: &[(&[u32], &[f32])],
+        verbalizer: &Verbalizer,
+        loss: ClozeLoss,
+    ) -> Result<Self, PeftError> {
+        let labels = verbalizer.tokens.len();
+        if let Some((_, wrong)) = examples.iter().find(|(_, soft)| soft.len() != labels) {
+            let problem = format!("{} probabilities for {labels} labels", wrong.len());
+            return Err(PeftError::Combination { problem });
+        }
+        let hard: Vec<_> = examples
+            .iter()
+            .flat_map(|&(tokens, _)| (0..labels).map(move |label| (tokens, label)))
+            .collect();
+        let mut rows = Self::new(&hard, verbalizer, loss)?;
+        let probabilities = examples.iter().flat_map(|(_, soft)| soft.iter().copied());
+        let mut weights = Vec::with_capacity(rows.tokens.len());
+        for probability in probabilities {
+            weights.resize(weights.len() + rows.len, probability);
+        }
+        rows.weights = Some(weights);
+        Ok(rows)
+    }
+
     /// The rows.
     #[must_use]
     pub fn view(&self) -> TokenRows<'_> {
@@ -193,6 +228,7 @@ impl ClozeRows {
             len: self.len,
             tokens: &self.tokens,
             targets: &self.targets,
+            weights: self.weights.as_deref(),
             positions: &self.positions,
             visible_from: &self.visible_from,
         }
@@ -292,6 +328,12 @@ mod tests {
         assert_eq!(view.visible_from, [0, 0, 0, 0, 1, 1]);
         let words = ClozeRows::new(&examples, &verbalizer, ClozeLoss::Words).unwrap();
         assert_eq!(words.view().targets, [None, None, Some(1), Some(0), None, None]);
+        let soft: [(&[u32], &[f32]); 1] = [(&[1, 2], &[0.25, 0.75])];
+        let soft = ClozeRows::soft(&soft, &verbalizer, ClozeLoss::Words).unwrap();
+        assert_eq!(soft.view().tokens, [1, 2, 1, 2]);
+        assert_eq!(soft.view().targets, [None, Some(0), None, Some(1)]);
+        assert_eq!(soft.view().weights, Some(&[0.25, 0.25, 0.75, 0.75][..]));
+        assert!(ClozeRows::soft(&[(&[1], &[1.0])], &verbalizer, ClozeLoss::Words).is_err());
         for wrong in [(&[][..], 0), (&[1][..], 2)] {
             assert!(ClozeRows::new(&[wrong], &verbalizer, ClozeLoss::Words).is_err());
         }

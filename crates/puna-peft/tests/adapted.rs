@@ -68,6 +68,7 @@ impl Adapted {
             len,
             tokens: &self.tokens,
             targets: &targets,
+            weights: None,
             positions: &positions,
             visible_from: &vec![0; len],
         };

@@ -137,7 +137,17 @@ fn passes_by_label_add_up_to_soft_labels() {
     });
     let got = gradients(&*method);
     let mixed = (0..got.len()).map(|i| (0..3).map(|l| soft[l] * hard[l][i]).sum::<f32>());
-    assert_near("mixture", &got, &mixed.collect::<Vec<_>>(), SAME);
+    let mixed = mixed.collect::<Vec<_>>();
+    assert_near("mixture", &got, &mixed, SAME);
+    // In one pass, with factors.
+    let of_soft = [(text.as_slice(), soft.as_slice())];
+    let rows = ClozeRows::soft(&of_soft, &verbalizer(&model), ClozeLoss::Words).unwrap();
+    let loss = train(&model, restricted.clone(), &rows, 1.0);
+    assert_near("rows with factors", &gradients(&*method), &mixed, SAME);
+    let log = |p: &f32| f64::from(p.ln());
+    let expected = label_probabilities(&scores(&model, &set(&*method), &text), 1.0);
+    let expected: f64 = soft.iter().zip(&expected).map(|(q, p)| -f64::from(*q) * log(p)).sum();
+    assert!((loss - expected).abs() < 1e-5, "{loss} {expected}");
     // A model's own probabilities are the labels with the least loss: no gradient.
     let own = label_probabilities(&scores(&model, &set(&*method), &text), 1.0);
     own.iter().enumerate().for_each(|(label, &q)| {

@@ -138,6 +138,7 @@ impl Rows {
             len: self.len,
             tokens: &self.tokens,
             targets: &self.targets,
+            weights: None,
             positions: &self.positions,
             visible_from: &self.visible_from,
         }

@@ -82,6 +82,7 @@ impl Batch {
             len: Self::LEN,
             tokens: &self.tokens,
             targets: &self.targets,
+            weights: None,
             positions: &self.positions,
             visible_from: &self.visible_from,
         }

@@ -34,6 +34,7 @@ impl Batch {
             len: self.len,
             tokens: &self.tokens,
             targets: &self.targets,
+            weights: None,
             positions: &self.positions,
             visible_from: &self.visible_from,
         }

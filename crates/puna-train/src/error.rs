@@ -117,6 +117,25 @@ pub enum TrainError {
         /// Why not.
         source: std::io::Error,
     },
+    /// An example of a classification cannot be used.
+    #[error("{}: example {number} {problem}", path.display())]
+    Example {
+        /// The file.
+        path: PathBuf,
+        /// Its number in the file, from 1, or its line.
+        number: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An output folder is of a run with another recipe.
+    #[error("{} is not what this recipe says", path.display())]
+    OtherRecipe {
+        /// The recipe in the output.
+        path: PathBuf,
+    },
+    /// A run was told to stop.
+    #[error("stopped")]
+    Stopped,
     /// The loss or the gradient is no number any more; the update was not made.
     #[error(
         "step {step}: the {what} is {value} on rows {first_row} to {last_row} of the data; \

@@ -8,6 +8,7 @@ pub mod log;
 mod memory;
 mod optimizer;
 mod output_lock;
+pub mod pet;
 mod quantized_state;
 mod ranks;
 mod recipe;

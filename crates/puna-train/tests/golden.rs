@@ -68,6 +68,7 @@ impl Batch {
             len: self.len,
             tokens: &self.tokens[part.clone()],
             targets: &self.targets[part.clone()],
+            weights: None,
             positions: &self.positions[part.clone()],
             visible_from: &self.visible_from[part],
         }

@@ -4,7 +4,7 @@ use crate::run::{command, puna};
 use std::io::Read;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 20] = [
     "chat",
     "generate",
     "score",
@@ -21,6 +21,10 @@ const COMMANDS: [&str; 16] = [
     "fit",
     "sweep",
     "completions",
+    "train",
+    "merge",
+    "compare-adapters",
+    "pet",
 ];
 
 #[test]

@@ -11,6 +11,7 @@ mod golden;
 mod help;
 mod hostile;
 mod hub;
+mod pet;
 mod plan;
 mod run;
 mod serve;

@@ -16,6 +16,7 @@ pub(super) struct Expanded {
     len: usize,
     tokens: Vec<u32>,
     targets: Vec<Option<u32>>,
+    weights: Option<Vec<f32>>,
     positions: Vec<u32>,
     visible_from: Vec<u32>,
 }
@@ -31,6 +32,7 @@ impl Expanded {
             len: rows.len,
             tokens: rows.tokens.repeat(2),
             targets: rows.targets.iter().copied().chain(none).collect(),
+            weights: rows.weights.map(|weights| weights.repeat(2)),
             positions: rows.positions.repeat(2),
             visible_from: rows.visible_from.repeat(2),
         }
@@ -39,7 +41,8 @@ impl Expanded {
     /// `None` if there are no embeddings.
     pub(super) fn new(rows: &TokenRows<'_>, pass: &Pass) -> Option<Self> {
         let prompt = pass.adapters.as_ref()?.prompt.as_ref()?.len();
-        let parts = [rows.targets.len(), rows.positions.len(), rows.visible_from.len()];
+        let weights = rows.weights.map_or(rows.tokens.len(), <[f32]>::len);
+        let parts = [rows.targets.len(), weights, rows.positions.len(), rows.visible_from.len()];
         let whole = rows.len > 0 && rows.tokens.len().is_multiple_of(rows.len);
         if !whole || parts.iter().any(|&len| len != rows.tokens.len()) {
             // The layers' context says what is wrong.
@@ -52,6 +55,7 @@ impl Expanded {
             len,
             tokens: Vec::new(),
             targets: Vec::new(),
+            weights: rows.weights.map(|_| Vec::new()),
             positions: Vec::new(),
             visible_from: Vec::new(),
         };
@@ -62,23 +66,33 @@ impl Expanded {
                 if rows.visible_from[at] as usize == at - row * rows.len {
                     start = (all.tokens.len() - first) as u32;
                     for p in 0..prompt as u32 {
-                        all.push(FIRST_VIRTUAL + p, None, p, start);
+                        all.push((FIRST_VIRTUAL + p, None), 0.0, p, start);
                     }
                 }
                 let position = rows.positions[at] + prompt as u32;
-                all.push(rows.tokens[at], rows.targets[at], position, start);
+                let weight = rows.weights.map_or(1.0, |weights| weights[at]);
+                all.push((rows.tokens[at], rows.targets[at]), weight, position, start);
             }
             while all.tokens.len() < first + len {
                 let own = (all.tokens.len() - first) as u32;
-                all.push(0, None, 0, own);
+                all.push((0, None), 0.0, 0, own);
             }
         }
         Some(all)
     }
 
-    fn push(&mut self, token: u32, target: Option<u32>, position: u32, visible_from: u32) {
+    fn push(
+        &mut self,
+        (token, target): (u32, Option<u32>),
+        weight: f32,
+        position: u32,
+        visible_from: u32,
+    ) {
         self.tokens.push(token);
         self.targets.push(target);
+        if let Some(weights) = &mut self.weights {
+            weights.push(weight);
+        }
         self.positions.push(position);
         self.visible_from.push(visible_from);
     }
@@ -88,6 +102,7 @@ impl Expanded {
             len: self.len,
             tokens: &self.tokens,
             targets: &self.targets,
+            weights: self.weights.as_deref(),
             positions: &self.positions,
             visible_from: &self.visible_from,
         }

@@ -30,6 +30,8 @@ pub struct TokenRows<'a> {
     pub tokens: &'a [u32],
     /// What each token should predict; `None` where no loss is taken. `[rows·T]`
     pub targets: &'a [Option<u32>],
+    /// Factor of each target's loss, not negative, `[rows·T]`; `None`: 1.
+    pub weights: Option<&'a [f32]>,
     /// Position of each token in its document, `[rows·T]`.
     pub positions: &'a [u32],
     /// Index in its row of the first token each token sees, `[rows·T]`.
@@ -271,6 +273,7 @@ impl Decoder {
             len,
             tokens,
             targets: &targets,
+            weights: None,
             positions: &positions,
             visible_from: &visible_from,
         };
@@ -328,8 +331,15 @@ impl Decoder {
 
     fn loss_of<'a>(&self, rows: &TokenRows<'a>, precision: Precision) -> CrossEntropy<'a> {
         let softcap = self.config.final_logit_softcap.map(|cap| cap as f32);
-        let targets = rows.targets;
-        CrossEntropy { targets, scale: 1.0, z_loss: 0.0, softcap, consistency: None, precision }
+        CrossEntropy {
+            targets: rows.targets,
+            weights: rows.weights,
+            scale: 1.0,
+            z_loss: 0.0,
+            softcap,
+            consistency: None,
+            precision,
+        }
     }
 
     /// What all blocks share in a pass over rows.
@@ -343,7 +353,8 @@ impl Decoder {
             return Err(ModelError::NoTokens);
         }
         let whole = rows.len > 0 && tokens.is_multiple_of(rows.len);
-        let parts = [rows.targets.len(), rows.positions.len(), rows.visible_from.len()];
+        let weights = rows.weights.map_or(tokens, <[f32]>::len);
+        let parts = [rows.targets.len(), weights, rows.positions.len(), rows.visible_from.len()];
         if let Some(&got) = parts.iter().find(|&&len| len != tokens || !whole) {
             return Err(NnError::Shape { what: "tokens of rows", expected: tokens, got }.into());
         }

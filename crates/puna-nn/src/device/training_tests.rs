@@ -208,6 +208,7 @@ fn losses_and_embeddings_go_back_as_on_the_cpu() {
                 let x = Value::leaf(side.tensor(&random_tensor(4, &[tokens, width])));
                 let of = CrossEntropy {
                     targets,
+                    weights: None,
                     scale: 0.1,
                     z_loss,
                     softcap,

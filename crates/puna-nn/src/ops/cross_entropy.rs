@@ -39,6 +39,8 @@ pub fn positions_at_once(vocab: usize) -> usize {
 pub struct CrossEntropy<'a> {
     /// The right next token of every position; `None` where no loss is taken.
     pub targets: &'a [Option<u32>],
+    /// Factors of the targets' losses, not negative, one for each position; `None`: 1.
+    pub weights: Option<&'a [f32]>,
     /// Factor of the sum of losses in the gradients: one over the number of targets of the whole
     /// step.
     pub scale: f32,
@@ -139,6 +141,9 @@ pub fn cross_entropy(
         let got = of.targets.len();
         return Err(NnError::Shape { what: "targets", expected: tokens, got });
     }
+    if let Some(got) = of.weights.map(<[f32]>::len).filter(|&len| len != tokens) {
+        return Err(NnError::Shape { what: "weights of targets", expected: tokens, got });
+    }
     if let Some(id) = of.targets.iter().flatten().copied().find(|&id| id as usize >= vocab) {
         return Err(NnError::TokenId { id, vocab });
     }
@@ -178,8 +183,8 @@ fn on_device(
     head: &Weight,
     of: &CrossEntropy<'_>,
 ) -> Result<(Losses, Option<Tensor>), NnError> {
-    if of.consistency.is_some() {
-        return Err(NnError::Tracked { op: "a consistency loss on this device" });
+    if of.consistency.is_some() || of.weights.is_some() {
+        return Err(NnError::Tracked { op: "a loss with weights or two passes on this device" });
     }
     let device = x.tensor().device();
     let weight = weight_on_device(head, of.precision)?;
@@ -358,15 +363,17 @@ fn row_losses(
     puna_kernels::for_each_chunk_mut(logits, passes * vocab, |first, logits| {
         let i = first / (passes * vocab);
         let target = of.targets[wanted[passes * i]].unwrap_or_default() as usize;
-        let (weight, z_loss, softcap) = (of.scale, of.z_loss, of.softcap);
+        let own = of.weights.map_or(1.0, |weights| weights[wanted[passes * i]]);
+        let (weight, z_loss, softcap) = (own * of.scale, of.z_loss, of.softcap);
         let row = CrossEntropyRow { target, weight, z_loss, softcap };
-        let loss = match of.consistency {
+        let (loss, log, divergence) = match of.consistency {
             Some(factor) => consistency_rows(logits.split_at_mut(vocab), &row, factor),
             None => {
                 let (loss, log) = cross_entropy_row(logits, &row);
                 (loss, log, 0.0)
             }
         };
+        let loss = (own * loss, own.sqrt() * log, own * divergence);
         if rounded {
             round_rows(logits, vocab);
         }
@@ -404,6 +411,7 @@ mod tests {
         let (targets, precision) = ([Some(2), None, Some(6)], Precision::Exact);
         let of = CrossEntropy {
             targets: &targets,
+            weights: None,
             scale: 1.0,
             z_loss: 0.0,
             softcap: None,
@@ -419,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_match_central_differences_with_z_loss_cap_and_consistency() {
+    fn gradients_match_central_differences_with_z_loss_weights_cap_and_consistency() {
         let one = [Some(1), None, Some(4), Some(0), Some(4), None];
         let two = [Some(1), None, Some(4), None, None, None];
         for (z_loss, softcap, consistency) in [
@@ -430,9 +438,13 @@ mod tests {
             (0.1, Some(2.0), Some(0.5)),
         ] {
             let targets = if consistency.is_some() { two } else { one };
+            // Without and with factors of the targets.
+            let weights = [0.5, 3.0, 2.0, 0.0, 1.0, 7.0];
+            let weights = (z_loss > 0.0).then_some(&weights[..]);
             let run = |inputs: &[Tensor], leaf: bool| {
                 let of = CrossEntropy {
                     targets: &targets,
+                    weights,
                     scale: 0.5,
                     z_loss,
                     softcap,
