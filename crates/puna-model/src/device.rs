@@ -1,6 +1,5 @@
 //! Devices other than the CPU.
 
-use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{Device, utils};
@@ -52,16 +51,6 @@ impl DeviceChoice {
                     Ok(None)
                 }
             },
-        }
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => write!(f, "auto"),
-            Self::Cpu => write!(f, "cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use puna_kernels::{AdamWStep, adamw, for_each_chunk_mut, sum_of_squares};
 use puna_model::Parameter;
+use puna_nn::NnError;
 use serde::{Deserialize, Serialize};
 
 use crate::quantized_state::{BLOCK, Signs, dequantize, quantize};
@@ -278,8 +279,8 @@ fn update_on_device(
         gradient_scale: step.gradient_scale,
     };
     let words = device.words.as_ref();
-    puna_cuda::adamw(&device.values, gradient, (first, second), words, &of)?;
-    Ok(())
+    let made = puna_cuda::adamw(&device.values, gradient, (first, second), words, &of)?;
+    Ok(made.ok_or(NnError::Tracked { op: "AdamW on this device" })?)
 }
 
 impl State {

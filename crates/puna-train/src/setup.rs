@@ -76,13 +76,14 @@ impl Setup {
             let expected = "a multiple of the number of processes";
             return Err(TrainError::Setting { key: "train.batch_sequences", value, expected });
         }
+        let mut notes = Vec::new();
+        let mut device = device::open(&recipe.train, &*ranks, &mut notes)?;
         let lock = match ranks.rank() {
             0 => Some(OutputLock::take(&recipe.output)?),
             _ => None,
         };
         let (resume, start) = start(&recipe, mode, &*ranks)?;
         let recipe = BegunRecipe::new(recipe, resume.as_ref(), &*ranks)?;
-        let mut notes = Vec::new();
         let model = Model::load(&start, &LoadOptions::new(Precision::Exact))?;
         let tokenizer = tokenizer(&model.checkpoint)?;
         let extra_files = convert::hf_files(&model.checkpoint, &model.config, &mut notes)?;
@@ -100,7 +101,6 @@ impl Setup {
             Task::Sft => (start.clone(), tokenizer.as_ref().map_or(0, Tokenizer::vocab_size)),
         };
         check_sizes(&recipe, vocabulary, &model.config)?;
-        let mut device = device::open(&recipe.train, &*ranks, &mut notes)?;
         let Model { mut decoder, config, .. } = model;
         let trained = match &recipe.adapter {
             None => Trained::Model(decoder.make_trainable(|slot| slot.to_string())?),

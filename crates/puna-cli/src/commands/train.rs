@@ -32,8 +32,8 @@ pub(crate) struct Args {
 
     /// Where to compute: auto (the first GPU if puna was built with the feature cuda and finds one,
     /// else the CPU), cpu, cuda or cuda:N; as --set train.device=…
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<DeviceChoice>,
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    device: Option<String>,
 
     /// Go on from the newest checkpoint in the output folder
     #[arg(long, conflicts_with = "restart")]
@@ -55,8 +55,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     threads::start(args.threads);
     let mut recipe = Recipe::read(&args.recipe, &args.set)?;
-    if let Some(device) = args.device {
-        recipe.train.device = Some(device.to_string());
+    if let Some(device) = &args.device {
+        recipe.train.device = Some(device.clone());
     }
     let mode = match (args.resume, args.restart) {
         (true, _) => RunMode::Resume,
@@ -125,6 +125,11 @@ fn report(args: &Args, outcome: &RunOutcome) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// A device as written: "cuda" leaves it to each of several processes which.
+fn device(text: &str) -> Result<String, String> {
+    text.parse::<DeviceChoice>().map(|_| text.to_owned())
+}
+
 /// Whether it was a GPU that had no memory left; the driver's error comes through as text only.
 fn ran_out_of_memory(error: &ModelError) -> bool {
     error.to_string().contains("OUT_OF_MEMORY")
@@ -160,6 +165,10 @@ fn advise(error: TrainError) -> anyhow::Error {
         TrainError::Sft(_) => {
             "data.unusable = \"skip\" leaves such records out and counts them; data.tools = \"text\" \
              writes calls of tools as text where a template has no place for them"
+        }
+        TrainError::Model(ModelError::BuiltWithoutCuda | ModelError::NoDevice { .. }) => {
+            "build puna with `cargo build --release --features cuda` on a machine with an NVIDIA GPU, \
+             or leave --device and train.device out"
         }
         TrainError::Model(error) if ran_out_of_memory(error) => {
             "the GPU has too little memory: lower train.micro_batch, or set train.recompute = \"block\""

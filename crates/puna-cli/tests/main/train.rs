@@ -195,6 +195,25 @@ fn conversations_are_trained_on_with_the_chat_template() {
 }
 
 #[test]
+fn a_device_is_taken_from_recipe_or_flag_and_refused_before_anything_is_written() {
+    let run = Run::new();
+    let cpu = run.train("cpu", &["train.steps=1"], &["--device", "cpu"]);
+    assert_eq!(cpu.code, 0, "{}", cpu.stderr);
+    let wrong = run.train("no", &["train.device=gpu"], &[]);
+    assert_eq!(wrong.code, 2);
+    for part in ["train.device = gpu", "auto, cpu, cuda or cuda:N"] {
+        assert!(wrong.stderr.contains(part), "{}", wrong.stderr);
+    }
+    let flag = run.train("no", &[], &["--device", "cuda:x"]);
+    assert!(flag.code == 2 && flag.stderr.contains("cuda:N"), "{}", flag.stderr);
+    if puna_model::cuda_device(0).is_err() {
+        let none = run.train("no", &[], &["--device", "cuda"]);
+        assert!(none.code == 2 && none.stderr.contains("hint:"), "{}", none.stderr);
+    }
+    assert!(!run.path("no").exists());
+}
+
+#[test]
 fn what_is_wrong_is_named_with_what_to_do() {
     let run = Run::new();
     assert_eq!(run.train("run", &["train.steps=2"], &[]).code, 0);
