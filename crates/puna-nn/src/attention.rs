@@ -90,9 +90,9 @@ impl Attention {
     /// If widths do not agree or a cache is one of pages.
     pub fn forward(&self, x: &Value, ctx: &mut Context<'_, '_>) -> Result<Value, NnError> {
         let (parts, pass) = (&self.parts, &ctx.pass);
-        let scores = match pass.seed {
-            Some(_) => pass.clone(),
-            None => pass.with_precision(score_precision(&parts.query, pass.precision)),
+        let scores = match pass.like_training {
+            true => pass.clone(),
+            false => pass.with_precision(score_precision(&parts.query, pass.precision)),
         };
         let mut q = parts.query.forward(x, &scores)?; // [N, H·D]
         let mut k = parts.key.forward(x, &scores)?; // [N, K·D]
