@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "a C library is opened and called")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
@@ -70,7 +70,15 @@ struct Api {
 }
 
 impl Api {
-    /// `None` if there is no such library.
+    /// `None` if there is no such library. It stays open: it has threads of its own.
+    fn get() -> Result<Option<&'static Self>> {
+        static API: OnceLock<std::result::Result<Option<Api>, String>> = OnceLock::new();
+        match API.get_or_init(|| Self::open().map_err(|error| error.to_string())) {
+            Ok(api) => Ok(api.as_ref()),
+            Err(problem) => candle_core::bail!("NCCL cannot be used: {problem}"),
+        }
+    }
+
     fn open() -> Result<Option<Self>> {
         // SAFETY: NCCL's initializers ask for nothing.
         let Some(library) = NAMES.iter().find_map(|name| unsafe { Library::new(*name) }.ok())
@@ -109,7 +117,7 @@ impl Api {
 /// # Errors
 /// If NCCL refuses.
 pub fn new_id() -> Result<Option<[u8; ID_BYTES]>> {
-    let Some(api) = Api::open()? else { return Ok(None) };
+    let Some(api) = Api::get()? else { return Ok(None) };
     let mut id = Id { bytes: [0; ID_BYTES] };
     // SAFETY: the id has the size that the library writes.
     api.check(unsafe { (api.get_id)(&raw mut id) })?;
@@ -118,7 +126,7 @@ pub fn new_id() -> Result<Option<[u8; ID_BYTES]>> {
 
 /// The GPUs of some processes.
 pub struct Communicator {
-    api: Api,
+    api: &'static Api,
     handle: Handle,
     /// The stream of kernels, and the one of sums, which go on beside them.
     compute: Arc<CudaStream>,
@@ -141,7 +149,7 @@ impl Communicator {
         id: [u8; ID_BYTES],
         (rank, size): (usize, usize),
     ) -> Result<Option<Self>> {
-        let (Device::Cuda(device), Some(api)) = (device, Api::open()?) else { return Ok(None) };
+        let (Device::Cuda(device), Some(api)) = (device, Api::get()?) else { return Ok(None) };
         let compute = device.cuda_stream();
         compute.context().bind_to_thread().w()?;
         let stream = compute.context().new_stream().w()?;

@@ -21,7 +21,9 @@ mod scale_columns;
 pub use attention::attention;
 pub use batch_attention::{BatchAttention, batch_attention};
 pub use bias::add_bias;
-pub use cross_entropy::{CrossEntropy, LossSum, Losses, cross_entropy, positions_at_once};
+pub use cross_entropy::{
+    CrossEntropy, LossSum, Losses, cross_entropy, device_positions_at_once, positions_at_once,
+};
 pub use dropout::dropout;
 pub use embedding::{embedding_backward, embedding_backward_on_device};
 pub use gated::gated;

@@ -2,7 +2,7 @@
 
 use puna_config::{DecoderConfig, FfnConfig};
 use puna_model::{Precision, Recompute};
-use puna_nn::ops::positions_at_once;
+use puna_nn::ops::{device_positions_at_once, positions_at_once};
 
 use crate::Member;
 
@@ -71,9 +71,41 @@ impl MemoryNeed {
         }
     }
 
+    /// The same on a GPU, where products in bfloat16 have a copy of the trained weights and more logits exist
+    /// at once, with their gradients.
+    #[must_use]
+    pub fn on_device(mut self, vocab: usize, tokens: u64, precision: Precision) -> Self {
+        let at_once = tokens.min(device_positions_at_once(vocab) as u64) * vocab as u64;
+        let (copies, gradients) = match precision {
+            Precision::Fast => (self.gradients / 2, 2),
+            // In the place of the logits.
+            Precision::Exact => (0, 0),
+        };
+        self.weights += copies;
+        self.rest = PROGRAM_BYTES + (4 + gradients) * at_once;
+        self
+    }
+
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.weights + self.gradients + self.optimizer + self.activations + self.rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_has_copies_of_weights_and_more_logits_at_once() {
+        let need = MemoryNeed { weights: 400, gradients: 400, ..MemoryNeed::default() };
+        let (vocab, tokens) = (32_000, 16_384);
+        let most = device_positions_at_once(vocab) as u64 * vocab as u64;
+        assert!(most < tokens * vocab as u64);
+        let fast = need.on_device(vocab, tokens, Precision::Fast);
+        assert_eq!((fast.weights, fast.rest), (600, PROGRAM_BYTES + 6 * most));
+        let exact = need.on_device(vocab, 100, Precision::Exact);
+        assert_eq!((exact.weights, exact.rest), (400, PROGRAM_BYTES + 4 * 100 * vocab as u64));
     }
 }

@@ -232,14 +232,19 @@ impl Trainer {
         let recipe = &self.setup.recipe;
         let tokens =
             self.micro_batch() * recipe.data.sequence_length as u64 * self.setup.trained.passes();
-        MemoryNeed::of(
+        let precision = recipe.train.precision.into();
+        let need = MemoryNeed::of(
             (&self.setup.config.decoder, self.frozen_bytes()),
             &self.members,
             self.optimizer.state_bytes(),
             tokens,
             recipe.train.recompute.into(),
-            recipe.train.precision.into(),
-        )
+            precision,
+        );
+        match self.setup.device {
+            None => need,
+            Some(_) => need.on_device(self.setup.config.decoder.vocab_size, tokens, precision),
+        }
     }
 
     /// One optimizer step.

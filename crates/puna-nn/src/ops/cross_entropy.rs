@@ -28,10 +28,19 @@ use crate::{NnError, Precision, Value, Weight};
 /// Logits that exist at once; also how many tokens share one pass over the head's weight.
 const LOGITS: usize = 1 << 24;
 
+/// Logits that exist at once on a GPU.
+const DEVICE_LOGITS: usize = 1 << 28;
+
 /// Positions whose logits exist at once.
 #[must_use]
 pub fn positions_at_once(vocab: usize) -> usize {
     (LOGITS / vocab.max(1)).clamp(64, 1024)
+}
+
+/// The same on a GPU.
+#[must_use]
+pub fn device_positions_at_once(vocab: usize) -> usize {
+    (DEVICE_LOGITS / vocab.max(1)).max(64)
 }
 
 /// What the loss is.
@@ -173,9 +182,6 @@ pub fn cross_entropy(
     Ok((Losses { known: sum, on_device: Vec::new() }, dx))
 }
 
-/// Logits that exist at once on a GPU.
-const DEVICE_LOGITS: usize = 1 << 28;
-
 /// [`cross_entropy`] on a GPU, where the head's product and that of its gradient are cuBLAS's; its
 /// arguments have been checked.
 fn on_device(
@@ -199,7 +205,7 @@ fn on_device(
     };
     let mut losses = Vec::new();
     let all = operand(x.tensor(), dtype)?;
-    let chunk = (DEVICE_LOGITS / head.rows().max(1)).max(64);
+    let chunk = device_positions_at_once(head.rows());
     for (index, (places, targets)) in wanted.chunks(chunk).zip(targets.chunks(chunk)).enumerate() {
         let at = Tensor::new(places, device)?;
         let rows = match is_whole {
