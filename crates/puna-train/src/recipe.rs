@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use puna_data::sft::{Packing, SftFormat, TooLong, ToolStyle, TrainOn, Unusable};
 use puna_model::{Precision, Recompute};
 use puna_peft::AdapterConfig;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{OptimizerConfig, Schedule, TrainError};
@@ -291,19 +292,7 @@ impl Recipe {
     /// # Errors
     /// As there.
     pub fn parse(text: &str, path: &Path, set: &[String]) -> Result<Self, TrainError> {
-        let wrong = |problem: String| TrainError::Recipe { path: path.to_path_buf(), problem };
-        // Parsed as a whole first: errors then have a place in the text.
-        let recipe: Recipe = if set.is_empty() {
-            toml::from_str(text).map_err(|error| wrong(error.to_string()))?
-        } else {
-            let mut table: toml::Table =
-                toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
-            for setting in set {
-                apply(&mut table, setting)
-                    .map_err(|problem| wrong(format!("--set {setting}: {problem}")))?;
-            }
-            table.try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?
-        };
+        let recipe: Recipe = parse_as(text, path, set)?;
         recipe.check()?;
         Ok(recipe)
     }
@@ -313,10 +302,7 @@ impl Recipe {
     /// # Errors
     /// If a path is not UTF-8.
     pub fn to_toml(&self) -> Result<String, TrainError> {
-        toml::to_string(self).map_err(|error| TrainError::Recipe {
-            path: self.output.clone(),
-            problem: error.to_string(),
-        })
+        as_toml(self, &self.output)
     }
 
     fn check(&self) -> Result<(), TrainError> {
@@ -383,6 +369,33 @@ impl Recipe {
             }
         }
     }
+}
+
+/// A recipe of some kind from a text, changed by what `set` says.
+pub(crate) fn parse_as<T: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    set: &[String],
+) -> Result<T, TrainError> {
+    let wrong = |problem: String| TrainError::Recipe { path: path.to_path_buf(), problem };
+    if set.is_empty() {
+        // As a whole: errors then have a place in the text.
+        return toml::from_str(text).map_err(|error| wrong(error.to_string()));
+    }
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    for setting in set {
+        apply(&mut table, setting)
+            .map_err(|problem| wrong(format!("--set {setting}: {problem}")))?;
+    }
+    table.try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))
+}
+
+/// A recipe of some kind as TOML; an error names its output.
+pub(crate) fn as_toml(recipe: &impl Serialize, output: &Path) -> Result<String, TrainError> {
+    toml::to_string(recipe).map_err(|error| TrainError::Recipe {
+        path: output.to_path_buf(),
+        problem: error.to_string(),
+    })
 }
 
 /// `section.key=value` into a table.

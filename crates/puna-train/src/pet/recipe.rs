@@ -7,7 +7,7 @@ use puna_peft::AdapterConfig;
 use puna_peft::pet::TEMPERATURE;
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::apply;
+use crate::recipe::{as_toml, parse_as};
 use crate::{OptimizerConfig, RecipePrecision, Schedule, TrainError};
 
 /// A run of `puna pet`.
@@ -106,18 +106,9 @@ impl PetRecipe {
     /// # Errors
     /// Names the key that is unknown or has a wrong value.
     pub fn read(path: &Path, set: &[String]) -> Result<Self, TrainError> {
-        let wrong = |problem: String| TrainError::Recipe { path: path.to_path_buf(), problem };
         let text = std::fs::read_to_string(path)
             .map_err(|source| TrainError::Read { path: path.to_path_buf(), source })?;
-        // As a whole first: errors then have a place in the text.
-        let mut table: toml::Table = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        for setting in set {
-            apply(&mut table, setting).map_err(|e| wrong(format!("--set {setting}: {e}")))?;
-        }
-        let recipe: Self = match set {
-            [] => toml::from_str(&text).map_err(|e| wrong(e.to_string()))?,
-            _ => table.try_into().map_err(|e: toml::de::Error| wrong(e.to_string()))?,
-        };
+        let recipe: Self = parse_as(&text, path, set)?;
         recipe.check()?;
         Ok(recipe)
     }
@@ -127,10 +118,7 @@ impl PetRecipe {
     /// # Errors
     /// If a path is not UTF-8.
     pub fn to_toml(&self) -> Result<String, TrainError> {
-        toml::to_string(self).map_err(|error| TrainError::Recipe {
-            path: self.output.clone(),
-            problem: error.to_string(),
-        })
+        as_toml(self, &self.output)
     }
 
     fn check(&self) -> Result<(), TrainError> {
