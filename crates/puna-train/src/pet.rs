@@ -21,15 +21,17 @@ use puna_peft::{AdapterSet, Base, BaseIdentity, Method};
 use puna_text::{SpecialTokens, Tokenizer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Member, Optimizer, TrainError, clip_factor};
 
 use examples::{Example, Pattern, read};
 pub use recipe::{PatternWeights, PetRecipe, PetSection, PetTrain};
 
-/// Copy of the recipe that an output was made by.
+/// In an output: a copy of the recipe that it was made by, soft labels, and what came of the run.
 const RECIPE: &str = "recipe.toml";
+const SOFT_LABELS: &str = "soft_labels.jsonl";
+const RESULT: &str = "pet.json";
 
 /// What a run tells while it goes on.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +52,7 @@ pub enum PetEvent<'a> {
 }
 
 /// What came of a pattern.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PatternResult {
     /// The pattern.
     pub pattern: String,
@@ -65,7 +67,7 @@ pub struct PatternResult {
 }
 
 /// What came of a run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PetResult {
     /// Labeled, unlabeled and test examples.
     pub examples: [usize; 3],
@@ -136,8 +138,8 @@ pub fn train(
     let mut results = Vec::new();
     // Scores `[patterns][examples][labels]`.
     let (mut of_unlabeled, mut of_test) = (Vec::new(), Vec::new());
+    let before = questions.bare()?;
     for (index, pattern) in questions.patterns.iter().enumerate() {
-        let before = questions.bare()?;
         let train_before = questions.accuracy(&before, index, &labeled)?;
         let test_before = questions.accuracy_of_some(&before, index, &test)?;
         let trained = run.of_pattern(index, &labeled)?;
@@ -151,11 +153,7 @@ pub fn train(
             test: (!test.is_empty()).then(|| right(&of_test[index], &test)),
         });
     }
-    let weights: Option<Vec<f32>> = match recipe.pet.weights {
-        PatternWeights::Equal => None,
-        // As in the paper: how good a pattern is before any training.
-        PatternWeights::Accuracy => Some(results.iter().map(|r| r.train_before as f32).collect()),
-    };
+    let weights = weights(recipe, &results);
     let average = |scores: &[Vec<Vec<f32>>], n: usize| {
         let of_patterns: Vec<Vec<f32>> = scores.iter().map(|all| all[n].clone()).collect();
         average_scores(&of_patterns, weights.as_deref())
@@ -179,8 +177,17 @@ pub fn train(
         distilled,
     };
     let json = serde_json::to_string_pretty(&result).unwrap_or_default();
-    write(&recipe.output.join("pet.json"), json.as_bytes())?;
+    write(&recipe.output.join(RESULT), json.as_bytes())?;
     Ok(result)
+}
+
+/// What patterns count in their average; `None`: all the same.
+fn weights(recipe: &PetRecipe, results: &[PatternResult]) -> Option<Vec<f32>> {
+    match recipe.pet.weights {
+        PatternWeights::Equal => None,
+        // As in the paper: how good a pattern is before any training.
+        PatternWeights::Accuracy => Some(results.iter().map(|r| r.train_before as f32).collect()),
+    }
 }
 
 /// Removes what a run left in a recipe's output.
@@ -196,10 +203,12 @@ fn remove(recipe: &PetRecipe) -> Result<(), TrainError> {
     for entry in std::fs::read_dir(output).map_err(failed(output))? {
         let path = entry.map_err(failed(output))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let of_a_run = name.starts_with("pattern-") || name.starts_with("final");
-        if path.is_dir() && of_a_run {
+        let folder = name.strip_suffix(".partial").unwrap_or(&name);
+        let number =
+            folder.strip_prefix("pattern-").and_then(|number| number.parse::<usize>().ok());
+        if path.is_dir() && (number.is_some() || folder == "final") {
             std::fs::remove_dir_all(&path).map_err(failed(&path))?;
-        } else if [RECIPE, "soft_labels.jsonl", "pet.json"].contains(&name.as_str()) {
+        } else if [RECIPE, SOFT_LABELS, RESULT].contains(&name.as_str()) {
             std::fs::remove_file(&path).map_err(failed(&path))?;
         }
     }
@@ -224,10 +233,15 @@ pub fn classify(recipe: &PetRecipe, path: &Path) -> Result<Vec<Classified>, Trai
         let trained = questions.adapter(puna_peft::load(&folder, &questions.base())?)?;
         scores.push(questions.scores(&trained.set, index, &examples)?);
     }
+    let weights = match scores.len() {
+        1 => None,
+        _ => weights(recipe, &questions.result()?.patterns),
+    };
     let names: Vec<&String> = recipe.pet.labels.keys().collect();
     let label = |n: usize, example: &Example| {
         let of_patterns: Vec<Vec<f32>> = scores.iter().map(|all| all[n].clone()).collect();
-        let probabilities = label_probabilities(&average_scores(&of_patterns, None)?, 1.0);
+        let probabilities =
+            label_probabilities(&average_scores(&of_patterns, weights.as_deref())?, 1.0);
         let label = names[largest(&probabilities)].clone();
         let given = example.label.map(|label| names[label].clone());
         Ok(Classified { label, probabilities, given })
@@ -291,6 +305,15 @@ impl<'a> Questions<'a> {
             return Err(TrainError::OtherRecipe { path });
         }
         Ok(())
+    }
+
+    /// What came of the run that the output is of.
+    fn result(&self) -> Result<PetResult, TrainError> {
+        let path = self.recipe.output.join(RESULT);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| TrainError::Read { path: path.clone(), source })?;
+        let wrong = |problem: String| TrainError::Recipe { path: path.clone(), problem };
+        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))
     }
 
     /// The model alone, with the words' head.
@@ -361,7 +384,7 @@ impl<'a> Questions<'a> {
             line.insert("labels".to_owned(), serde_json::Value::Object(labels.collect()));
             lines.push_str(&format!("{}\n", serde_json::Value::Object(line)));
         }
-        write(&self.recipe.output.join("soft_labels.jsonl"), lines.as_bytes())
+        write(&self.recipe.output.join(SOFT_LABELS), lines.as_bytes())
     }
 }
 

@@ -98,6 +98,27 @@ fn cloze_questions_are_learned_soft_labels_made_and_examples_classified() {
     });
     let share = right.count() as f64 / 12.0;
     assert!((share - result["distilled"].as_f64().unwrap_or_default()).abs() < 1e-9);
+    // By the patterns' average, each as good as it was before training, where nothing is distilled.
+    let (few, all) = (["--set", "train.steps=3"], "pet.weights=accuracy");
+    let by_patterns = fs::read_to_string(pet.path("pet.toml")).expect("a recipe");
+    let (with, out) = (by_patterns.lines(), format!("output = {:?}", arg(&pet.path("other"))));
+    let without = with.filter(|line| !line.starts_with("unlabeled") && !line.starts_with("output"));
+    let text = std::iter::once(out.as_str()).chain(without).collect::<Vec<_>>().join("\n");
+    pet.write("average.toml", &text);
+    let recipe = pet.path("average.toml");
+    let flags = ["pet", arg(&recipe), few[0], few[1], "--set", all];
+    let trained = puna(&[&flags[..], &["--json"]].concat());
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    let of_average: serde_json::Value = serde_json::from_str(&trained.stdout).expect("JSON");
+    let test = pet.path("test.jsonl");
+    let labels = puna(&[&flags[..], &["--classify", arg(&test)]].concat());
+    let right = labels.stdout.lines().filter(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        line["label"] == line["given"]
+    });
+    let share = right.count() as f64 / 12.0;
+    let ensemble = of_average["ensemble"].as_f64().unwrap_or_default();
+    assert!((share - ensemble).abs() < 1e-9, "{share} {of_average}");
     // Another recipe does not mix with what is there, and a wrong file costs nothing.
     let other = pet.run(&["--set", "train.batch=5"]);
     assert!(other.code == 2 && other.stderr.contains("--restart"), "{}", other.stderr);
