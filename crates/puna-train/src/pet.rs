@@ -181,12 +181,15 @@ pub fn train(
     Ok(result)
 }
 
-/// What patterns count in their average; `None`: all the same.
+/// What patterns count in their average; `None`: all the same, as also where none was any good.
 fn weights(recipe: &PetRecipe, results: &[PatternResult]) -> Option<Vec<f32>> {
     match recipe.pet.weights {
         PatternWeights::Equal => None,
         // As in the paper: how good a pattern is before any training.
-        PatternWeights::Accuracy => Some(results.iter().map(|r| r.train_before as f32).collect()),
+        PatternWeights::Accuracy => {
+            let all: Vec<f32> = results.iter().map(|r| r.train_before as f32).collect();
+            (all.iter().sum::<f32>() > 0.0).then_some(all)
+        }
     }
 }
 
