@@ -10,9 +10,11 @@
 //! as one behind a filter of system calls, goes on with AVX-512.
 
 mod bf16;
+mod int8;
 mod peak;
 
 pub(crate) use bf16::gemm_block;
+pub(crate) use int8::panel_tile;
 pub(crate) use peak::{peak_bf16, peak_int8};
 
 use std::arch::asm;
@@ -76,14 +78,14 @@ struct Config {
 }
 
 impl Config {
-    /// Eight tiles of 64 bytes per row with these numbers of rows.
-    const fn new(tiles: [u8; 8]) -> Self {
+    /// Eight tiles with these numbers of rows and bytes per row.
+    const fn new(tiles: [(u8, u16); 8]) -> Self {
         let mut rows = [0; 16];
         let mut row_bytes = [0; 16];
         let mut tile = 0;
         while tile < 8 {
-            rows[tile] = tiles[tile];
-            row_bytes[tile] = if tiles[tile] > 0 { 64 } else { 0 };
+            rows[tile] = tiles[tile].0;
+            row_bytes[tile] = if tiles[tile].0 > 0 { tiles[tile].1 } else { 0 };
             tile += 1;
         }
         Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
@@ -95,7 +97,7 @@ impl Config {
 struct Tiles(());
 
 /// All tiles full.
-static FULL: Config = Config::new([16; 8]);
+static FULL: Config = Config::new([(16, 64); 8]);
 
 impl Tiles {
     /// # Safety

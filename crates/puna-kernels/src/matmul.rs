@@ -19,7 +19,7 @@ pub(crate) use activations::{quantize_activations, round_bf16};
 use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, float_tile};
 pub use input::{Input, InputBuffers, Output, set_prompt_tiles};
-pub(crate) use panel::{PanelTile, panel_tile};
+pub(crate) use panel::{PANEL_SCALES, PANEL_STRIDE, PanelTile, panel_tile};
 
 use crate::blocks::layout;
 use crate::blocks::panel::ROWS;

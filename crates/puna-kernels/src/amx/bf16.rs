@@ -43,7 +43,8 @@ pub(crate) unsafe fn gemm_block(avx512: &Kernels, block: &Block) {
             }
             let rest = block.rows % (2 * ROWS);
             let (top, bottom) = (rest.min(ROWS) as u8, rest.saturating_sub(ROWS) as u8);
-            let config = Config::new([top, top, bottom, bottom, top, bottom, 16, 16]);
+            let rows = [top, top, bottom, bottom, top, bottom, 16, 16];
+            let config = Config::new(rows.map(|rows| (rows, 64)));
             if rest > 0 {
                 let _tiles = Tiles::configure(&config);
                 if bottom > 0 {

@@ -154,11 +154,21 @@ table!(
 );
 
 #[cfg(target_arch = "x86_64")]
-pub(super) static AMX: &Kernels =
-    &Kernels { isa: Isa::Amx, gemm_block: amx_gemm_block, ..avx512::KERNELS };
+pub(super) static AMX: &Kernels = &Kernels {
+    isa: Isa::Amx,
+    gemm_block: amx_gemm_block,
+    panel_tile: amx_panel_tile,
+    ..avx512::KERNELS
+};
 
 #[cfg(target_arch = "x86_64")]
 unsafe fn amx_gemm_block(block: &Block) {
     // SAFETY: by contract; a table is only used where the CPU has its instructions.
     unsafe { crate::amx::gemm_block(AVX512, block) }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn amx_panel_tile(tile: &PanelTile) {
+    // SAFETY: as above.
+    unsafe { crate::amx::panel_tile(AVX512, tile) }
 }

@@ -9,7 +9,7 @@
 //! reduction per block.
 
 mod tile;
-pub(crate) use tile::{PanelTile, panel_tile};
+pub(crate) use tile::{PANEL_SCALES, PANEL_STRIDE, PanelTile, panel_tile};
 
 use super::{AHEAD, Target};
 use crate::BlockFormat;

@@ -297,8 +297,9 @@ fn products_pass_nan_and_infinity_on() {
 #[test]
 fn products_are_bitwise_the_same_in_a_large_batch_on_many_threads() {
     let mut random = Random(6);
-    for format in [BlockFormat::BF16, BlockFormat::Q6K] {
-        let (rows, cols, tokens) = (200, 512, 70);
+    use BlockFormat::{BF16, Q4_0, Q6K, Q8_0};
+    for format in [BF16, Q4_0, Q6K, Q8_0] {
+        let (rows, cols, tokens) = (200, 768, 70);
         let bytes = random_blocks(&mut random, format, rows * cols / format.block_len());
         let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
         let x = random.normals(tokens * cols);

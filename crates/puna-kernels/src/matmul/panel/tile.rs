@@ -4,22 +4,48 @@ use super::{CHUNK, SUBS};
 use crate::blocks::panel::{Columns, PanelBuffers, ROWS};
 use crate::blocks::{Layout, Width, Zero};
 use crate::simd::{LANES, Simd};
+use std::ops::Range;
+
+/// Bytes from the integers of one panel of a chunk to those of the next.
+pub(crate) const PANEL_STRIDE: usize = CHUNK * ROWS;
+
+/// Scales, and biases, from those of one panel to those of the next.
+pub(crate) const PANEL_SCALES: usize = SUBS * ROWS;
 
 /// A chunk of panels against some tokens; `acc[t, panel, row] += ...`.
 pub(crate) struct PanelTile {
-    /// Of the first panel; others lie `CHUNK * ROWS` bytes and `SUBS * ROWS` values further.
-    pub(super) weights: PanelBuffers,
-    pub(super) panels: usize,
+    /// Of the first panel; others lie [`PANEL_STRIDE`] bytes and [`PANEL_SCALES`] values further.
+    /// Nobody reads them behind the tile's product, which may change them.
+    pub(crate) weights: PanelBuffers,
+    pub(crate) panels: usize,
     /// Sub-blocks in the chunk, and the form of the weights.
-    pub(super) subs: usize,
-    pub(super) layout: Layout,
+    pub(crate) subs: usize,
+    pub(crate) layout: Layout,
     /// The first token at the chunk's first column.
-    pub(super) x: Columns,
+    pub(crate) x: Columns,
     /// Columns of the whole matrix: the distance of tokens.
-    pub(super) cols: usize,
-    pub(super) tokens: usize,
+    pub(crate) cols: usize,
+    pub(crate) tokens: usize,
     /// `[tokens, panels, 16]`.
-    pub(super) acc: *mut f32,
+    pub(crate) acc: *mut f32,
+}
+
+impl PanelTile {
+    /// The same with some of the tokens.
+    pub(crate) fn part(&self, tokens: Range<usize>) -> Self {
+        let subs = tokens.start * (self.cols / self.layout.sub);
+        Self {
+            x: Columns {
+                x: self.x.x.wrapping_add(tokens.start * self.cols),
+                scales: self.x.scales.wrapping_add(tokens.start * (self.cols / 32)),
+                zeros: self.x.zeros.wrapping_add(subs),
+                sums: self.x.sums.wrapping_add(subs),
+            },
+            tokens: tokens.len(),
+            acc: self.acc.wrapping_add(tokens.start * self.panels * LANES),
+            ..*self
+        }
+    }
 }
 
 /// All tokens of a tile: `P` panels x `T` tokens at a time where there are as many.
@@ -129,7 +155,7 @@ unsafe fn some_tokens<S: Simd, F: Sub, const P: usize, const T: usize>(
             let dot = dots::<S, F, P, T>(s, (w.cast_const(), width), (x, tile.cols), start);
             let mut scale = [s.splat(0.0); P];
             for (p, scale) in scale.iter_mut().enumerate() {
-                *scale = s.load(tile.weights.scales.add((p * SUBS + sub) * ROWS));
+                *scale = s.load(tile.weights.scales.add(p * PANEL_SCALES + sub * ROWS));
             }
             for (t, (acc, dot)) in acc.iter_mut().zip(dot).enumerate() {
                 let x_scale = s.splat(*x_scales.add(t * (tile.cols / 32) + sub * F::SUB / 32));
@@ -140,7 +166,7 @@ unsafe fn some_tokens<S: Simd, F: Sub, const P: usize, const T: usize>(
             if F::BIAS {
                 let mut bias = [s.splat(0.0); P];
                 for (p, bias) in bias.iter_mut().enumerate() {
-                    *bias = s.load(tile.weights.bias.add((p * SUBS + sub) * ROWS));
+                    *bias = s.load(tile.weights.bias.add(p * PANEL_SCALES + sub * ROWS));
                 }
                 for (t, acc) in acc.iter_mut().enumerate() {
                     let x_sum = s.splat(*tile.x.sums.add((token + t) * x_subs + sub));
@@ -179,7 +205,7 @@ unsafe fn dots<S: Simd, F: Sub, const P: usize, const T: usize>(
         unsafe {
             let mut ws = [s.splat_i(0); P];
             for (p, ws) in ws.iter_mut().enumerate() {
-                *ws = s.load_i(w.add(p * CHUNK * ROWS + 64 * i));
+                *ws = s.load_i(w.add(p * PANEL_STRIDE + 64 * i));
             }
             for (t, dot) in dot.iter_mut().enumerate() {
                 let x = s.splat_i(x.add(t * stride + 4 * i).cast::<i32>().read_unaligned());

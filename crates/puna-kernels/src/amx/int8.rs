@@ -1,0 +1,142 @@
+//! Products of bytes: a panel of weights against 16 tokens at a time.
+//!
+//! A sub-block of a panel is a tile as it lies, four columns of 16 rows to a line, and so are its
+//! columns of 16 tokens. Tiles sum the integers of a sub-block, vectors scale the sums and add them
+//! up in the order of [`crate::matmul::panel_tile`]: integers are exact, so the results are its to
+//! the bit.
+//!
+//! A core with tiles at work has one vector unit less for floats, so this is quicker than products by
+//! vectors only where a sub-block has 32 columns and no bias (docs/performance.md).
+
+use super::{Config, ROWS, Tiles, WORDS};
+use crate::blocks::Zero;
+use crate::kernels::Kernels;
+use crate::matmul::{PANEL_SCALES, PANEL_STRIDE, PanelTile};
+use crate::simd::{Avx512, Simd};
+use std::arch::asm;
+
+/// Columns of a sub-block.
+const SUB: usize = 32;
+
+/// Sub-blocks whose sums lie between tiles and vectors, so that neither waits for the other.
+const SLOTS: usize = 4;
+
+/// Sums of sub-blocks, 16 tokens x 16 rows each.
+#[repr(C, align(64))]
+struct Sums([[i32; ROWS * WORDS]; SLOTS]);
+
+/// Sums, tokens and weights.
+static SUB_BLOCKS: Config = {
+    let (sums, tokens, weights) = ((16, 64), (16, SUB as u16), (SUB as u8 / 4, 64));
+    Config::new([sums, tokens, weights, (0, 0), (0, 0), (0, 0), (0, 0), (0, 0)])
+};
+
+/// [`crate::matmul::panel_tile`], in tiles where these are quicker; the rest by `avx512`.
+///
+/// # Safety
+/// The tile's pointers must cover its shape; this machine must have AMX, and `avx512` be its table.
+pub(crate) unsafe fn panel_tile(avx512: &Kernels, tile: &PanelTile) {
+    let whole = match (tile.layout.zero, tile.layout.sub) {
+        (Zero::Constant(_), SUB) => tile.tokens / ROWS * ROWS,
+        _ => 0,
+    };
+    // SAFETY: by contract; the tokens lie within the tile.
+    unsafe {
+        if whole < tile.tokens {
+            avx512.panel_tile(&tile.part(whole..tile.tokens));
+        }
+        if let Zero::Constant(zero) = tile.layout.zero
+            && whole > 0
+        {
+            around_zero(tile, zero);
+            let _tiles = Tiles::configure(&SUB_BLOCKS);
+            for token in (0..whole).step_by(ROWS) {
+                for panel in 0..tile.panels {
+                    sixteen(tile, (token, panel));
+                }
+            }
+        }
+    }
+}
+
+/// Subtracts a constant zero from the weights, which then are signed bytes.
+///
+/// # Safety
+/// The tile's weights must be its own; this machine must have AVX-512.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn around_zero(tile: &PanelTile, zero: u8) {
+    for panel in 0..tile.panels {
+        // SAFETY: the integers of a panel's sub-blocks, by contract.
+        let quants = unsafe {
+            let at = tile.weights.quants.add(panel * PANEL_STRIDE);
+            std::slice::from_raw_parts_mut(at, tile.subs * SUB * ROWS)
+        };
+        quants.iter_mut().for_each(|q| *q = q.wrapping_sub(zero));
+    }
+}
+
+/// 16 tokens and a panel.
+///
+/// # Safety
+/// The tile's pointers must cover its shape, its weights be signed, and tiles be configured.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
+    let mut sums = Sums([[0; ROWS * WORDS]; SLOTS]);
+    // SAFETY: all indices lie within the shape by contract.
+    unsafe {
+        let s = Avx512::assume();
+        let w = tile.weights.quants.add(panel * PANEL_STRIDE).cast_const();
+        let w_scales = tile.weights.scales.add(panel * PANEL_SCALES);
+        let x = tile.x.x.add(token * tile.cols);
+        let x_blocks = tile.cols / SUB;
+        let x_scales = tile.x.scales.add(token * x_blocks);
+        let (acc_at, acc_step) =
+            (tile.acc.add((token * tile.panels + panel) * WORDS), tile.panels * WORDS);
+        let mut acc = [s.splat(0.0); ROWS];
+        for (t, acc) in acc.iter_mut().enumerate() {
+            *acc = s.load(acc_at.add(t * acc_step));
+        }
+        let slots = sums.0.as_mut_ptr();
+        let slot = |sub: usize| slots.add(sub % SLOTS).cast::<i32>();
+        let multiply = |sub: usize| {
+            product(((x.add(sub * SUB), tile.cols), w.add(sub * SUB * WORDS)), slot(sub));
+        };
+        (0..tile.subs.min(SLOTS - 1)).for_each(multiply);
+        for sub in 0..tile.subs {
+            if sub + SLOTS - 1 < tile.subs {
+                multiply(sub + SLOTS - 1);
+            }
+            let sums = slot(sub).cast_const();
+            let w_scale = s.load(w_scales.add(sub * WORDS));
+            for (t, acc) in acc.iter_mut().enumerate() {
+                let scale = s.mul(w_scale, s.splat(*x_scales.add(t * x_blocks + sub)));
+                *acc = s.fma(s.to_f(s.load_i(sums.add(t * WORDS).cast())), scale, *acc);
+            }
+        }
+        for (t, acc) in acc.iter().enumerate() {
+            s.store(acc_at.add(t * acc_step), *acc);
+        }
+    }
+}
+
+/// The integer products of a sub-block of 16 tokens, `stride` bytes apart, and a panel.
+///
+/// # Safety
+/// Both must be readable, 16 x 16 sums writable at `out`, and tiles configured.
+#[inline(always)]
+unsafe fn product(((x, stride), w): ((*const i8, usize), *const u8), out: *mut i32) {
+    // SAFETY: by contract.
+    unsafe {
+        asm!(
+            "tileloadd tmm1, [{x} + 1*{stride}]",
+            "tileloadd tmm2, [{w} + 1*{line}]",
+            "tilezero tmm0",
+            "tdpbssd tmm0, tmm1, tmm2",
+            "tilestored [{out} + 1*{line}], tmm0",
+            x = in(reg) x, stride = in(reg) stride, w = in(reg) w, line = in(reg) 64usize,
+            out = in(reg) out,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
