@@ -18,7 +18,7 @@ mod tile;
 mod tiles;
 
 pub(crate) use pack::{
-    Steps, columns_to_words, rounded_columns_to_words, rows_to_words, transpose_words,
+    Steps, columns_to_words, rounded_columns_to_words, rows_to_words, transpose_words, turn_pairs,
 };
 pub(crate) use panels::{pack_panels, room};
 pub use rounded::{RoundedRows, round_rows, takes_rounded};
@@ -27,8 +27,9 @@ pub(crate) use tile::{Block, block};
 use crate::kernels::{Isa, Kernels};
 use crate::line::Line;
 use crate::parallel::OutPtr;
-use product::{Place, Span, product};
-use tiles::{Right, Term};
+use product::{COLS, Place, Span, product};
+use std::ops::Range;
+use tiles::Term;
 
 /// What the operands are rounded to before they are multiplied; sums are float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +143,7 @@ pub fn gemm(
     write: Write,
     elements: Elements,
 ) {
-    gemm_sum((m, n), &[(a, b, k)], (c, stride), write, elements);
+    gemm_sum((m, n), &[(a, b.into(), k)], (c, stride), write, elements);
 }
 
 /// `A B` as a new matrix `[m, n]`, whose memory nothing writes to before.
@@ -155,11 +156,49 @@ pub fn gemm_new(
     (a, b): (MatRef<'_>, MatRef<'_>),
     elements: Elements,
 ) -> Vec<f32> {
-    gemm_sum_new((m, n), &[(a, b, k)], elements)
+    gemm_sum_new((m, n), &[(a, b.into(), k)], elements)
+}
+
+/// The right operand of a product.
+#[derive(Clone, Copy)]
+pub enum Right<'a> {
+    /// In memory as it comes.
+    Matrix(MatRef<'a>),
+    /// Packed before.
+    Packed(&'a PackedMatrix),
+    /// The transpose of what was packed before as bfloat16.
+    PackedTransposed(&'a PackedMatrix),
+}
+
+impl<'a> From<MatRef<'a>> for Right<'a> {
+    fn from(matrix: MatRef<'a>) -> Self {
+        Right::Matrix(matrix)
+    }
+}
+
+impl Right<'_> {
+    /// # Panics
+    /// If it is not `[k, n]` of these words.
+    fn check(&self, (k, n): (usize, usize), words: Words) {
+        match self {
+            Right::Matrix(b) => {
+                b.check(k, n);
+                let fits = b.stored == Stored::F32 || words == Words::Bf16Pairs;
+                assert!(fits, "rounded rows, float32 product");
+            }
+            Right::Packed(b) => {
+                assert_eq!((b.shape, b.words), ((k, n), words), "packed operand");
+            }
+            Right::PackedTransposed(b) => {
+                assert_eq!((b.shape, b.words), ((n, k), words), "packed operand, transposed");
+                assert!(words == Words::Bf16Pairs, "the transpose of packed float32");
+            }
+        }
+    }
 }
 
 /// A term of a sum of products: `A` `[m, k]`, `B` `[k, n]` and `k`.
-pub type Factors<'a> = (MatRef<'a>, MatRef<'a>, usize);
+pub type Factors<'a> = (MatRef<'a>, Right<'a>, usize);
 
 /// `C = A₁ B₁ + A₂ B₂ + …`, or what is added to `C`, whose memory is gone through once where tiles
 /// are multiplied; rows of `C` are `stride` apart.
@@ -212,9 +251,17 @@ pub fn gemm_sum_new((m, n): (usize, usize), terms: &[Factors<'_>], elements: Ele
 /// A right operand `[k, n]` packed once for several products.
 pub struct PackedMatrix {
     shape: (usize, usize),
-    elements: Elements,
+    words: Words,
+    /// Elements along the inner dimension of a piece.
+    step: usize,
     /// The panels of every piece, in the order in which a product meets them.
     pieces: Vec<Vec<Line>>,
+}
+
+impl std::fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedMatrix({:?} {:?})", self.words, self.shape)
+    }
 }
 
 impl PackedMatrix {
@@ -234,7 +281,7 @@ impl PackedMatrix {
         };
         let step = if in_tiles(words, kernels) { tiles::piece(k) } else { product::piece(words) };
         let pieces = product::spans((k, n), step).map(pack).collect();
-        Self { shape: (k, n), elements, pieces }
+        Self { shape: (k, n), words, step, pieces }
     }
 
     /// Bytes that a packed matrix of this shape takes.
@@ -242,29 +289,51 @@ impl PackedMatrix {
     pub fn bytes((k, n): (usize, usize), elements: Elements) -> usize {
         4 * Words::of(elements, Kernels::get()).steps(k) * n
     }
+
+    /// The panels from a column on, a multiple of a panel's, in the piece of the inner dimension that has
+    /// `inner`; and the steps of that piece.
+    fn panels(&self, inner: usize, col: usize) -> (*const u32, usize) {
+        let (k, piece, chunk) = (self.shape.0, inner / self.step, col / COLS);
+        let steps = self.words.steps(self.step.min(k - piece * self.step));
+        let panels = &self.pieces[chunk * k.div_ceil(self.step) + piece];
+        (panels.as_ptr().cast::<u32>().wrapping_add((col - chunk * COLS) * steps), steps)
+    }
+
+    /// Packs a corner of the transpose `[n, k]`, whose rows and columns begin with a panel's.
+    ///
+    /// # Safety
+    /// There must be room for its panels at `out`.
+    unsafe fn pack_transposed(
+        &self,
+        kernels: &Kernels,
+        (inner, cols): (Range<usize>, Range<usize>),
+        out: *mut u32,
+    ) {
+        let steps = self.words.steps(inner.len());
+        // In the order of what is read, which comes from memory.
+        for row in inner.clone().step_by(TURNED) {
+            let at = (row - inner.start) / 2;
+            let to_rows = (steps - at).min(TURNED / 2);
+            for (panel, col) in cols.clone().step_by(TURNED).enumerate() {
+                let (stored, rows) = self.panels(col, row);
+                let skip = col % self.step / 2;
+                let from_rows = (rows - skip).min(TURNED / 2);
+                // SAFETY: rows of a stored panel, and of one that there is room for.
+                unsafe {
+                    let from = stored.add(skip * TURNED);
+                    let to = out.add((panel * steps + at) * TURNED);
+                    kernels.turn_pairs(
+                        std::slice::from_raw_parts(from, from_rows * TURNED),
+                        std::slice::from_raw_parts_mut(to, to_rows * TURNED),
+                    );
+                }
+            }
+        }
+    }
 }
 
-/// [`gemm`] with a right operand that was packed before.
-///
-/// # Panics
-/// If an operand or `c` is too small for its shape, or `b` has another one.
-pub fn gemm_packed(
-    (m, n, k): (usize, usize, usize),
-    (a, b): (MatRef<'_>, &PackedMatrix),
-    (c, stride): (&mut [f32], usize),
-    write: Write,
-) {
-    assert_eq!(b.shape, (k, n), "shape of the packed operand");
-    let kernels = Kernels::get();
-    let Some(to) = place((m, n, k), c, stride, write) else { return };
-    a.check(m, k);
-    if in_tiles(Words::of(b.elements, kernels), kernels) {
-        return tiles::product(kernels, (m, n), &[Term { a, right: Right::Packed(b), k }], to);
-    }
-    let mut packed = b.pieces.iter();
-    let next = |_, _: &mut Vec<Line>| packed.next().map_or(std::ptr::null(), |p| p.as_ptr().cast());
-    product(kernels, (m, n, k), a, to, b.elements, next);
-}
+/// Columns of a panel of pairs: as many elements as [`turn_pairs`] turns.
+const TURNED: usize = 32;
 
 /// Whether products are made of tiles.
 fn in_tiles(words: Words, kernels: &Kernels) -> bool {
@@ -297,11 +366,10 @@ pub(crate) fn gemm_to(
     write: Write,
 ) {
     let (m, n, k) = shape;
-    let terms = [(operands.0, operands.1, k)];
+    let terms = [(operands.0, operands.1.into(), k)];
     multiply_sum(kernels, (m, n), &terms, Place { at, stride, write }, Elements::Bf16);
 }
 
-/// A sum of products of operands that are not packed.
 fn multiply_sum(
     kernels: &Kernels,
     (m, n): (usize, usize),
@@ -312,24 +380,29 @@ fn multiply_sum(
     let words = Words::of(elements, kernels);
     for (a, b, k) in terms {
         a.check(m, *k);
-        b.check(*k, n);
-        assert!(
-            b.stored == Stored::F32 || words == Words::Bf16Pairs,
-            "rounded rows, float32 product"
-        );
+        b.check((*k, n), words);
     }
     if in_tiles(words, kernels) {
         let terms: Vec<Term<'_>> =
-            terms.iter().map(|&(a, b, k)| Term { a, right: Right::Matrix(b), k }).collect();
+            terms.iter().map(|&(a, right, k)| Term { a, right, k }).collect();
         return tiles::product(kernels, (m, n), &terms, to);
     }
     for (number, &(a, b, k)) in terms.iter().enumerate() {
         let to = if number == 0 { to } else { Place { write: Write::Add, ..to } };
-        let pack = |Span { cols, inner }, panels: &mut Vec<Line>| {
-            pack_panels(kernels, words, &b, (inner, cols), panels);
-            panels.as_ptr().cast()
-        };
-        product(kernels, (m, n, k), a, to, elements, pack);
+        product(kernels, (m, n, k), a, to, words, |Span { cols, inner }, panels| match b {
+            Right::Matrix(b) => {
+                pack_panels(kernels, words, &b, (inner, cols), panels);
+                panels.as_ptr().cast()
+            }
+            Right::Packed(b) => b.panels(inner.start, cols.start).0,
+            Right::PackedTransposed(b) => {
+                let len = cols.len().next_multiple_of(TURNED) * words.steps(inner.len());
+                let out = room(panels, len);
+                // SAFETY: there is room.
+                unsafe { b.pack_transposed(kernels, (inner, cols), out) }
+                out.cast_const()
+            }
+        });
     }
 }
 
@@ -405,7 +478,7 @@ pub(super) mod tests {
                     {
                         let mut c = vec![1.0; m * n];
                         let how = (Write::Add, elements);
-                        let term = (*left, *right, k);
+                        let term = (*left, (*right).into(), k);
                         gemm_sum_with(kernels, (m, n), &[term], (&mut c, n), how);
                         assert!(c == expected, "{:?} {m} {n} {k} {elements:?}", kernels.isa());
                     }
@@ -424,7 +497,7 @@ pub(super) mod tests {
         for kernels in Isa::ALL.iter().filter_map(|&isa| Kernels::for_isa(isa)) {
             for elements in [Elements::F32, Elements::Bf16] {
                 let terms: Vec<Factors<'_>> = (operands.iter().zip(ks))
-                    .map(|((a, b), k)| (MatRef::rows(a, k), MatRef::rows(b, k).t(), k))
+                    .map(|((a, b), k)| (MatRef::rows(a, k), MatRef::rows(b, k).t().into(), k))
                     .collect();
                 let mut expected = vec![0.5; m * n];
                 for term in &terms {
@@ -450,8 +523,26 @@ pub(super) mod tests {
             let (mut c, mut expected) = (vec![0.0; m * n], vec![0.0; m * n]);
             gemm((m, n, k), (a, b), (&mut expected, n), Write::Set, elements);
             let packed = PackedMatrix::new(b, (k, n), elements);
-            gemm_packed((m, n, k), (a, &packed), (&mut c, n), Write::Set);
+            let term = (a, Right::Packed(&packed), k);
+            gemm_sum((m, n), &[term], (&mut c, n), Write::Set, elements);
             assert!(c == expected, "{elements:?}");
+        }
+    }
+
+    /// Pieces that end within a tile, several columns' chunks, and panels that are not full.
+    #[test]
+    fn what_was_packed_multiplies_transposed_too() {
+        if !takes_rounded(Elements::Bf16) {
+            println!("skipped: no products of bfloat16");
+            return;
+        }
+        for (m, n, k) in [(29, 2100, 530), (7, 33, 2400), (40, 70, 2305), (5, 31, 1), (3, 1, 64)] {
+            let (a, b) = (values(m * n, 1), values(k * n, 2));
+            let (a, stored) = (MatRef::rows(&a, n), MatRef::rows(&b, k));
+            let packed = PackedMatrix::new(stored.t(), (k, n), Elements::Bf16);
+            let expected = gemm_new((m, k, n), (a, stored), Elements::Bf16);
+            let term = (a, Right::PackedTransposed(&packed), n);
+            assert!(gemm_sum_new((m, k), &[term], Elements::Bf16) == expected, "{m} {n} {k}");
         }
     }
 

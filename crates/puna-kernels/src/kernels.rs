@@ -126,6 +126,7 @@ pub struct Kernels {
     columns_to_words: ColumnsToWords,
     rounded_columns_to_words: RoundedToWords,
     transpose_words: unsafe fn((*const u32, usize), (usize, usize), *mut u32),
+    turn_pairs: unsafe fn(&[u32], &mut [u32]),
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),
     fill: unsafe fn(&Blocks, &PanelBuffers),
@@ -219,6 +220,8 @@ impl Kernels {
         fn consistency(rows: (&mut [f32], &mut [f32]), how: (&CrossEntropyRow, f32), out: &mut (f32, f32, f32));
         /// Slices of equal length.
         fn adamw_part(w: &mut [f32], g: &[f32], moments: (&mut [f32], &mut [f32]), step: &AdamWStep);
+        /// See [`crate::gemm::turn_pairs`].
+        fn turn_pairs(from: &[u32], to: &mut [u32]);
         /// One row.
         fn log_softmax_row(x: &[f32], out: &mut [f32]);
         /// One row.

@@ -53,12 +53,12 @@ pub use error::KernelError;
 pub use flash::{Flash, FlashSaved, RowMask, flash_backward, flash_forward};
 pub use format::BlockFormat;
 pub use gemm::{
-    Elements, Factors, MatRef, PackedMatrix, RoundedRows, Write, gemm, gemm_new, gemm_packed,
-    gemm_sum, gemm_sum_new, round_rows, takes_rounded,
+    Elements, Factors, MatRef, PackedMatrix, Right, RoundedRows, Write, gemm, gemm_new, gemm_sum,
+    gemm_sum_new, round_rows, takes_rounded,
 };
 pub use kernels::{Isa, Kernels};
 pub use logit_loss::{CrossEntropyRow, consistency_rows, cross_entropy_row};
-pub use machine::{IsaPeak, MachineLimits};
+pub use machine::{IsaPeak, MachineLimits, available_memory};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul, set_prompt_tiles};
 pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix,

@@ -151,14 +151,20 @@ fn reader() -> Reader {
     |bytes| bytes.as_chunks::<8>().0.iter().fold(0, |sum, b| sum | u64::from_le_bytes(*b))
 }
 
+/// Bytes of memory that programs can have without others being pushed out; `None` where the system does
+/// not say.
+#[must_use]
+pub fn available_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib = line.split_whitespace().next()?.parse::<usize>().ok()?;
+    Some(kib.saturating_mul(1024))
+}
+
 /// [`BUFFER_BYTES`], or a quarter of the free memory where that is less; a multiple of
 /// [`READ_CHUNK`].
 fn buffer_bytes() -> usize {
-    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.split_whitespace().next()?.parse::<usize>().ok()
-    });
-    let quarter = free.map_or(usize::MAX, |kib| kib.saturating_mul(1024) / 4);
+    let quarter = available_memory().map_or(usize::MAX, |free| free / 4);
     (quarter.min(BUFFER_BYTES) / READ_CHUNK).max(1) * READ_CHUNK
 }
 

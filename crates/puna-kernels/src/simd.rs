@@ -97,6 +97,21 @@ pub(crate) trait Simd: Copy {
         }
     }
 
+    /// The lanes of `a` and `b` in turn.
+    #[inline(always)]
+    fn zip_i(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        let (mut lanes, mut out) = ([[0i32; LANES]; 2], [0i32; 2 * LANES]);
+        // SAFETY: all arrays have the size of what is stored and loaded.
+        unsafe {
+            self.store_i(lanes[0].as_mut_ptr().cast(), a);
+            self.store_i(lanes[1].as_mut_ptr().cast(), b);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = lanes[i % 2][i / 2];
+            }
+            [self.load_i(out.as_ptr().cast()), self.load_i(out[LANES..].as_ptr().cast())]
+        }
+    }
+
     /// # Safety
     /// 16 f32 (64 bytes) must be readable; no alignment.
     unsafe fn load(self, p: *const f32) -> Self::F;

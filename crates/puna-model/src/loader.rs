@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use puna_config::{ModelConfig, NormWeight};
 use puna_io::{Checkpoint, Dtype, StoredTensor, TensorBytes, TensorInfo};
 use puna_kernels::{BlockFormat, StreamBytes, pack_panels, panel_bytes};
-use puna_nn::{BlockWeight, Linear, NnError, RmsNorm, SharedBytes, Vector, Weight};
+use puna_nn::{BlockWeight, Linear, NnError, RmsNorm, SharedBytes, StoredBytes, Vector, Weight};
 
 use crate::{
     Dialect, LayerSlot, ModelError, Part, RowOrder, Slot, WeightLayout, float, matrix_shape,
@@ -420,6 +421,14 @@ pub(crate) struct Shared(pub(crate) TensorBytes);
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl StoredBytes for Shared {
+    fn release(&self, part: Range<usize>) {
+        if let Some(pages) = self.0.slice(part) {
+            pages.release();
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod mlp;
 mod moe;
 mod norm;
 pub mod ops;
+mod packed;
 mod parameter;
 mod rope;
 mod segment;
@@ -43,6 +44,7 @@ pub use linear::{Interleave, Linear};
 pub use mlp::{FeedForward, Mlp};
 pub use moe::Moe;
 pub use norm::RmsNorm;
+pub use packed::PackedWeight;
 pub use parameter::{DeviceParameter, Parameter};
 pub use puna_kernels::Precision;
 pub use rope::{RopeTables, Rotary};
@@ -52,6 +54,6 @@ pub use value::{Gradients, Value};
 pub use vector::Vector;
 pub use weight::{
     BlockOrder, BlockWeight, CodebookScales, CodebookWeight, Fp8Weight, GroupWeight,
-    GroupWeightQuants, SharedBytes, Weight,
+    GroupWeightQuants, SharedBytes, StoredBytes, Weight,
 };
 pub use workspace::Workspace;

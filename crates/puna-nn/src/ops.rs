@@ -28,6 +28,7 @@ pub use dropout::dropout;
 pub use embedding::{embedding_backward, embedding_backward_on_device};
 pub use gated::gated;
 pub(crate) use gated::kernel_activation;
+pub(crate) use linear::with_matrix;
 pub use linear::{linear, linear_in_training};
 pub use load_balance::load_balance;
 pub use low_rank::{LowRank, linear_with_low_rank, low_rank};

@@ -1,7 +1,7 @@
 //! How a matrix is stored: the closed set of forms that `Linear` multiplies, and nothing else.
 //!
-//! Frozen weights stay as they are on disk (usually in the memory map); only a trained weight is
-//! a [`Parameter`]. The alternative, a separate quantized linear layer as in candle, doubles
+//! Frozen weights stay as they are on disk (usually in the memory map), and training may keep a packed
+//! copy in their place; only a trained weight is a [`Parameter`]. The alternative, a separate quantized linear layer as in candle, doubles
 //! every model file.
 
 use std::ops::Range;
@@ -13,10 +13,23 @@ use puna_kernels::{
     GroupZeros, Matrix, MatrixData, PackedGroups,
 };
 
+use crate::packed::PackedWeight;
 use crate::{NnError, Parameter};
 
+/// Bytes of weights.
+pub trait StoredBytes: AsRef<[u8]> + Send + Sync {
+    /// Gives the memory of a part back that will not be read for some time, where that is a file's and
+    /// comes back from there.
+    fn release(&self, part: Range<usize>) {
+        let _ = part;
+    }
+}
+
+impl StoredBytes for Vec<u8> {}
+impl StoredBytes for puna_kernels::StreamBytes {}
+
 /// Bytes that are mapped from a file or owned, shared between weights.
-pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type SharedBytes = Arc<dyn StoredBytes>;
 
 /// A matrix `[out, in]`.
 #[derive(Clone, Debug)]
@@ -35,6 +48,8 @@ pub enum Weight {
     Codebook(CodebookWeight),
     /// F8_E4M3 with block scales.
     Fp8(Fp8Weight),
+    /// Any of these, which training has also packed for its products.
+    Packed(PackedWeight),
 }
 
 /// Rows of blocks.
@@ -90,6 +105,11 @@ impl BlockWeight {
         let weight = Self { order: BlockOrder::Panels, bytes, span, ..self.clone() };
         weight.matrix().validate()?;
         Ok(weight)
+    }
+
+    /// Gives the memory of these weights back until they are read again ([`StoredBytes::release`]).
+    pub(crate) fn release(&self) {
+        self.bytes.release(self.span.clone());
     }
 
     /// The order of the blocks.
@@ -351,6 +371,7 @@ impl Weight {
             Weight::GroupPanels(w) => w.rows,
             Weight::Codebook(w) => w.rows,
             Weight::Fp8(w) => w.rows,
+            Weight::Packed(w) => w.of().rows(),
         }
     }
 
@@ -365,6 +386,7 @@ impl Weight {
             Weight::GroupPanels(w) => w.cols,
             Weight::Codebook(w) => w.cols,
             Weight::Fp8(w) => w.cols,
+            Weight::Packed(w) => w.of().cols(),
         }
     }
 
@@ -386,6 +408,7 @@ impl Weight {
             Weight::GroupPanels(w) => Some(w.matrix()),
             Weight::Codebook(w) => Some(w.matrix()),
             Weight::Fp8(w) => Some(w.matrix()),
+            Weight::Packed(w) => w.of().matrix(),
         }
     }
 
@@ -414,6 +437,7 @@ impl Weight {
                 (*w.nibbles).as_ref().len() + scales
             }
             Weight::Fp8(w) => w.rows * w.cols + size_of_val(&*w.scales),
+            Weight::Packed(w) => PackedWeight::bytes(w.of()),
         }
     }
 
@@ -440,6 +464,7 @@ impl Weight {
             },
             Weight::Codebook(_) => "codebook4",
             Weight::Fp8(_) => "F8_E4M3",
+            Weight::Packed(w) => w.of().format_name(),
         }
     }
 
@@ -458,6 +483,7 @@ impl Weight {
         }
         Ok(match self {
             Weight::Dense(t) => Weight::Dense(t.narrow(0, rows.start, rows.len())?),
+            Weight::Packed(w) => w.of().slice_rows(rows)?,
             Weight::Block(w) if w.order == BlockOrder::Rows => Weight::Block(w.slice(rows)),
             Weight::Group(w) => Weight::Group(w.slice(rows)),
             Weight::Trained(_) => {

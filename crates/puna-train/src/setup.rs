@@ -123,6 +123,12 @@ impl Setup {
                 decoder = frozen_on(device, &start, &recipe)?;
             }
             device::move_to(&trained, device)?;
+        } else if recipe.adapter.is_some()
+            && Precision::from(recipe.train.precision) == Precision::Fast
+        {
+            // Processes of one machine have copies of their own.
+            let memory = puna_kernels::available_memory().unwrap_or(0);
+            decoder.keep_packed(memory / 2 / ranks.size())?;
         }
         let ranks = over_devices(ranks, device.as_ref(), &mut notes)?;
         let (train, validation) = rows;

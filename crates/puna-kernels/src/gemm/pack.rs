@@ -188,3 +188,35 @@ pub(crate) unsafe fn transpose_words<S: Simd>(
         }
     }
 }
+
+/// A piece of a packed matrix to one of its transpose: up to 16 rows of 32 pairs of neighbors along one
+/// dimension, to as many along the other. Word `o` of row `s` is the elements `(o, 2 s)` and
+/// `(o, 2 s + 1)`, and becomes halves of the words `2 s` and `2 s + 1` of row `o / 2`. What is not there
+/// counts as zero.
+#[inline(always)]
+pub(crate) fn turn_pairs<S: Simd>(s: S, from: &[u32], to: &mut [u32]) {
+    const ROW: usize = 2 * LANES;
+    let mut padded = [0; ROW * LANES];
+    let from = if from.len() < padded.len() {
+        padded[..from.len()].copy_from_slice(from);
+        &padded
+    } else {
+        from
+    };
+    let (low, high) = (s.splat_i(0xffff), s.splat_i(-0x1_0000));
+    let from = from.as_ptr().cast::<u8>();
+    for (four, rows) in to.chunks_mut(2 * ROW).enumerate() {
+        // SAFETY: 16 bytes of each of the 16 rows that there are; whole vectors of a row.
+        unsafe {
+            let columns = s.rows16(from.add(16 * four), 4 * ROW);
+            for (pair, row) in columns.as_chunks::<2>().0.iter().zip(rows.as_chunks_mut::<ROW>().0)
+            {
+                let even = s.or_i(s.and_i(pair[0], low), s.shl_i(pair[1], 16));
+                let odd = s.or_i(s.shr_i(pair[0], 16), s.and_i(pair[1], high));
+                for (half, words) in s.zip_i(even, odd).into_iter().enumerate() {
+                    s.store_i(row[LANES * half..].as_mut_ptr().cast(), words);
+                }
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The walk of a product over its operands: B is packed into panels that all threads share.
 
 use super::panels::pack_rows;
-use super::{Block, Elements, MIN_PARALLEL, MatRef, Stored, Words, Write};
+use super::{Block, MIN_PARALLEL, MatRef, Stored, Words, Write};
 use crate::kernels::Kernels;
 use crate::line::Line;
 use crate::parallel::OutPtr;
@@ -63,10 +63,9 @@ pub(super) fn product(
     (m, n, k): (usize, usize, usize),
     a: MatRef<'_>,
     to: Place,
-    elements: Elements,
+    words: Words,
     mut panels_of: impl FnMut(Span, &mut Vec<Line>) -> *const u32,
 ) {
-    let words = Words::of(elements, kernels);
     assert!(a.stored == Stored::F32 || words == Words::Bf16Pairs, "rounded rows, float32 product");
     let mut room = PANELS_OF_B.take();
     for Span { cols, inner } in spans((k, n), piece(words)) {

@@ -8,7 +8,7 @@
 
 use super::panels::{pack_panels_here, pack_rows};
 use super::product::{COLS, Place};
-use super::{Block, MIN_PARALLEL, MatRef, Order, PackedMatrix, Stored, Words, Write};
+use super::{Block, MIN_PARALLEL, MatRef, Order, Right, Stored, Words, Write};
 use crate::kernels::Kernels;
 use crate::line::Line;
 use crate::pool;
@@ -29,15 +29,8 @@ const OUTPUTS: usize = 128 * 1024;
 /// Columns of a panel: two tiles.
 const WIDTH: usize = 32;
 
-/// Panels of the columns that are packed together in a [`PackedMatrix`].
+/// Panels of the columns that are packed together in a [`super::PackedMatrix`].
 const CHUNK: usize = COLS / WIDTH;
-
-/// The right operand.
-#[derive(Clone, Copy)]
-pub(super) enum Right<'a> {
-    Matrix(MatRef<'a>),
-    Packed(&'a PackedMatrix),
-}
 
 /// Elements along the inner dimension of a piece: even parts of whole tiles.
 pub(super) fn piece(k: usize) -> usize {
@@ -193,16 +186,11 @@ impl Round<'_> {
             for (number, part) in self.parts.iter().enumerate() {
                 let (term, steps) = (part.term, part.steps());
                 let b = match term.right {
-                    Right::Matrix(_) => {
+                    Right::Packed(matrix) => matrix.panels(part.inner.start, cols.start).0,
+                    Right::Matrix(_) | Right::PackedTransposed(_) => {
                         let own = packed;
                         packed = packed.wrapping_add(panels.len() * WIDTH * steps);
                         own
-                    }
-                    Right::Packed(matrix) => {
-                        let (step, chunk) = (piece(term.k), panels.start / CHUNK);
-                        let piece = chunk * term.k.div_ceil(step) + part.inner.start / step;
-                        let skip = (panels.start - chunk * CHUNK) * WIDTH * steps;
-                        matrix.pieces[piece].as_ptr().cast::<u32>().wrapping_add(skip)
                     }
                 };
                 let corner = (rows.clone(), part.inner.clone());
@@ -237,17 +225,20 @@ impl Round<'_> {
         }
         own.of = of;
         let panels = cols.len().div_ceil(WIDTH);
-        let operands = self.parts.iter().filter_map(|part| match &part.term.right {
-            Right::Matrix(b) => Some((part, b)),
-            Right::Packed(_) => None,
-        });
-        let all: usize = operands.clone().map(|(part, _)| part.steps()).sum();
+        let operands = self.parts.iter().filter(|p| !matches!(p.term.right, Right::Packed(_)));
+        let all: usize = operands.clone().map(Part::steps).sum();
         let mut at = super::room(&mut own.panels, panels * WIDTH * all);
-        for (part, b) in operands {
+        for part in operands {
             let corner = (part.inner.clone(), cols.clone());
             // SAFETY: there is room for the panels of all parts.
             at = unsafe {
-                pack_panels_here(self.kernels, Words::Bf16Pairs, b, corner, at);
+                match &part.term.right {
+                    Right::Matrix(b) => {
+                        pack_panels_here(self.kernels, Words::Bf16Pairs, b, corner, at);
+                    }
+                    Right::PackedTransposed(b) => b.pack_transposed(self.kernels, corner, at),
+                    Right::Packed(_) => {}
+                }
                 at.add(panels * WIDTH * part.steps())
             };
         }

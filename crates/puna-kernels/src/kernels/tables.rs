@@ -88,6 +88,7 @@ macro_rules! table {
                     out: Steps) = gemm::rounded_columns_to_words;
                 transpose_words(from: (*const u32, usize), shape: (usize, usize), out: *mut u32) =
                     gemm::transpose_words;
+                turn_pairs(from: &[u32], to: &mut [u32]) = gemm::turn_pairs;
                 }
                 plain {
                 widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]) = blocks::widen;
@@ -113,6 +114,7 @@ macro_rules! table {
                 columns_to_words,
                 rounded_columns_to_words,
                 transpose_words,
+                turn_pairs,
                 float_tile,
                 panel_tile,
                 fill,

@@ -185,6 +185,15 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn zip_i(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
+        // SAFETY: `Self` exists only where the CPU has AVX-512.
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            [_mm512_permutex2var_epi32(a, low, b), _mm512_permutex2var_epi32(a, high, b)]
+        }
+    }
+    #[inline(always)]
     unsafe fn rows4(self, p: *const u8, stride: usize) -> __m512i {
         // SAFETY: 4 bytes of each of the 16 rows are readable by contract.
         unsafe {

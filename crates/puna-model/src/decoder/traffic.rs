@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use puna_io::{Sha256, hex};
-use puna_nn::{FeedForward, Linear, Mlp, Moe};
+use puna_nn::{FeedForward, Linear, Mlp, Moe, Weight};
 
 use super::Decoder;
 use crate::ModelError;
@@ -17,7 +17,11 @@ impl Decoder {
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         let linears: u64 = self.linears().iter().map(|(_, linear)| bytes(linear)).sum();
-        let tied = Arc::ptr_eq(self.embedding.weight(), self.head.weight());
+        let head = match &**self.head.weight() {
+            Weight::Packed(head) => head.of(),
+            _ => self.head.weight(),
+        };
+        let tied = Arc::ptr_eq(self.embedding.weight(), head);
         linears + if tied { 0 } else { self.embedding.weight().stored_bytes() as u64 }
     }
 

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use puna_kernels::BlockFormat;
 use puna_nn::ops::{
     CrossEntropy, LossSum, Losses, cross_entropy, embedding_backward, embedding_backward_on_device,
     with_f32,
@@ -15,7 +16,7 @@ use puna_nn::ops::{
 use puna_nn::{
     AdapterSet, Balance, Context, FeedForward, Linear, NnError, Parameter, Pass, Precision, RmsNorm,
 };
-use puna_nn::{RowsOfTokens, Tokens, Value, Vector, Weight};
+use puna_nn::{PackedWeight, RowsOfTokens, Tokens, Value, Vector, Weight};
 
 use super::rows::{AdaptedHead, EmbeddedRows, Expanded, Prefixes};
 use super::{Block, Decoder};
@@ -141,6 +142,29 @@ impl Decoder {
             train_linear(&mut self.head, &mut |shape, values| add(Slot::Head, shape, values))?;
         }
         Ok(Trainable { parameters })
+    }
+
+    /// Keeps the frozen matrices of the blocks and the head packed for the products of training ([`PackedWeight`]), if
+    /// all of these copies take `at_most` bytes; whether they do.
+    ///
+    /// # Errors
+    /// If a weight cannot be dequantized.
+    pub fn keep_packed(&mut self, at_most: usize) -> Result<bool, ModelError> {
+        let frozen = |linear: &Linear| PackedWeight::bytes(linear.weight());
+        let all: usize = self.linears().iter().map(|(_, linear)| frozen(linear)).sum();
+        if all > at_most {
+            return Ok(false);
+        }
+        // A head of bfloat16 is multiplied as quickly as it lies.
+        let words = |w: &Weight| matches!(w, Weight::Block(w) if w.format() == BlockFormat::BF16);
+        let head = Some(&mut self.head).filter(|head| !words(head.weight()));
+        let blocks = self.blocks.iter_mut().flat_map(Block::linears_mut);
+        for linear in blocks.chain(head) {
+            if let Some(packed) = PackedWeight::new(linear.weight())? {
+                *linear.weight_mut() = Arc::new(Weight::Packed(packed));
+            }
+        }
+        Ok(true)
     }
 
     /// Forward and backward of a batch; gradients are added to the parameters'. `ready` is told of
@@ -402,6 +426,19 @@ fn train_norm(norm: &mut RmsNorm, add: Add<'_>) -> Result<(), ModelError> {
 }
 
 impl Block {
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let parts = self.attention.parts_mut();
+        let mut all = vec![&mut parts.query, &mut parts.key, &mut parts.value, &mut parts.output];
+        let experts = match &mut self.ffn {
+            FeedForward::Dense(mlp) => std::slice::from_mut(mlp),
+            FeedForward::Moe(moe) => &mut moe.experts[..],
+        };
+        for mlp in experts {
+            all.extend([&mut mlp.gate, &mut mlp.up, &mut mlp.down]);
+        }
+        all
+    }
+
     fn make_trainable(&mut self, add: AddSlot<'_>) -> Result<(), ModelError> {
         use LayerSlot as L;
         let parts = self.attention.parts_mut();

@@ -16,11 +16,11 @@ use std::cell::Cell;
 use candle_core::{DType, Device, Tensor};
 use puna_cuda::Operand;
 use puna_kernels::{
-    CrossEntropyRow, Elements, MatRef, PackedMatrix, Write, consistency_rows, cross_entropy_row,
-    gemm, gemm_packed, round_rows, takes_rounded,
+    CrossEntropyRow, Elements, MatRef, PackedMatrix, Right, Write, consistency_rows,
+    cross_entropy_row, gemm_sum, round_rows, takes_rounded,
 };
 
-use super::linear::{elements, on_device as weight_on_device, weight_gradient, with_matrix};
+use super::linear::{elements, on_device as weight_on_device, weight_gradient, with_right};
 use super::with_f32;
 use crate::device_products::{no_kernel, operand, product, write_product};
 use crate::{NnError, Precision, Value, Weight};
@@ -171,8 +171,8 @@ pub fn cross_entropy(
         return on_device(x, head, of);
     }
     let mut dx = puna_kernels::zeros(if x.is_tracked() { tokens * width } else { 0 });
-    let sum = with_matrix(head, elements(of.precision), |weight| {
-        with_f32(x.tensor(), |x| chunks(x, (head, weight), of, &mut dx))
+    let sum = with_right(head, elements(of.precision), |weight, transposed| {
+        with_f32(x.tensor(), |x| chunks(x, (head, weight, transposed), of, &mut dx))
     })??;
     let dx = if dx.is_empty() {
         None
@@ -237,7 +237,7 @@ fn on_device(
 
 fn chunks(
     x: &[f32],
-    (head, weight): (&Weight, MatRef<'_>),
+    (head, weight, transposed): (&Weight, Right<'_>, Right<'_>),
     of: &CrossEntropy<'_>,
     dx: &mut [f32],
 ) -> LossSum {
@@ -256,25 +256,19 @@ fn chunks(
     }
     let mut sum = LossSum::default();
     // Packing pays from three products on.
-    let packed = if wanted.len() > 2 * chunk {
-        Packed::new(weight, (vocab, width), elements, !dx.is_empty())
-    } else {
-        Packed::default()
+    let packed = match weight {
+        Right::Matrix(weight) if wanted.len() > 2 * chunk => {
+            Packed::new(weight, (vocab, width), elements, !dx.is_empty())
+        }
+        _ => Packed::default(),
     };
+    let transposed = packed.forward.as_ref().map_or(transposed, Right::Packed);
+    let weight = packed.backward.as_ref().map_or(weight, Right::Packed);
     for wanted in wanted.chunks(chunk) {
         let rows = gathered(x, wanted, width); // [n, C]
         let logits = &mut room[..wanted.len() * vocab]; // [n, V]
-        let shape = (wanted.len(), vocab, width);
-        match &packed.forward {
-            Some(head) => {
-                let operands = (MatRef::rows(&rows, width), head);
-                gemm_packed(shape, operands, (logits, vocab), Write::Set);
-            }
-            None => {
-                let operands = (MatRef::rows(&rows, width), weight.t());
-                gemm(shape, operands, (logits, vocab), Write::Set, elements);
-            }
-        }
+        let term = (MatRef::rows(&rows, width), transposed, width);
+        gemm_sum((wanted.len(), vocab), &[term], (logits, vocab), Write::Set, elements);
         // Two products read the gradients: better rounded once.
         let rounded = takes_rounded(elements) && !dx.is_empty();
         sum += row_losses(logits, (wanted, vocab), of, rounded);
@@ -283,13 +277,9 @@ fn chunks(
         }
         let d_logits =
             if rounded { MatRef::rounded_rows(logits, vocab) } else { MatRef::rows(logits, vocab) };
-        let shape = (wanted.len(), width, vocab);
-        let multiply = |to: &mut [f32]| match &packed.backward {
-            Some(head) => gemm_packed(shape, (d_logits, head), (to, width), Write::Set),
-            None => {
-                let operands = (d_logits, weight);
-                gemm(shape, operands, (to, width), Write::Set, elements);
-            }
+        let multiply = |to: &mut [f32]| {
+            let term = (d_logits, weight, vocab);
+            gemm_sum((wanted.len(), width), &[term], (to, width), Write::Set, elements);
         };
         if let Some(run) = as_run(wanted) {
             multiply(&mut dx[run.start * width..run.end * width]);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use puna_cuda::Operand;
 use puna_kernels::{
-    BlockFormat, Elements, Factors, MatRef, RoundedRows, Write, gemm, gemm_new, gemm_sum,
+    BlockFormat, Elements, Factors, MatRef, Right, RoundedRows, Write, gemm, gemm_new, gemm_sum,
     gemm_sum_new, takes_rounded,
 };
 
@@ -81,7 +81,10 @@ fn frozen(
     let y = if training {
         // Rounded once for all products of `x`.
         let x = Rows::of(x, elements)?;
-        with_matrix(weight, elements, |w| x.with(|x| gemm_new(shape, (x, w.t()), elements)))??
+        let (tokens, out, width) = shape;
+        with_right(weight, elements, |_, w| {
+            x.with(|x| gemm_sum_new((tokens, out), &[(x, w, width)], elements))
+        })??
     } else {
         let mut y = puna_kernels::zeros(tokens * weight.rows());
         if let Some(matrix) = weight.matrix() {
@@ -93,7 +96,7 @@ fn frozen(
     let weight = Arc::clone(weight);
     Ok(Value::derived_adding(y, &[x], move |dy, before| {
         let dy = Rows::of(&Value::constant(dy.clone()), elements)?;
-        let dx = with_matrix(&weight, elements, |w| {
+        let dx = with_right(&weight, elements, |w, _| {
             dy.with(|dy| {
                 let shape = (tokens, weight.cols());
                 input_gradient(shape, &[(dy, w, weight.rows())], before, elements)
@@ -115,7 +118,7 @@ fn as_words(weight: &Weight, elements: Elements) -> Option<MatRef<'_>> {
 }
 
 /// Lends a weight `[out, in]` as general products take it; dequantized where that is no stored form.
-pub(super) fn with_matrix<T>(
+pub(crate) fn with_matrix<T>(
     weight: &Weight,
     elements: Elements,
     f: impl FnOnce(MatRef<'_>) -> T,
@@ -126,6 +129,20 @@ pub(super) fn with_matrix<T>(
     match weight {
         Weight::Trained(parameter) => Ok(f(MatRef::rows(&parameter.values(), weight.cols()))),
         _ => with_f32(&weight.dequantize()?, |values| f(MatRef::rows(values, weight.cols()))),
+    }
+}
+
+/// Lends `W` `[out, in]` and `Wᵀ` as right operands.
+pub(super) fn with_right<T>(
+    weight: &Weight,
+    elements: Elements,
+    f: impl FnOnce(Right<'_>, Right<'_>) -> T,
+) -> Result<T, NnError> {
+    match weight {
+        Weight::Packed(w) if takes_rounded(elements) => {
+            Ok(f(Right::PackedTransposed(w.packed()), Right::Packed(w.packed())))
+        }
+        _ => with_matrix(weight, elements, |w| f(w.into(), w.t().into())),
     }
 }
 
@@ -145,7 +162,9 @@ fn trained(x: &Value, parameter: &Arc<Parameter>, elements: Elements) -> Result<
         let dx = {
             let w = parameter.values();
             let w = MatRef::rows(&w, cols);
-            dy.with(|dy| input_gradient((tokens, cols), &[(dy, w, rows)], before, elements))??
+            dy.with(|dy| {
+                input_gradient((tokens, cols), &[(dy, w.into(), rows)], before, elements)
+            })??
         };
         x_rows.with(|x| dy.with(|dy| weight_gradient(&parameter, dy, (x, tokens), elements)))??;
         Ok(vec![Some(dx)])

@@ -10,7 +10,7 @@ use puna_cuda::Operand;
 use puna_kernels::{Elements, MatRef, Write, gemm, gemm_new, gemm_sum_new};
 
 use super::linear::{
-    Rows, elements, input_gradient, linear_in_training, weight_gradient, with_matrix,
+    Rows, elements, input_gradient, linear_in_training, weight_gradient, with_right,
 };
 use crate::device_products::{factors, no_kernel, operand, product, product_plus, write_product};
 use crate::value::Sum;
@@ -109,7 +109,7 @@ pub fn low_rank(x: &Value, y: Value, of: &LowRank, precision: Precision) -> Resu
             let d_h = of.backward((&x_rows, &h), (dy, tokens), elements)?;
             d_h.with(|d_h| {
                 let a = of.a.values();
-                let term = (d_h, MatRef::rows(&a, width), rank);
+                let term = (d_h, MatRef::rows(&a, width).into(), rank);
                 input_gradient((tokens, width), &[term], before, elements)
             })?
         })??;
@@ -172,11 +172,11 @@ pub fn linear_with_low_rank(
     of.check((tokens, width), (tokens, out))?;
     let x_rows = Rows::of(x, elements)?;
     let h = x_rows.with(|x| of.inner(x, tokens, elements))??;
-    let y = with_matrix(&weight, elements, |w| {
+    let y = with_right(&weight, elements, |_, w| {
         x_rows.with(|x| {
             h.with(|h| {
                 let b = of.b.values();
-                let terms = [(x, w.t(), width), (h, MatRef::rows(&b, rank).t(), rank)];
+                let terms = [(x, w, width), (h, MatRef::rows(&b, rank).t().into(), rank)];
                 gemm_sum_new((tokens, out), &terms, elements)
             })
         })?
@@ -187,9 +187,9 @@ pub fn linear_with_low_rank(
         let dx = dy_rows.with(|dy| {
             let d_h = of.backward((&x_rows, &h), (dy, tokens), elements)?;
             d_h.with(|d_h| {
-                with_matrix(&weight, elements, |w| {
+                with_right(&weight, elements, |w, _| {
                     let a = of.a.values();
-                    let terms = [(dy, w, out), (d_h, MatRef::rows(&a, width), rank)];
+                    let terms = [(dy, w, out), (d_h, MatRef::rows(&a, width).into(), rank)];
                     input_gradient((tokens, width), &terms, before, elements)
                 })?
             })?
