@@ -36,8 +36,8 @@ pub(crate) struct ComputeArgs {
     #[arg(long)]
     exact: bool,
 
-    /// Leave quantized weights as the file has them: no copy in memory and a quicker start, but
-    /// slower steps (by default they are interleaved for the products)
+    /// Leave weights in the file's pages: no copy in memory, pages shared between processes, but slower
+    /// steps (by default they get huge pages, quantized ones interleaved, when decoding begins)
     #[arg(long)]
     no_repack: bool,
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use puna_config::{ModelConfig, NormWeight};
 use puna_io::{Checkpoint, Dtype, StoredTensor, TensorBytes, TensorInfo};
-use puna_kernels::{BlockFormat, StreamBytes, pack_panels, panel_bytes};
+use puna_kernels::{BlockFormat, StreamBytes, available_memory, pack_panels, panel_bytes};
 use puna_nn::{BlockWeight, Linear, NnError, RmsNorm, SharedBytes, StoredBytes, Vector, Weight};
 
 use crate::{
@@ -160,9 +160,9 @@ impl<'a> Loader<'a> {
         Ok(self.for_products(slot, Arc::new(weight), self.bias(bias)?)?.at(slot))
     }
 
-    /// A layer whose quantized weight is interleaved for products where the layout says so: packed
-    /// integers at once, since their memory is puna's anyway, blocks when they are first needed,
-    /// after which their file's pages are given back.
+    /// A layer whose weight gets memory of its own for products where the layout says so, interleaved if
+    /// it is quantized: packed integers at once, since their memory is puna's anyway, blocks when they
+    /// are first needed, after which their file's pages are given back.
     pub(crate) fn for_products(
         &self,
         slot: Slot,
@@ -181,12 +181,10 @@ impl<'a> Loader<'a> {
                 }
                 Ok(Linear::new(Arc::new(Weight::GroupPanels(panels)), bias))
             }
-            (Weight::Block(block), WeightLayout::Panels)
-                if panel_bytes(block.format(), weight.rows(), weight.cols()).is_some() =>
-            {
+            (Weight::Block(block), WeightLayout::Panels) => {
                 let pages = part_of(&self.stored(&name)?.bytes, block.bytes());
-                let interleave = move |weight: &Weight| interleave(weight, &pages);
-                Ok(Linear::new(weight, bias).interleaved_by(Box::new(interleave)))
+                let streamed = move |weight: &Weight| streamed(weight, &pages);
+                Ok(Linear::new(weight, bias).streamed_by(Box::new(streamed)))
             }
             _ => Ok(Linear::new(weight, bias)),
         }
@@ -375,28 +373,44 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Interleaved blocks, which leave the pages of their file; `None` where the system has no memory
-/// for them (the rows do, more slowly).
-fn interleave(weight: &Weight, pages: &TensorBytes) -> Option<Weight> {
+/// Blocks on huge pages, where they stream faster than from a file's small ones: quantized ones
+/// interleaved, floats as they are. They leave the pages of their file; `None` where there is no memory
+/// for them (the file's pages do, more slowly, and the system may drop them).
+fn streamed(weight: &Weight, pages: &TensorBytes) -> Option<Weight> {
     let Weight::Block(block) = weight else { return None };
-    let (rows, cols) = (weight.rows(), weight.cols());
-    let row_bytes = block.format().row_bytes(cols)?;
-    let mut panels = StreamBytes::zeros(panel_bytes(block.format(), rows, cols)?)?;
+    let (format, rows, cols) = (block.format(), weight.rows(), weight.cols());
+    let row_bytes = format.row_bytes(cols)?;
+    let in_panels = panel_bytes(format, rows, cols);
+    let size = in_panels.unwrap_or(block.bytes().len());
+    if available_memory().is_some_and(|free| free < size + SPARE_BYTES) {
+        return None;
+    }
+    let mut copy = StreamBytes::zeros(size)?;
     // Piece by piece, so that file and copy are hardly ever both in memory.
     let piece = (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(16).max(16);
     let pieces = block.bytes().chunks(piece * row_bytes);
-    for (i, (from, to)) in pieces.zip(panels.chunks_mut(piece * row_bytes)).enumerate() {
-        pack_panels(block.format(), (from.len() / row_bytes, cols), from, to).ok()?;
+    for (i, (from, to)) in pieces.zip(copy.chunks_mut(piece * row_bytes)).enumerate() {
+        match in_panels {
+            Some(_) => pack_panels(format, (from.len() / row_bytes, cols), from, to).ok()?,
+            None => to.copy_from_slice(from),
+        }
         let start = i * piece * row_bytes;
         if let Some(pages) = pages.slice(start..start + from.len()) {
             pages.release();
         }
     }
-    Some(Weight::Block(block.with_panels(Arc::new(panels)).ok()?))
+    let copy: SharedBytes = Arc::new(copy);
+    Some(Weight::Block(match in_panels {
+        Some(_) => block.with_panels(copy).ok()?,
+        None => BlockWeight::new(format, rows, cols, copy).ok()?,
+    }))
 }
 
-/// Bytes that are interleaved before their file's pages are given back.
+/// Bytes that are copied before their file's pages are given back.
 const PIECE_BYTES: usize = 4 << 20;
+
+/// Memory that is left to others when weights get their own.
+const SPARE_BYTES: usize = 256 << 20;
 
 /// The part of a stored tensor that a weight's bytes are; all of it where they are a copy.
 fn part_of(stored: &TensorBytes, bytes: &[u8]) -> TensorBytes {

@@ -41,8 +41,9 @@ pub enum WeightLayout {
     /// As the file has them, in its memory map: pages shared between processes, no work at the
     /// start, slower steps.
     AsStored,
-    /// Blocks interleaved by 16 rows in memory of their own, for decoding at the speed of memory, from
-    /// the first pass of few tokens on. Exact arithmetic reads single rows and has no use for it.
+    /// Blocks on huge pages of their own, quantized ones interleaved by 16 rows, for decoding at the speed
+    /// of memory, from the first pass of few tokens on. Exact arithmetic reads single rows and has no use
+    /// for it.
     Panels,
 }
 

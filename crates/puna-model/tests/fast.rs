@@ -1,8 +1,8 @@
 //! Fast mode: how far it may be from the reference, on every golden case.
 
-use puna_model::Precision;
+use puna_model::{LoadOptions, Model, Precision, WeightLayout};
 
-use crate::support::{cases, load, prefill, prompts, rms_over_std};
+use crate::support::{cases, greedy, load, model_path, prefill, prompts, rms_over_std};
 
 /// Quantized weights with 8-bit activations; llama.cpp itself shows 0.016 to 0.031.
 const QUANTIZED: f32 = 0.05;
@@ -34,6 +34,24 @@ fn the_fast_mode_stays_within_its_bounds_on_every_case() {
                 assert!(error <= bound, "{name} prompt {i}: rms/std {error:.4} above {bound}");
                 eprintln!("{name} prompt {i}: rms/std {error:.5} (bound {bound})");
             }
+        }
+    }
+}
+
+/// Quantized, BF16 and F16 weights, and integers beside a head of floats.
+#[test]
+fn weights_in_memory_of_their_own_give_the_bits_of_those_in_the_files_pages() {
+    for group in ["text", "layout", "gguf", "gptq"] {
+        let Some(cases) = cases(group) else { continue };
+        for case in cases.iter().filter(|c| !c.ends_with("llama4-text")) {
+            let logits = [WeightLayout::AsStored, WeightLayout::Panels].map(|layout| {
+                let options = LoadOptions { layout, ..LoadOptions::new(Precision::Fast) };
+                let model = Model::load(&model_path(case), &options).unwrap();
+                let prompt = &prompts(case)[0].input;
+                // The steps make the copies, which the second prompt then reads as well.
+                [greedy(&model.decoder, prompt, 3).1, prefill(&model.decoder, prompt).1].concat()
+            });
+            assert!(logits[0] == logits[1], "{}", case.display());
         }
     }
 }

@@ -40,7 +40,7 @@ pub use device::project;
 pub use embedding::Embedding;
 pub use error::NnError;
 pub use kv_cache::{KvBlock, KvCache, RotaryTable};
-pub use linear::{Interleave, Linear};
+pub use linear::{Linear, Stream};
 pub use mlp::{FeedForward, Mlp};
 pub use moe::Moe;
 pub use norm::RmsNorm;

@@ -11,36 +11,36 @@ use std::sync::{Arc, OnceLock};
 pub struct Linear {
     weight: Arc<Weight>,
     bias: Option<Vector>,
-    interleaved: Option<Arc<Interleaved>>,
+    streamed: Option<Arc<Streamed>>,
     slot: Option<Slot>,
 }
 
-/// Makes the interleaved form of a weight; `None` where there is none, or no memory for it.
-pub type Interleave = Box<dyn Fn(&Weight) -> Option<Weight> + Send + Sync>;
+/// Makes the form of a weight that streams; `None` where there is none, or no memory for it.
+pub type Stream = Box<dyn Fn(&Weight) -> Option<Weight> + Send + Sync>;
 
 /// The form of a weight for products with few tokens, made when the first of them comes: a prompt
 /// reads the weights once and is as quick on rows as the file has them, so it need not wait for a
 /// copy in memory, which takes longer than the prompt; a step after a step does not want to live
 /// without. The results are the same bits.
-struct Interleaved {
+struct Streamed {
     weight: OnceLock<Option<Arc<Weight>>>,
-    interleave: Interleave,
+    stream: Stream,
 }
 
-impl std::fmt::Debug for Interleaved {
+impl std::fmt::Debug for Streamed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Interleaved({:?})", self.weight.get())
+        write!(f, "Streamed({:?})", self.weight.get())
     }
 }
 
-/// Up to so many tokens a product is worth the interleaved form.
+/// Up to so many tokens a product is worth the streamed form.
 const FEW_TOKENS: usize = 8;
 
 impl Linear {
     /// A layer with weight `[out, in]`, which others may share (a tied head), and bias `[out]`.
     #[must_use]
     pub fn new(weight: Arc<Weight>, bias: Option<Vector>) -> Self {
-        Self { weight, bias, interleaved: None, slot: None }
+        Self { weight, bias, streamed: None, slot: None }
     }
 
     /// The same layer at a place of the decoder, by which adapters find it.
@@ -55,24 +55,21 @@ impl Linear {
         self.slot
     }
 
-    /// The same layer, whose weight is interleaved when it first meets few tokens.
+    /// The same layer, whose weight gets another form when it first meets few tokens.
     #[must_use]
-    pub fn interleaved_by(self, interleave: Interleave) -> Self {
-        let interleaved = Interleaved { weight: OnceLock::new(), interleave };
-        Self { interleaved: Some(Arc::new(interleaved)), ..self }
+    pub fn streamed_by(self, stream: Stream) -> Self {
+        let streamed = Streamed { weight: OnceLock::new(), stream };
+        Self { streamed: Some(Arc::new(streamed)), ..self }
     }
 
     /// The form of the weight for a product with some tokens.
     pub(crate) fn weight_for(&self, tokens: usize) -> &Arc<Weight> {
-        let Some(interleaved) = &self.interleaved else { return &self.weight };
+        let Some(streamed) = &self.streamed else { return &self.weight };
         let made = if tokens <= FEW_TOKENS {
-            Some(
-                interleaved
-                    .weight
-                    .get_or_init(|| (interleaved.interleave)(&self.weight).map(Arc::new)),
-            )
+            let make = || (streamed.stream)(&self.weight).map(Arc::new);
+            Some(streamed.weight.get_or_init(make))
         } else {
-            interleaved.weight.get()
+            streamed.weight.get()
         };
         made.and_then(Option::as_ref).unwrap_or(&self.weight)
     }
@@ -85,7 +82,7 @@ impl Linear {
 
     /// The weight, to be replaced by one of its shape.
     pub fn weight_mut(&mut self) -> &mut Arc<Weight> {
-        self.interleaved = None;
+        self.streamed = None;
         &mut self.weight
     }
 
