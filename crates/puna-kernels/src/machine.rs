@@ -151,14 +151,30 @@ fn reader() -> Reader {
     |bytes| bytes.as_chunks::<8>().0.iter().fold(0, |sum, b| sum | u64::from_le_bytes(*b))
 }
 
-/// Bytes of memory that programs can have without others being pushed out; `None` where the system does
-/// not say.
+/// Bytes of memory that this process can have without others being pushed out, within the limit of its
+/// container; `None` where the system does not say.
 #[must_use]
 pub fn available_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib = line.split_whitespace().next()?.parse::<usize>().ok()?;
-    Some(kib.saturating_mul(1024))
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let free = number_behind(&read("/proc/meminfo")?, "MemAvailable:")?.saturating_mul(1024);
+    // A container sees its own control group (cgroup v2) at the root.
+    let group = |name: &str| read(&format!("/sys/fs/cgroup/memory.{name}"));
+    let left =
+        group("max").and_then(|max| left_of_limit(&max, &group("current")?, &group("stat")?));
+    Some(free.min(left.unwrap_or(usize::MAX)))
+}
+
+/// A number behind a name at the beginning of a line.
+fn number_behind(text: &str, name: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// What a limit leaves, where files' pages do not count, as they can go; `None` for `max`, no limit.
+fn left_of_limit(max: &str, current: &str, stat: &str) -> Option<usize> {
+    let number = |text: &str| text.trim().parse::<usize>().ok();
+    let used = number(current)?.saturating_sub(number_behind(stat, "file ")?);
+    Some(number(max)?.saturating_sub(used))
 }
 
 /// [`BUFFER_BYTES`], or a quarter of the free memory where that is less; a multiple of
@@ -187,6 +203,19 @@ fn best_secs(mut run: impl FnMut()) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_containers_limit_leaves_what_is_not_used_or_files_pages() {
+        let stat = "anon 50\nfile 300\nfile_mapped 200\n";
+        assert_eq!(left_of_limit("1000\n", "400\n", stat), Some(900));
+        assert_eq!(left_of_limit("max\n", "400\n", stat), None);
+        assert_eq!(left_of_limit("50", "400", stat), Some(0));
+        assert_eq!(left_of_limit("1000", "400", "anon 50"), None);
+        assert_eq!(
+            number_behind("MemFree: 3 kB\nMemAvailable:   12 kB\n", "MemAvailable:"),
+            Some(12)
+        );
+    }
 
     #[test]
     fn limits_are_positive_and_wider_instructions_are_not_slower_by_half() {

@@ -144,8 +144,8 @@ impl Decoder {
         Ok(Trainable { parameters })
     }
 
-    /// Keeps the frozen matrices of the blocks and the head packed for the products of training ([`PackedWeight`]), if
-    /// all of these copies take `at_most` bytes; whether they do.
+    /// Keeps the frozen matrices of the blocks and the head packed for the products of training
+    /// ([`PackedWeight`]), if all of these copies take `at_most` bytes; whether they do.
     ///
     /// # Errors
     /// If a weight cannot be dequantized.
