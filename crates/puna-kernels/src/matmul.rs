@@ -17,7 +17,7 @@ mod tokens;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
 use float::FEW_TOKENS;
-pub(crate) use float::{FloatTile, float_tile};
+pub(crate) use float::{FloatTile, bf16_tile_by_f32, float_tile};
 pub use input::{Input, InputBuffers, Output, set_prompt_tiles};
 pub(crate) use panel::{PANEL_SCALES, PANEL_STRIDE, PanelTile, panel_tile};
 

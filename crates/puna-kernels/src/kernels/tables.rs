@@ -159,6 +159,7 @@ table!(
 pub(super) static AMX: &Kernels = &Kernels {
     isa: Isa::Amx,
     gemm_block: amx_gemm_block,
+    float_tile: amx_float_tile,
     panel_tile: amx_panel_tile,
     ..avx512::KERNELS
 };
@@ -167,6 +168,21 @@ pub(super) static AMX: &Kernels = &Kernels {
 unsafe fn amx_gemm_block(block: &Block) {
     // SAFETY: by contract; a table is only used where the CPU has its instructions.
     unsafe { crate::amx::gemm_block(AVX512, block) }
+}
+
+/// Processors with AMX have slow `vdpbf16ps`, half the speed of float32.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+unsafe fn amx_float_tile(pair: FloatPair, tile: &FloatTile) {
+    // SAFETY: as above.
+    unsafe {
+        match pair {
+            FloatPair::Bf16Bf16 => {
+                matmul::bf16_tile_by_f32::<_, 5, 4>(crate::simd::Avx512::assume(), tile);
+            }
+            _ => AVX512.float_tile(pair, tile),
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
