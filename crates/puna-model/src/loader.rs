@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use puna_config::{ModelConfig, NormWeight};
@@ -388,16 +389,25 @@ fn streamed(weight: &Weight, pages: &TensorBytes) -> Option<Weight> {
     let mut copy = StreamBytes::zeros(size)?;
     // Piece by piece, so that file and copy are hardly ever both in memory.
     let piece = (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(16).max(16);
-    let pieces = block.bytes().chunks(piece * row_bytes);
-    for (i, (from, to)) in pieces.zip(copy.chunks_mut(piece * row_bytes)).enumerate() {
+    let packed = AtomicBool::new(true);
+    puna_kernels::for_each_chunk_mut(&mut copy, piece * row_bytes, |start, to| {
+        let end = block.bytes().len().min(start + piece * row_bytes);
+        let from = &block.bytes()[start..end];
         match in_panels {
-            Some(_) => pack_panels(format, (from.len() / row_bytes, cols), from, to).ok()?,
+            Some(_) => {
+                let shape = (from.len() / row_bytes, cols);
+                if pack_panels(format, shape, from, to).is_err() {
+                    packed.store(false, Ordering::Relaxed);
+                }
+            }
             None => to.copy_from_slice(from),
         }
-        let start = i * piece * row_bytes;
-        if let Some(pages) = pages.slice(start..start + from.len()) {
+        if let Some(pages) = pages.slice(start..end) {
             pages.release();
         }
+    });
+    if !packed.into_inner() {
+        return None;
     }
     let copy: SharedBytes = Arc::new(copy);
     Some(Weight::Block(match in_panels {
