@@ -108,7 +108,7 @@ impl<S: Simd> Pair<S> for Bf16Bf16 {
 }
 
 /// The same by multiplications of float32, odd elements first, as `vdpbf16ps` has them: the same bits but
-/// for subnormal numbers, and where that instruction is slow twice the speed.
+/// for subnormal numbers, and quicker where that instruction is slow (docs/performance.md).
 struct Bf16ByF32;
 impl<S: Simd> Pair<S> for Bf16ByF32 {
     /// The odd elements and the even ones.

@@ -145,15 +145,15 @@ impl Decoder {
     }
 
     /// Keeps the frozen matrices of the blocks and the head packed for the products of training
-    /// ([`PackedWeight`]), if all of these copies take `at_most` bytes; whether they do.
+    /// ([`PackedWeight`]), if all of these copies take `at_most` bytes.
     ///
     /// # Errors
     /// If a weight cannot be dequantized.
-    pub fn keep_packed(&mut self, at_most: usize) -> Result<bool, ModelError> {
+    pub fn keep_packed(&mut self, at_most: usize) -> Result<(), ModelError> {
         let frozen = |linear: &Linear| PackedWeight::bytes(linear.weight());
         let all: usize = self.linears().iter().map(|(_, linear)| frozen(linear)).sum();
         if all > at_most {
-            return Ok(false);
+            return Ok(());
         }
         // A head of bfloat16 is multiplied as quickly as it lies.
         let words = |w: &Weight| matches!(w, Weight::Block(w) if w.format() == BlockFormat::BF16);
@@ -164,7 +164,7 @@ impl Decoder {
                 *linear.weight_mut() = Arc::new(Weight::Packed(packed));
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Forward and backward of a batch; gradients are added to the parameters'. `ready` is told of
