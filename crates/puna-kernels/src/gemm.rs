@@ -23,12 +23,14 @@ pub(crate) use pack::{
 pub(crate) use panels::{pack_panels, room};
 pub use rounded::{RoundedRows, round_rows, takes_rounded};
 pub(crate) use tile::{Block, block};
+pub(crate) use tiles::{MakePanels, Operand};
 
 use crate::kernels::{Isa, Kernels};
 use crate::line::Line;
 use crate::parallel::OutPtr;
 use product::{COLS, Place, Span, product};
 use std::ops::Range;
+use std::slice::from_ref;
 use tiles::Term;
 
 /// What the operands are rounded to before they are multiplied; sums are float32.
@@ -357,23 +359,27 @@ fn place(
     (m > 0 && n > 0 && k > 0).then(|| Place { at: OutPtr::new(c), stride, write })
 }
 
-/// [`gemm`] of operands that are bfloat16 already, into outputs that the caller vouches for.
-pub(crate) fn gemm_to(
+/// `C = (A₁ + A₂ + …) B`, or what is added to `C`, in tiles, for operands that are bfloat16 already and
+/// outputs that the caller vouches for.
+///
+/// # Panics
+/// If a left operand is too small for its shape, or these kernels have no tiles.
+pub(crate) fn gemm_in_tiles(
     kernels: &Kernels,
-    shape: (usize, usize, usize),
-    operands: (MatRef<'_>, MatRef<'_>),
+    (m, n, k): (usize, usize, usize),
+    (lefts, right): (&[MatRef<'_>], Operand<'_>),
     (at, stride): (OutPtr, usize),
     write: Write,
 ) {
-    let (m, n, k) = shape;
-    let terms = [(operands.0, operands.1.into(), k)];
-    multiply_sum(kernels, (m, n), &terms, Place { at, stride, write }, Elements::Bf16);
+    assert!(in_tiles(Words::Bf16Pairs, kernels), "tiles");
+    lefts.iter().for_each(|a| a.check(m, k));
+    tiles::product(kernels, (m, n), &[Term { lefts, right, k }], Place { at, stride, write });
 }
 
-fn multiply_sum(
+fn multiply_sum<'a>(
     kernels: &Kernels,
     (m, n): (usize, usize),
-    terms: &[Factors<'_>],
+    terms: &'a [Factors<'a>],
     to: Place,
     elements: Elements,
 ) {
@@ -383,8 +389,10 @@ fn multiply_sum(
         b.check((*k, n), words);
     }
     if in_tiles(words, kernels) {
-        let terms: Vec<Term<'_>> =
-            terms.iter().map(|&(a, right, k)| Term { a, right, k }).collect();
+        let term = |(a, right, k): &'a Factors<'a>| {
+            Term { lefts: from_ref(a), right: Operand::Stored(*right), k: *k }
+        };
+        let terms: Vec<Term<'_>> = terms.iter().map(term).collect();
         return tiles::product(kernels, (m, n), &terms, to);
     }
     for (number, &(a, b, k)) in terms.iter().enumerate() {

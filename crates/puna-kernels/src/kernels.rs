@@ -130,6 +130,7 @@ pub struct Kernels {
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),
     fill: unsafe fn(&Blocks, &PanelBuffers),
+    round_panel: unsafe fn(Layout, &PanelBuffers, usize, *mut u32),
     dot: unsafe fn(&Blocks, &Columns, &mut [f32; ROWS]),
     pack: unsafe fn(BlockFormat, (*const u8, usize), usize, *mut u8),
     unpack: unsafe fn(BlockFormat, &[u8], &mut Unpacked),
@@ -251,6 +252,20 @@ impl Kernels {
     pub(crate) unsafe fn fill(&self, blocks: &Blocks, to: &PanelBuffers) {
         // SAFETY: as in `float_tile`.
         unsafe { (self.fill)(blocks, to) }
+    }
+
+    /// # Safety
+    /// As for [`crate::matmul::round_panel`].
+    #[inline]
+    pub(crate) unsafe fn round_panel(
+        &self,
+        layout: Layout,
+        from: &PanelBuffers,
+        subs: usize,
+        out: *mut u32,
+    ) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.round_panel)(layout, from, subs, out) }
     }
 
     /// # Safety

@@ -12,6 +12,7 @@
 mod activations;
 mod float;
 mod input;
+mod pairs;
 mod panel;
 mod tokens;
 
@@ -19,6 +20,7 @@ pub(crate) use activations::{quantize_activations, round_bf16};
 use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, bf16_tile_by_f32, float_tile};
 pub use input::{Input, InputBuffers, Output, set_prompt_tiles};
+pub(crate) use pairs::round_panel;
 pub(crate) use panel::{PANEL_SCALES, PANEL_STRIDE, PanelTile, panel_tile};
 
 use crate::blocks::layout;
@@ -27,6 +29,8 @@ use crate::kernels::{FloatPair, Kernels};
 use crate::matrix::{DequantizeScratch, Matrix, MatrixData, dequantize_cols};
 use crate::parallel::OutPtr;
 use crate::{BlockFormat, Isa};
+use crate::gemm::MatRef;
+use pairs::Rounded;
 use panel::{PanelProduct, PanelSource};
 use std::ops::Range;
 
@@ -77,9 +81,44 @@ impl Kernels {
 
 /// How a product is computed.
 enum Path<'a> {
-    InPlace { pair: FloatPair, weights: &'a [u8] },
+    InPlace {
+        pair: FloatPair,
+        weights: &'a [u8],
+    },
     Panels(PanelSource<'a>),
     Dequantized,
+}
+
+/// What is multiplied in tiles of bfloat16 ([`set_prompt_tiles`]).
+enum Tiled<'a> {
+    /// bfloat16 weights with activations rounded to bfloat16.
+    Rounded(MatRef<'a>),
+    /// bfloat16 weights with float32 activations, each as the sum of three bfloat16.
+    Split(MatRef<'a>),
+    /// Quantized weights and activations, both rounded to bfloat16.
+    Quantized(Rounded<'a>),
+}
+
+/// Least tokens that quantized weights are rounded to bfloat16 for.
+const ROUNDED_TOKENS: usize = 32;
+
+impl<'a> Path<'a> {
+    /// The same in tiles, or itself where that cannot be or does not pay.
+    fn in_tiles(self, w: &Matrix<'a>, tokens: usize) -> Result<Tiled<'a>, Self> {
+        match self {
+            Path::InPlace { pair, weights } if tokens > FEW_TOKENS => {
+                match (pair, MatRef::bf16_rows(weights, w.cols)) {
+                    (FloatPair::Bf16Bf16, Some(w)) => Ok(Tiled::Rounded(w)),
+                    (FloatPair::Bf16, Some(w)) => Ok(Tiled::Split(w)),
+                    _ => Err(self),
+                }
+            }
+            Path::Panels(source) if tokens >= ROUNDED_TOKENS && Rounded::takes(w) => {
+                Ok(Tiled::Quantized(Rounded { source, w: *w }))
+            }
+            path => Err(path),
+        }
+    }
 }
 
 fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {

@@ -32,17 +32,50 @@ const WIDTH: usize = 32;
 /// Panels of the columns that are packed together in a [`super::PackedMatrix`].
 const CHUNK: usize = COLS / WIDTH;
 
-/// Elements along the inner dimension of a piece: even parts of whole tiles.
+/// Elements along the inner dimension of a piece: even parts of whole tiles, and of the blocks of
+/// operands that pack themselves.
 pub(super) fn piece(k: usize) -> usize {
-    k.div_ceil(k.div_ceil(PIECE).max(1)).next_multiple_of(32)
+    even_piece(k, 32)
 }
 
-/// A term of a sum of products: `A` `[m, k]` and `B` `[k, n]`.
+fn even_piece(k: usize, whole: usize) -> usize {
+    k.div_ceil(k.div_ceil(PIECE).max(1)).next_multiple_of(whole)
+}
+
+/// The right operand of a term.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand<'a> {
+    Stored(Right<'a>),
+    Made(&'a dyn MakePanels),
+}
+
+/// A right operand that packs itself.
+pub(crate) trait MakePanels: Sync {
+    /// Packs a corner (along the inner dimension, columns) on the calling thread: panels of 32 columns of
+    /// pairs of bfloat16. Along the inner dimension it begins at a multiple of [`MADE`], its columns
+    /// begin with a panel's.
+    ///
+    /// # Safety
+    /// The corner must lie in the operand, and there must be room for its panels at `out`.
+    unsafe fn pack(&self, kernels: &Kernels, corner: (Range<usize>, Range<usize>), out: *mut u32);
+}
+
+/// Elements of the largest block of a format.
+const MADE: usize = 256;
+
+/// A term of a sum of products: `A` `[m, k]`, or several of this shape that are added up, and `B` `[k, n]`.
 #[derive(Clone, Copy)]
 pub(super) struct Term<'a> {
-    pub(super) a: MatRef<'a>,
-    pub(super) right: Right<'a>,
+    pub(super) lefts: &'a [MatRef<'a>],
+    pub(super) right: Operand<'a>,
     pub(super) k: usize,
+}
+
+impl Term<'_> {
+    /// Whether its panels are there.
+    fn is_packed(&self) -> bool {
+        matches!(self.right, Operand::Stored(Right::Packed(_)))
+    }
 }
 
 /// A piece of the inner dimension of a term.
@@ -96,7 +129,8 @@ pub(super) fn product(kernels: &Kernels, (m, n): (usize, usize), terms: &[Term<'
     let parts: Vec<Part<'_>> = terms
         .iter()
         .flat_map(|term| {
-            let step = piece(term.k);
+            let whole = if matches!(term.right, Operand::Made(_)) { MADE } else { 32 };
+            let step = even_piece(term.k, whole);
             let pieces = (0..term.k).step_by(step);
             pieces.map(move |first| Part { term, inner: first..term.k.min(first + step) })
         })
@@ -105,8 +139,8 @@ pub(super) fn product(kernels: &Kernels, (m, n): (usize, usize), terms: &[Term<'
     let steps = |round: &Range<usize>| parts[round.clone()].iter().map(Part::steps).sum();
     let most: usize = rounds.iter().map(steps).max().unwrap_or(1);
     let longest = terms.iter().max_by_key(|term| term.k);
-    let in_place =
-        longest.is_some_and(|t| t.a.order == Order::Rows && t.a.stored == Stored::Bf16Pairs);
+    let lies = |a: &MatRef<'_>| a.order == Order::Rows && a.stored == Stored::Bf16Pairs;
+    let in_place = longest.is_some_and(|t| t.lefts.iter().all(lies));
     // Rows that must be packed are packed for each block of columns.
     let least = if in_place || n > m { threads } else { 1 };
     let blocks = blocks(n.div_ceil(WIDTH), (PANELS / WIDTH / most).max(1), least);
@@ -186,33 +220,37 @@ impl Round<'_> {
             for (number, part) in self.parts.iter().enumerate() {
                 let (term, steps) = (part.term, part.steps());
                 let b = match term.right {
-                    Right::Packed(matrix) => matrix.panels(part.inner.start, cols.start).0,
-                    Right::Matrix(_) | Right::PackedTransposed(_) => {
+                    Operand::Stored(Right::Packed(matrix)) => {
+                        matrix.panels(part.inner.start, cols.start).0
+                    }
+                    _ => {
                         let own = packed;
                         packed = packed.wrapping_add(panels.len() * WIDTH * steps);
                         own
                     }
                 };
-                let corner = (rows.clone(), part.inner.clone());
-                let (a, a_row, a_step) =
-                    pack_rows(self.kernels, Words::Bf16Pairs, &term.a, corner, &mut own.rows);
-                let block = Block {
-                    words: Words::Bf16Pairs,
-                    a,
-                    a_row,
-                    a_step,
-                    rows: rows.len(),
-                    b,
-                    b_panel: steps * WIDTH,
-                    cols: cols.len(),
-                    steps,
-                    c: self.to.at.at(rows.start * self.to.stride + cols.start),
-                    c_stride: self.to.stride,
-                    add: self.to.write == Write::Add || number > 0,
-                };
-                // SAFETY: both operands are packed for this shape, and `gemm` checked that C has
-                // it; no other task has these rows and columns.
-                unsafe { self.kernels.gemm_block(&block) }
+                for (left, a) in term.lefts.iter().enumerate() {
+                    let corner = (rows.clone(), part.inner.clone());
+                    let (a, a_row, a_step) =
+                        pack_rows(self.kernels, Words::Bf16Pairs, a, corner, &mut own.rows);
+                    let block = Block {
+                        words: Words::Bf16Pairs,
+                        a,
+                        a_row,
+                        a_step,
+                        rows: rows.len(),
+                        b,
+                        b_panel: steps * WIDTH,
+                        cols: cols.len(),
+                        steps,
+                        c: self.to.at.at(rows.start * self.to.stride + cols.start),
+                        c_stride: self.to.stride,
+                        add: self.to.write == Write::Add || number + left > 0,
+                    };
+                    // SAFETY: both operands are packed for this shape, and `gemm` checked that C
+                    // has it; no other task has these rows and columns.
+                    unsafe { self.kernels.gemm_block(&block) }
+                }
             }
         });
     }
@@ -225,7 +263,7 @@ impl Round<'_> {
         }
         own.of = of;
         let panels = cols.len().div_ceil(WIDTH);
-        let operands = self.parts.iter().filter(|p| !matches!(p.term.right, Right::Packed(_)));
+        let operands = self.parts.iter().filter(|p| !p.term.is_packed());
         let all: usize = operands.clone().map(Part::steps).sum();
         let mut at = super::room(&mut own.panels, panels * WIDTH * all);
         for part in operands {
@@ -233,11 +271,14 @@ impl Round<'_> {
             // SAFETY: there is room for the panels of all parts.
             at = unsafe {
                 match &part.term.right {
-                    Right::Matrix(b) => {
+                    Operand::Stored(Right::Matrix(b)) => {
                         pack_panels_here(self.kernels, Words::Bf16Pairs, b, corner, at);
                     }
-                    Right::PackedTransposed(b) => b.pack_transposed(self.kernels, corner, at),
-                    Right::Packed(_) => {}
+                    Operand::Stored(Right::PackedTransposed(b)) => {
+                        b.pack_transposed(self.kernels, corner, at);
+                    }
+                    Operand::Made(b) => b.pack(self.kernels, corner, at),
+                    Operand::Stored(Right::Packed(_)) => {}
                 }
                 at.add(panels * WIDTH * part.steps())
             };

@@ -52,6 +52,8 @@ macro_rules! table {
                 float_tile(pair: FloatPair, tile: &FloatTile) = matmul::float_tile::<_, $r, $t>;
                 panel_tile(tile: &PanelTile) = matmul::panel_tile::<_, $p, $u>;
                 fill(blocks: &Blocks, to: &PanelBuffers) = panel::fill;
+                round_panel(layout: Layout, from: &PanelBuffers, subs: usize, out: *mut u32) =
+                    matmul::round_panel;
                 dot(blocks: &Blocks, x: &Columns, out: &mut [f32; ROWS]) = panel::dot;
                 pack(f: BlockFormat, rows: (*const u8, usize), blocks: usize, out: *mut u8) =
                     panel::pack;
@@ -118,6 +120,7 @@ macro_rules! table {
                 float_tile,
                 panel_tile,
                 fill,
+                round_panel,
                 dot,
                 pack,
                 unpack,

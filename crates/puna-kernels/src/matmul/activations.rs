@@ -1,6 +1,7 @@
 //! Activations in the form that fast kernels take: 8-bit blocks of 32, or bfloat16.
 
 use super::panel::{PanelProduct, PanelSource};
+use super::tokens::AlignedTokens;
 use crate::blocks::{Layout, Zero};
 use crate::kernels::Kernels;
 use crate::matrix::Matrix;
@@ -21,6 +22,10 @@ pub(super) struct Prepared {
     order: Option<OrderAt>,
     /// The tokens in that order.
     reordered: Vec<f32>,
+    /// The same as bfloat16, if they are.
+    rounded: AlignedTokens,
+    is_rounded: bool,
+    is_quantized: bool,
     /// `[tokens, cols]`, within ±127.
     quants: Vec<i8>,
     /// `[tokens, cols / 32]`.
@@ -65,10 +70,12 @@ impl Prepared {
         &self.reordered
     }
 
-    /// Takes tokens of `cols` values over in another order of the columns.
-    pub(super) fn reorder(&mut self, x: &[f32], cols: usize, order: &[u32]) {
+    /// Begins with tokens of `cols` values, in another order of the columns if there is one.
+    pub(super) fn begin(&mut self, x: &[f32], cols: usize, order: Option<&[u32]>) {
         self.live_terms = 0;
-        self.order = Some(OrderAt::of(order));
+        self.order = order.map(OrderAt::of);
+        (self.is_rounded, self.is_quantized) = (false, false);
+        let Some(order) = order else { return };
         self.reordered.resize(x.len(), 0.0);
         for_each_chunk_mut(
             &mut self.reordered,
@@ -81,20 +88,23 @@ impl Prepared {
         );
     }
 
-    /// Quantizes tokens of `cols` (a multiple of 32) values.
-    pub(super) fn quantize(
-        &mut self,
-        kernels: &Kernels,
-        x: &[f32],
-        cols: usize,
-        order: Option<&[u32]>,
-    ) {
-        self.live_terms = 0;
-        self.order = None;
-        if let Some(order) = order {
-            self.reorder(x, cols, order);
+    /// Rounds the reordered tokens to bfloat16, if they are not.
+    pub(super) fn round(&mut self, kernels: &Kernels, cols: usize) {
+        if !std::mem::replace(&mut self.is_rounded, true) {
+            self.rounded.round(kernels, &self.reordered, cols);
         }
-        let x = if order.is_some() { &self.reordered } else { x };
+    }
+
+    pub(super) fn rounded(&self) -> &AlignedTokens {
+        &self.rounded
+    }
+
+    /// Quantizes the tokens that it began with, of `cols` (a multiple of 32) values, if they are not.
+    pub(super) fn quantize(&mut self, kernels: &Kernels, x: &[f32], cols: usize) {
+        if std::mem::replace(&mut self.is_quantized, true) {
+            return;
+        }
+        let x = if self.order.is_some() { &self.reordered } else { x };
         let n = x.len();
         self.quants.resize(n, 0);
         self.scales.resize(n / 32, 0.0);

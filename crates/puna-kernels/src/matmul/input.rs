@@ -2,10 +2,11 @@
 
 use super::activations::Prepared;
 use super::tokens::AlignedTokens;
-use super::{FEW_TOKENS, Path, Ready, Target, choose};
-use crate::gemm::{MatRef, Write, gemm_to};
+use super::{Path, Ready, Target, Tiled, choose};
+use crate::gemm::{Operand, Right, Write, gemm_in_tiles};
 use crate::kernels::{FloatPair, Kernels};
 use crate::matrix::Matrix;
+use crate::numbers::bf16_to_f32;
 use crate::parallel::{Grid, OutPtr};
 use crate::pool;
 use crate::{Isa, Precision};
@@ -14,11 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// See [`set_prompt_tiles`].
 static PROMPT_TILES: AtomicBool = AtomicBool::new(false);
 
-/// Chooses whether products of bfloat16 weights with more than eight tokens are made of tiles on
-/// processors that have them (AMX), for [`Precision::Fast`]: a prompt is read four times as fast, but
-/// the last bits of a token then depend on how many others are computed with it. One token, for which
-/// rows stream from memory one by one, would be an eighth slower in tiles. Quantized weights and
-/// training are not concerned.
+/// Chooses whether prompts are multiplied in tiles of bfloat16 on processors that have them (AMX):
+/// several times as fast, but the last bits of a token then depend on how many others are computed
+/// with it. For more than eight tokens bfloat16 weights are, with activations rounded as
+/// [`Precision::Fast`] has them or, for [`Precision::Exact`], split into three bfloat16 each. From 32
+/// tokens on quantized weights are for [`Precision::Fast`], weights and activations rounded to
+/// bfloat16. Training is not concerned.
 pub fn set_prompt_tiles(wanted: bool) {
     PROMPT_TILES.store(wanted, Ordering::Relaxed);
 }
@@ -28,6 +30,8 @@ pub fn set_prompt_tiles(wanted: bool) {
 pub struct InputBuffers {
     floats: AlignedTokens,
     bf16: AlignedTokens,
+    /// What rounding to bfloat16 leaves, and what rounding that leaves.
+    rests: [AlignedTokens; 2],
     /// The 8-bit form in the order of the columns, and those in act-order.
     prepared: Vec<Prepared>,
 }
@@ -41,6 +45,7 @@ pub struct Input<'a> {
     /// Which of the float forms are of this input.
     aligned: bool,
     rounded: bool,
+    split: bool,
     /// How many of the buffers hold forms of this input.
     prepared: usize,
 }
@@ -99,7 +104,16 @@ impl<'a> Input<'a> {
         x: &'a [f32],
         buffers: &'a mut InputBuffers,
     ) -> Self {
-        Self { kernels, x, buffers, tiles: false, aligned: false, rounded: false, prepared: 0 }
+        Self {
+            kernels,
+            x,
+            buffers,
+            tiles: false,
+            aligned: false,
+            rounded: false,
+            split: false,
+            prepared: 0,
+        }
     }
 
     /// With or without [`set_prompt_tiles`].
@@ -137,43 +151,42 @@ impl<'a> Input<'a> {
         if tokens == 0 {
             return;
         }
-        let paths: Vec<_> =
-            products.iter().map(|(w, _)| choose(self.kernels.isa(), w, precision)).collect();
-        for (path, (w, _)) in paths.iter().zip(products.iter()) {
-            self.prepare(path, w);
+        let tiles = self.tiles && self.kernels.isa() == Isa::Amx;
+        let mut ways = Vec::with_capacity(products.len());
+        for (w, _) in products.iter() {
+            let path = choose(self.kernels.isa(), w, precision);
+            let way = if tiles { path.in_tiles(w, tokens) } else { Err(path) };
+            match &way {
+                Ok(tiled) => self.prepare_tiles(tiled, w),
+                Err(path) => self.prepare(path, w),
+            }
+            ways.push(way);
         }
         let mut ready = Vec::with_capacity(products.len());
-        for (path, (w, y)) in paths.into_iter().zip(products.iter_mut()) {
+        for (way, (w, y)) in ways.into_iter().zip(products.iter_mut()) {
             let to = y.target(w.rows);
-            match self.tile_operands(&path, w, tokens) {
-                Some((x, weights)) => {
-                    let write = if to.add { Write::Add } else { Write::Set };
-                    let shape = (tokens, w.rows, w.cols);
-                    gemm_to(self.kernels, shape, (x, weights.t()), (to.y, w.rows), write);
-                }
-                None => ready.push((self.ready(path, w), *w, to)),
+            match way {
+                Ok(tiled) => self.multiply_in_tiles(&tiled, w, tokens, to),
+                Err(path) => ready.push((self.ready(path, w), *w, to)),
             }
         }
         self.run(&ready, tokens);
     }
 
-    /// Tokens and weights of a product that is made of tiles ([`set_prompt_tiles`]).
-    fn tile_operands<'b>(
-        &'b self,
-        path: &Path<'b>,
-        w: &Matrix<'_>,
-        tokens: usize,
-    ) -> Option<(MatRef<'b>, MatRef<'b>)> {
-        match *path {
-            Path::InPlace { pair: FloatPair::Bf16Bf16, weights }
-                if self.tiles && self.kernels.isa() == Isa::Amx && tokens > FEW_TOKENS =>
-            {
-                let x = &self.buffers.bf16;
-                let x = MatRef::rounded_rows(x.as_words(), x.stride() / size_of::<f32>());
-                Some((x, MatRef::bf16_rows(weights, w.cols)?))
+    fn multiply_in_tiles(&self, tiled: &Tiled<'_>, w: &Matrix<'_>, tokens: usize, to: Target) {
+        let InputBuffers { bf16, rests: [middle, low], .. } = &*self.buffers;
+        let (lefts, right): (&[_], Operand<'_>) = match tiled {
+            Tiled::Rounded(w) => (&[bf16.pairs()], Operand::Stored(Right::Matrix(w.t()))),
+            // Small terms first.
+            Tiled::Split(w) => (&[low.pairs(), middle.pairs(), bf16.pairs()], Operand::Stored(Right::Matrix(w.t()))),
+            Tiled::Quantized(made) => {
+                let in_order = self.find(order(w)).filter(|_| order(w).is_some());
+                let form = in_order.map_or(bf16, |index| self.buffers.prepared[index].rounded());
+                (&[form.pairs()], Operand::Made(made))
             }
-            _ => None,
-        }
+        };
+        let write = if to.add { Write::Add } else { Write::Set };
+        gemm_in_tiles(self.kernels, (tokens, w.rows, w.cols), (lefts, right), (to.y, w.rows), write);
     }
 
     fn run(&self, ready: &[(Ready<'_>, Matrix<'_>, Target)], tokens: usize) {
@@ -193,44 +206,76 @@ impl<'a> Input<'a> {
     /// Makes the form that a product needs, if it is not there.
     fn prepare(&mut self, path: &Path, w: &Matrix) {
         match path {
-            Path::InPlace { pair: FloatPair::Bf16Bf16, .. } if !self.rounded => {
-                let kernels = self.kernels;
-                let round = |x: &[f32], out: &mut [u16]| kernels.round_bf16(x, out);
-                self.buffers.bf16.fill(self.x, w.cols, round);
-                self.rounded = true;
-            }
-            Path::InPlace { pair: FloatPair::Bf16Bf16, .. } => {}
+            Path::InPlace { pair: FloatPair::Bf16Bf16, .. } => self.round(w.cols),
             Path::InPlace { .. } if !self.aligned => {
                 self.buffers
                     .floats
                     .fill(self.x, w.cols, |x, out: &mut [f32]| out.copy_from_slice(x));
                 self.aligned = true;
             }
-            Path::Panels(source) => {
-                let index = self.find(order(w)).unwrap_or_else(|| {
-                    if self.prepared == self.buffers.prepared.len() {
-                        self.buffers.prepared.push(Prepared::default());
-                    }
-                    let form = &mut self.buffers.prepared[self.prepared];
-                    form.quantize(self.kernels, self.x, w.cols, order(w));
-                    self.prepared += 1;
-                    self.prepared - 1
-                });
-                self.buffers.prepared[index].add_zero_terms(source.layout());
-            }
             Path::InPlace { .. } => {}
-            Path::Dequantized => {
-                if let Some(order) = order(w)
-                    && self.find(Some(order)).is_none()
-                {
-                    if self.prepared == self.buffers.prepared.len() {
-                        self.buffers.prepared.push(Prepared::default());
-                    }
-                    self.buffers.prepared[self.prepared].reorder(self.x, w.cols, order);
-                    self.prepared += 1;
-                }
+            Path::Panels(source) => {
+                let (kernels, x) = (self.kernels, self.x);
+                let form = self.form(w);
+                form.quantize(kernels, x, w.cols);
+                form.add_zero_terms(source.layout());
             }
+            Path::Dequantized if order(w).is_some() => {
+                self.form(w);
+            }
+            Path::Dequantized => {}
         }
+    }
+
+    /// [`Self::prepare`] for a product in tiles.
+    fn prepare_tiles(&mut self, tiled: &Tiled, w: &Matrix) {
+        match tiled {
+            Tiled::Split(_) => self.split(w.cols),
+            Tiled::Quantized(_) if order(w).is_some() => {
+                let kernels = self.kernels;
+                self.form(w).round(kernels, w.cols);
+            }
+            Tiled::Rounded(_) | Tiled::Quantized(_) => self.round(w.cols),
+        }
+    }
+
+    fn round(&mut self, cols: usize) {
+        if !std::mem::replace(&mut self.rounded, true) {
+            self.buffers.bf16.round(self.kernels, self.x, cols);
+        }
+    }
+
+    /// Every value as the sum of three bfloat16, which hold all of its bits.
+    fn split(&mut self, cols: usize) {
+        self.round(cols);
+        if std::mem::replace(&mut self.split, true) {
+            return;
+        }
+        let kernels = self.kernels;
+        let [middle, low] = &mut self.buffers.rests;
+        let rest = |x: &[f32], times: usize, out: &mut [u16]| {
+            let mut rest = x.to_vec();
+            for _ in 0..times {
+                kernels.round_bf16(&rest, out);
+                rest.iter_mut().zip(&*out).for_each(|(x, &high)| *x -= bf16_to_f32(high));
+            }
+            kernels.round_bf16(&rest, out);
+        };
+        middle.fill(self.x, cols, |x, out: &mut [u16]| rest(x, 1, out));
+        low.fill(self.x, cols, |x, out: &mut [u16]| rest(x, 2, out));
+    }
+
+    /// The tokens in a matrix's order of columns.
+    fn form(&mut self, w: &Matrix) -> &mut Prepared {
+        let index = self.find(order(w)).unwrap_or_else(|| {
+            if self.prepared == self.buffers.prepared.len() {
+                self.buffers.prepared.push(Prepared::default());
+            }
+            self.buffers.prepared[self.prepared].begin(self.x, w.cols, order(w));
+            self.prepared += 1;
+            self.prepared - 1
+        });
+        &mut self.buffers.prepared[index]
     }
 
     /// The buffer with this order of columns.

@@ -38,7 +38,7 @@ pub(super) enum PanelSource<'a> {
 
 /// One chunk of columns of some panels.
 #[repr(align(64))]
-struct Scratch {
+pub(super) struct Scratch {
     /// `[cols / 4, row, 4]` each.
     quants: [[u8; CHUNK * ROWS]; PANELS],
     /// `[sub, row]` each.
@@ -49,7 +49,7 @@ struct Scratch {
 
 thread_local! {
     /// A thread's chunk and its sums: a product of one token is too short to allocate for.
-    static SCRATCH: RefCell<(Box<Scratch>, Vec<f32>)> = RefCell::new((
+    pub(super) static SCRATCH: RefCell<(Box<Scratch>, Vec<f32>)> = RefCell::new((
         Box::new(Scratch {
             quants: [[0; CHUNK * ROWS]; PANELS],
             scales: [[0.0; SUBS * ROWS]; PANELS],
@@ -96,7 +96,7 @@ impl PanelSource<'_> {
     }
 
     /// The blocks of a corner.
-    fn blocks(&self, w: &Matrix, at: &Corner) -> Blocks {
+    pub(super) fn blocks(&self, w: &Matrix, at: &Corner) -> Blocks {
         let (first, stride, (block_len, block_bytes)) = self.rows(w);
         let col_bytes = at.cols.start / block_len * block_bytes;
         let count = at.cols.len() / block_len;
@@ -152,11 +152,11 @@ fn group_rows(
 }
 
 /// A chunk of a panel.
-struct Corner {
-    row: usize,
+pub(super) struct Corner {
+    pub(super) row: usize,
     /// First row of the panel that will take this one's place.
-    next_row: usize,
-    cols: Range<usize>,
+    pub(super) next_row: usize,
+    pub(super) cols: Range<usize>,
 }
 
 /// What all cells of a product share.
@@ -282,7 +282,7 @@ impl PanelProduct<'_> {
 }
 
 impl Scratch {
-    fn panel(&mut self, panel: usize) -> PanelBuffers {
+    pub(super) fn panel(&mut self, panel: usize) -> PanelBuffers {
         PanelBuffers {
             quants: self.quants[panel..].as_mut_ptr().cast(),
             scales: self.scales[panel..].as_mut_ptr().cast(),

@@ -5,6 +5,8 @@
 //! gains).
 
 use super::activations::MIN_PARALLEL;
+use crate::gemm::MatRef;
+use crate::kernels::Kernels;
 use crate::line::Line;
 use crate::parallel::for_each_chunk_mut;
 
@@ -45,13 +47,23 @@ impl AlignedTokens {
         });
     }
 
+    /// Takes tokens over as bfloat16.
+    pub(super) fn round(&mut self, kernels: &Kernels, x: &[f32], cols: usize) {
+        self.fill(x, cols, |x, out: &mut [u16]| kernels.round_bf16(x, out));
+    }
+
+    /// The tokens as rows of pairs of bfloat16.
+    pub(super) fn pairs(&self) -> MatRef<'_> {
+        MatRef::rounded_rows(self.as_words(), self.stride() / size_of::<f32>())
+    }
+
     /// The first token.
     pub(super) fn as_ptr(&self) -> *const u8 {
         self.lines.as_ptr().cast()
     }
 
     /// All tokens with what lies between them, as words of any type.
-    pub(super) fn as_words(&self) -> &[f32] {
+    fn as_words(&self) -> &[f32] {
         // SAFETY: lines are plain bytes, and every pattern of bits is a float.
         unsafe { self.lines.align_to().1 }
     }

@@ -7,3 +7,4 @@ mod elementwise;
 mod formats;
 mod matmul;
 mod support;
+mod tiles;
