@@ -5,7 +5,8 @@
 The folder is converted to GGUF by puna as it is stored and quantized by llama.cpp to every format;
 where a K-format needs rows of 256 values and the model has others, llama.cpp takes another format for
 those tensors, for both sides. Windows do not overlap and start with the text's first token (bos), as
-in `puna score`. Exit code 1 if a format is more than --tolerance apart.
+in `puna score`. Exit code 1 if a format is more than --tolerance apart. Where the processor has AMX
+puna reads the text again with --prompt-tiles.
 """
 
 import argparse
@@ -76,7 +77,8 @@ def main():
     exact = puna_score(args, plain, "--exact")
     ids = exact["token_ids"]
     print(f"{len(ids)} tokens, windows of {args.window}; exact perplexity {exact['perplexity']:.4f}")
-    print(f"{'format':8}{'puna':>10}{'llama.cpp':>11}{'ratio':>9}")
+    amx = "amx_bf16" in pathlib.Path("/proc/cpuinfo").read_text()
+    print(f"{'format':8}{'puna':>10}{'llama.cpp':>11}{'ratio':>9}" + f"{'tiles':>10}{'ratio':>9}" * amx)
     apart = False
     for name in ["plain", *args.formats]:
         path = args.out / f"{name}.gguf"
@@ -88,7 +90,12 @@ def main():
         theirs = math.exp(peer_nll(path, ids, args.window, args.threads))
         ratio = ours["perplexity"] / theirs
         apart |= abs(ratio - 1) > args.tolerance
-        print(f"{name:8}{ours['perplexity']:10.4f}{theirs:11.4f}{ratio:9.4f}", flush=True)
+        line = f"{name:8}{ours['perplexity']:10.4f}{theirs:11.4f}{ratio:9.4f}"
+        if amx:
+            tiles = puna_score(args, path, "--prompt-tiles")["perplexity"]
+            apart |= abs(tiles / theirs - 1) > args.tolerance
+            line += f"{tiles:10.4f}{tiles / theirs:9.4f}"
+        print(line, flush=True)
     sys.exit(1 if apart else 0)
 
 

@@ -51,19 +51,26 @@ INTRODUCTION = (
 DEEP = ["Q4_0", "BF16"]
 
 
+# What only puna knows.
+TILES = "--prompt-tiles"
+
+
 def tests(args, name):
-    """Name -> options that both sides take, for one of the pairs."""
+    """Name -> options that both sides take but for TILES, for one of the pairs."""
     prompt, new, depth, batch = args.prompt, args.generate, args.depth, args.batch
     if "peer: puna" in name:
         return {f"tg{new}": ["-p", 0, "-n", new]}
     all_tests = {
         f"pp{prompt}": ["-p", prompt, "-n", 0],
+        f"pp{prompt} {TILES}": ["-p", prompt, "-n", 0, TILES],
         f"tg{new}": ["-p", 0, "-n", new],
         f"tg{new}@d{depth}": ["-p", 0, "-n", new, "-d", depth],
         f"tg{new}@b{batch}": ["-p", 0, "-n", new, "-b", batch],
     }
     if name not in (args.deep or DEEP):
         del all_tests[f"tg{new}@d{depth}"]
+    if "amx_bf16" not in pathlib.Path("/proc/cpuinfo").read_text():
+        del all_tests[f"pp{prompt} {TILES}"]
     return {k: v for k, v in all_tests.items() if not args.tests or k in args.tests}
 
 
@@ -75,6 +82,7 @@ def puna_bench(args, model, options, *more):
 def peer_bench(args, model, options, flash):
     if flash == "puna":
         return puna_bench(args, model, options)[0]
+    options = [option for option in options if option != TILES]
     command = [sys.executable, HERE / "llama_cpp_bench.py", "-m", model, *options, "-r", 1,
                "-t", args.threads, "--flash", flash]
     return run(command)[0]

@@ -41,8 +41,9 @@ pub(crate) struct ComputeArgs {
     #[arg(long)]
     no_repack: bool,
 
-    /// Read prompts of bfloat16 models in tiles where the processor has them (AMX): several times
-    /// as fast, but the last bits of a result then depend on how a prompt is cut and batched
+    /// Read prompts of bfloat16 and quantized models in tiles of bfloat16 where the processor has them
+    /// (AMX): two to five times as fast, but the last bits of a result then depend on how a prompt is
+    /// cut and batched
     #[arg(long)]
     prompt_tiles: bool,
 

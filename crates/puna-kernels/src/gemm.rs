@@ -389,8 +389,10 @@ fn multiply_sum<'a>(
         b.check((*k, n), words);
     }
     if in_tiles(words, kernels) {
-        let term = |(a, right, k): &'a Factors<'a>| {
-            Term { lefts: from_ref(a), right: Operand::Stored(*right), k: *k }
+        let term = |(a, right, k): &'a Factors<'a>| Term {
+            lefts: from_ref(a),
+            right: Operand::Stored(*right),
+            k: *k,
         };
         let terms: Vec<Term<'_>> = terms.iter().map(term).collect();
         return tiles::product(kernels, (m, n), &terms, to);

@@ -59,7 +59,7 @@ pub use gemm::{
 pub use kernels::{Isa, Kernels};
 pub use logit_loss::{CrossEntropyRow, consistency_rows, cross_entropy_row};
 pub use machine::{IsaPeak, MachineLimits, available_memory};
-pub use matmul::{Input, InputBuffers, Output, Precision, matmul, set_prompt_tiles};
+pub use matmul::{Input, InputBuffers, Output, Precision, matmul, prompt_tiles, set_prompt_tiles};
 pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix,
     MatrixData, nibble_place, nibble_row_bytes, panel_bytes,

@@ -19,17 +19,17 @@ mod tokens;
 pub(crate) use activations::{quantize_activations, round_bf16};
 use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, bf16_tile_by_f32, float_tile};
-pub use input::{Input, InputBuffers, Output, set_prompt_tiles};
+pub use input::{Input, InputBuffers, Output, prompt_tiles, set_prompt_tiles};
 pub(crate) use pairs::round_panel;
 pub(crate) use panel::{PANEL_SCALES, PANEL_STRIDE, PanelTile, panel_tile};
 
 use crate::blocks::layout;
 use crate::blocks::panel::ROWS;
+use crate::gemm::MatRef;
 use crate::kernels::{FloatPair, Kernels};
 use crate::matrix::{DequantizeScratch, Matrix, MatrixData, dequantize_cols};
 use crate::parallel::OutPtr;
 use crate::{BlockFormat, Isa};
-use crate::gemm::MatRef;
 use pairs::Rounded;
 use panel::{PanelProduct, PanelSource};
 use std::ops::Range;
@@ -81,10 +81,7 @@ impl Kernels {
 
 /// How a product is computed.
 enum Path<'a> {
-    InPlace {
-        pair: FloatPair,
-        weights: &'a [u8],
-    },
+    InPlace { pair: FloatPair, weights: &'a [u8] },
     Panels(PanelSource<'a>),
     Dequantized,
 }

@@ -10,7 +10,7 @@ mod test;
 
 use anyhow::bail;
 use clap::value_parser;
-use puna_kernels::peak_rss_bytes;
+use puna_kernels::{Isa, Kernels, peak_rss_bytes, prompt_tiles};
 use serde::Serialize;
 
 use crate::args::{RunArgs, RunSettings};
@@ -105,6 +105,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             }
         }
     }
+    if !args.json && args.misses_tiles(&settings) {
+        output::note(
+            "this processor has tiles (AMX): with --prompt-tiles it reads prompts several times as fast",
+        );
+    }
     Ok(Outcome::Done)
 }
 
@@ -114,6 +119,13 @@ fn measure_machine() -> Machine {
 }
 
 impl Args {
+    /// Whether prompts were measured without the tiles that the machine has.
+    fn misses_tiles(&self, settings: &RunSettings) -> bool {
+        let prompts = self.prompt.iter().any(|&tokens| tokens > 0);
+        let on_cpu = settings.load.device.is_none() && Kernels::get().isa() == Isa::Amx;
+        prompts && on_cpu && !prompt_tiles() && self.run.has_model()
+    }
+
     /// Every depth with every length; decoding with every batch.
     fn tests(&self) -> Vec<Test> {
         let mut tests = Vec::new();

@@ -25,6 +25,12 @@ pub fn set_prompt_tiles(wanted: bool) {
     PROMPT_TILES.store(wanted, Ordering::Relaxed);
 }
 
+/// Whether prompts are multiplied in tiles: [`set_prompt_tiles`] wants it, and the kernels have them.
+#[must_use]
+pub fn prompt_tiles() -> bool {
+    PROMPT_TILES.load(Ordering::Relaxed) && Kernels::get().isa() == Isa::Amx
+}
+
 /// Memory that the forms of inputs reuse, one input after another.
 #[derive(Default)]
 pub struct InputBuffers {
@@ -94,8 +100,7 @@ impl Output<'_> {
 impl<'a> Input<'a> {
     /// Tokens one behind the other.
     pub fn new(x: &'a [f32], buffers: &'a mut InputBuffers) -> Self {
-        let tiles = PROMPT_TILES.load(Ordering::Relaxed);
-        Self::with_kernels(Kernels::get(), x, buffers).in_tiles(tiles)
+        Self::with_kernels(Kernels::get(), x, buffers).in_tiles(prompt_tiles())
     }
 
     /// [`Input::new`] with an instruction set.
@@ -178,7 +183,10 @@ impl<'a> Input<'a> {
         let (lefts, right): (&[_], Operand<'_>) = match tiled {
             Tiled::Rounded(w) => (&[bf16.pairs()], Operand::Stored(Right::Matrix(w.t()))),
             // Small terms first.
-            Tiled::Split(w) => (&[low.pairs(), middle.pairs(), bf16.pairs()], Operand::Stored(Right::Matrix(w.t()))),
+            Tiled::Split(w) => (
+                &[low.pairs(), middle.pairs(), bf16.pairs()],
+                Operand::Stored(Right::Matrix(w.t())),
+            ),
             Tiled::Quantized(made) => {
                 let in_order = self.find(order(w)).filter(|_| order(w).is_some());
                 let form = in_order.map_or(bf16, |index| self.buffers.prepared[index].rounded());
@@ -186,7 +194,13 @@ impl<'a> Input<'a> {
             }
         };
         let write = if to.add { Write::Add } else { Write::Set };
-        gemm_in_tiles(self.kernels, (tokens, w.rows, w.cols), (lefts, right), (to.y, w.rows), write);
+        gemm_in_tiles(
+            self.kernels,
+            (tokens, w.rows, w.cols),
+            (lefts, right),
+            (to.y, w.rows),
+            write,
+        );
     }
 
     fn run(&self, ready: &[(Ready<'_>, Matrix<'_>, Target)], tokens: usize) {

@@ -93,9 +93,8 @@ pub(crate) unsafe fn round_panel<S: Simd>(
             };
             for four in sub * layout.sub / 4..(sub + 1) * layout.sub / 4 {
                 let q = s.load_i(from.quants.add(4 * ROWS * four));
-                let value = |shift: u32| {
-                    s.fma(s.to_f(s.and_i(s.shr_i(q, shift), byte)), scale, offset)
-                };
+                let value =
+                    |shift: u32| s.fma(s.to_f(s.and_i(s.shr_i(q, shift), byte)), scale, offset);
                 let out = out.add(2 * four * WIDTH);
                 s.store_i(out.cast(), s.pair_bf16(value(0), value(8)));
                 s.store_i(out.add(WIDTH).cast(), s.pair_bf16(value(16), value(24)));

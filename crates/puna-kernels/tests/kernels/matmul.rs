@@ -69,7 +69,12 @@ pub(crate) fn relative_error(got: &[f32], expected: &[(f64, f64)]) -> f64 {
     (sum / got.len() as f64).sqrt()
 }
 
-pub(crate) fn product(kernels: &'static Kernels, w: &Matrix, x: &[f32], precision: Precision) -> Vec<f32> {
+pub(crate) fn product(
+    kernels: &'static Kernels,
+    w: &Matrix,
+    x: &[f32],
+    precision: Precision,
+) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / w.cols * w.rows];
     kernels.matmul(w, x, &mut y, precision);
     y

@@ -90,7 +90,9 @@ impl Machine {
             }
             Work::Prefill(_) => {
                 let flops = config.prefill_flops(test.depth, tokens, 1) as f64;
-                let (arithmetic, peak) = self.arithmetic(decoder.matrix_format(), precision)?;
+                let format = decoder.matrix_format();
+                let (arithmetic, peak) =
+                    self.arithmetic(format, precision, puna_kernels::prompt_tiles())?;
                 (arithmetic, flops / tokens as f64, peak)
             }
         };
@@ -99,13 +101,20 @@ impl Machine {
         Some(Share { limit, per_token, reached_per_second, limit_per_second, share })
     }
 
-    /// The arithmetic in which products of a format are computed, and its peak.
-    fn arithmetic(&self, format: &str, precision: Precision) -> Option<(&'static str, f64)> {
+    /// The arithmetic in which products of a format are computed, with or without tiles for prompts,
+    /// and its peak.
+    fn arithmetic(
+        &self,
+        format: &str,
+        precision: Precision,
+        tiles: bool,
+    ) -> Option<(&'static str, f64)> {
         let peak = self.all_threads.peaks.last()?;
         let f32 = ("f32", peak.f32_flops_per_second);
         Some(match (precision, format) {
             (Precision::Exact, _) | (_, "F32" | "F16" | "F8_E4M3" | "codebook4" | "dense") => f32,
             (_, "BF16") => peak.bf16_flops_per_second.map_or(f32, |flops| ("bf16", flops)),
+            _ if tiles => ("bf16", peak.bf16_flops_per_second?),
             _ => ("int8", peak.int8_ops_per_second),
         })
     }
@@ -186,7 +195,7 @@ mod tests {
     #[test]
     fn the_arithmetic_is_that_of_the_format_and_of_the_machine() {
         let machine = machine();
-        let of = |format, precision| machine.arithmetic(format, precision);
+        let of = |format, precision| machine.arithmetic(format, precision, false);
         assert_eq!(of("Q4_K", Precision::Fast), Some(("int8", 2e9)));
         assert_eq!(of("Q4_K", Precision::Exact), Some(("f32", 1e9)));
         assert_eq!(of("BF16", Precision::Fast), Some(("f32", 1e9)), "AVX2 has no bf16");
