@@ -11,10 +11,11 @@ mod backward;
 mod forward;
 mod rows;
 
+use rows::{GROUP, Queries, WordRows};
 pub(crate) use rows::{GradientTile, SoftmaxTile, gradient_tile, softmax_tile};
 
 use crate::attention::ScoreTransform;
-use crate::gemm::{Block, Elements, MatRef, Steps, Words, pack_panels, room};
+use crate::gemm::{Block, Elements, MatRef, Words, pack_panels, room};
 use crate::kernels::Kernels;
 use crate::line::Line;
 use crate::pool;
@@ -24,6 +25,8 @@ use std::ops::Range;
 
 /// Queries of a tile.
 const QUERIES: usize = 96;
+
+const _: () = assert!(QUERIES.is_multiple_of(GROUP) && KEYS.is_multiple_of(GROUP));
 
 /// Keys of a tile; a multiple of the columns of every instruction set's products.
 const KEYS: usize = 128;
@@ -113,7 +116,7 @@ pub fn flash_backward(
     assert_eq!((saved.out.len(), saved.d_out.len()), (q.len(), q.len()), "outputs");
     assert_eq!(saved.logs.len() * flash.shape.head_dim, q.len(), "logarithms");
     assert_eq!((dq.len(), dk.len(), dv.len()), (q.len(), k.len(), v.len()), "gradients");
-    for gradient in [&mut *dq, &mut *dk, &mut *dv] {
+    for gradient in [&mut *dk, &mut *dv] {
         crate::for_each_chunk_mut(gradient, 1 << 16, |_, part| part.fill(0.0));
     }
     let kernels = Kernels::get();
@@ -183,23 +186,34 @@ type Visible = [(u32, u32); QUERIES];
 /// Packed operands and tiles of one thread.
 #[derive(Default)]
 struct Scratch {
-    /// Panels with keys as columns (`Kᵀ`), then with features as columns (`K`); the same of values.
+    /// Forward: panels with keys as columns (`Kᵀ`).
     keys_t: Vec<Line>,
-    keys: Vec<Line>,
-    values_t: Vec<Line>,
+    /// Forward: panels of values with features as columns.
     values: Vec<Line>,
-    /// Panels of a tile of queries and of its output gradients, features as columns.
+    /// Backward: rows of keys and of values, and of keys' transpose.
+    left_keys: Vec<Line>,
+    left_values: Vec<Line>,
+    left_keys_t: Vec<Line>,
+    /// Backward: panels of a tile of queries and of its output gradients, with features as columns
+    /// and with queries as columns.
     queries: Vec<Line>,
     d_out: Vec<Line>,
-    /// Packed left operands.
+    queries_t: Vec<Line>,
+    d_out_t: Vec<Line>,
+    /// Rows of queries (forward).
     left: Vec<Line>,
-    left_d_out: Vec<Line>,
+    /// Rows made of scores and, backward, of their gradients.
     left_scores: Vec<Line>,
-    /// `[queries, KEYS]`
+    left_d_scores: Vec<Line>,
+    /// Panels of the gradients of scores.
+    d_scores_panels: Vec<Line>,
+    /// `[queries, KEYS]`, backward `[KEYS, queries]`
     scores: Vec<Line>,
     d_scores: Vec<Line>,
-    /// `[queries, D]`
+    /// `[queries, D]`, backward `[D, queries]`
     acc: Vec<Line>,
+    /// Backward: a transpose of floats.
+    turned: Vec<Line>,
 }
 
 thread_local! {
@@ -214,6 +228,13 @@ struct Left {
     step: usize,
     rows: usize,
     steps: usize,
+}
+
+impl Left {
+    /// Some of the rows.
+    fn part(self, row: usize, rows: usize) -> Self {
+        Self { at: self.at.wrapping_add(row * self.row), rows, ..self }
+    }
 }
 
 /// Packed panels of a right operand, from some step on.
@@ -262,33 +283,26 @@ impl Tiles<'_> {
         (rows, inner): (usize, usize),
         out: &mut Vec<Line>,
     ) -> Left {
-        let steps = self.words.steps(inner);
-        let row = steps.next_multiple_of(16) + 16;
-        let at = room(out, rows * row);
+        let words = self.word_rows(rows, inner, out);
         // SAFETY: readable by contract; there is room.
         unsafe {
-            self.kernels.rows_to_words(self.words, (from, stride), (rows, inner), (at, row));
+            let to = (words.at, words.row);
+            self.kernels.rows_to_words(self.words, (from, stride), (rows, inner), to);
         }
-        Left { at, row, step: 1, rows, steps }
+        self.left_of(words, (rows, inner))
     }
 
-    /// Packs the transpose of `[inner, rows]`, whose rows are `stride` apart.
-    ///
-    /// # Safety
-    /// It must be readable.
-    unsafe fn left_transposed(
-        &self,
-        (from, stride): (*const f32, usize),
-        (rows, inner): (usize, usize),
-        out: &mut Vec<Line>,
-    ) -> Left {
-        let steps = self.words.steps(inner);
-        let step = rows.next_multiple_of(16);
-        let at = room(out, steps * step);
-        let out = Steps { at, width: step, panel: 0 };
-        // SAFETY: readable by contract; there is room.
-        unsafe { self.kernels.columns_to_words(self.words, (from, stride), (inner, rows), out) }
-        Left { at, row: 1, step, rows, steps }
+    /// Room for rows of words that are made otherwise.
+    fn word_rows(&self, rows: usize, inner: usize, out: &mut Vec<Line>) -> WordRows {
+        // Another line per row, so that rows do not all meet the same cache sets.
+        let row = self.words.steps(inner).next_multiple_of(16) + 16;
+        WordRows { at: room(out, rows * row), row }
+    }
+
+    /// What these hold, or the first of it.
+    fn left_of(&self, words: WordRows, (rows, inner): (usize, usize)) -> Left {
+        let WordRows { at, row } = words;
+        Left { at, row, step: 1, rows, steps: self.words.steps(inner) }
     }
 
     /// `C = A B` or `C += A B`.

@@ -43,6 +43,7 @@ mod router;
 mod simd;
 mod softmax;
 mod training;
+mod transpose;
 
 pub use activation::{GateActivation, gate_in_place, gated, gated_new, soft_cap};
 pub use attention::{
@@ -77,3 +78,4 @@ pub use softmax::{argmax, log_softmax, softmax, sum_exp};
 pub use training::{
     AdamWStep, adamw, add_in_place, add_new, gated_backward, rms_norm_backward, sum_of_squares,
 };
+pub use transpose::transpose;

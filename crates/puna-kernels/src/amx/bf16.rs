@@ -167,20 +167,41 @@ unsafe fn all<const BOTTOM: bool>(block: &Block, left: &Left, pairs: Range<usize
                 }
                 let c = block.c.add(row * block.c_stride + col);
                 let shape = ((block.rows - row).min(2 * ROWS), (block.cols - col).min(COLS));
-                in_full(block, (c, shape), |c, stride| {
-                    let mut add = block.add;
-                    if whole > 0 {
-                        let a = (left.first, left.step);
-                        multiply::<BOTTOM>((a, 2 * pair), b, whole, (c, stride, add));
-                        add = true;
-                    }
-                    if end > 0 {
-                        let (a, b) = ((left.last, 0), panel_end.0.as_ptr().cast());
-                        multiply::<BOTTOM>((a, 2 * pair), b, 1, (c, stride, add));
-                    }
-                });
+                let panel = ((b, whole), panel_end.0.as_ptr().cast());
+                if shape.1 > WORDS {
+                    one::<BOTTOM, true>(block, left, (2 * pair, panel), (c, shape));
+                } else {
+                    one::<BOTTOM, false>(block, left, (2 * pair, panel), (c, shape));
+                }
             }
         }
+    }
+}
+
+/// A pair of tiles of rows against a panel (its whole tiles, and what is behind them).
+///
+/// # Safety
+/// As [`all`]; the outputs of this shape must be readable and writable at `c`.
+#[inline(always)]
+unsafe fn one<const BOTTOM: bool, const RIGHT: bool>(
+    block: &Block,
+    left: &Left,
+    (group, ((b, whole), end)): (usize, ((*const u32, usize), *const u32)),
+    (c, shape): (*mut f32, (usize, usize)),
+) {
+    // SAFETY: by contract.
+    unsafe {
+        in_full::<RIGHT>(block, (c, shape), |c, stride| {
+            let mut walk =
+                Walk { a: left.first, step: left.step, group, b, tiles: whole, add: block.add };
+            if whole > 0 {
+                walk.run::<BOTTOM, RIGHT>(c, stride);
+                walk.add = true;
+            }
+            if !block.steps.is_multiple_of(WORDS) {
+                Walk { a: left.last, b: end, tiles: 1, ..walk }.run::<BOTTOM, RIGHT>(c, stride);
+            }
+        });
     }
 }
 
@@ -188,18 +209,18 @@ unsafe fn all<const BOTTOM: bool>(block: &Block, left: &Left, pairs: Range<usize
 #[repr(C, align(64))]
 struct Padded([[u32; COLS]; WORDS]);
 
-/// Hands `product` outputs of 32 columns: those of C, or some outside it of which the first are
-/// copied.
+/// Hands `product` outputs of 32 columns, or without `RIGHT` 16: those of C, or some outside it of which
+/// the first are copied.
 ///
 /// # Safety
 /// The outputs of this shape must be readable and writable at `c`.
 #[inline(always)]
-unsafe fn in_full(
+unsafe fn in_full<const RIGHT: bool>(
     block: &Block,
     (c, (rows, cols)): (*mut f32, (usize, usize)),
     product: impl Fn(*mut f32, usize),
 ) {
-    if cols == COLS {
+    if cols == if RIGHT { COLS } else { WORDS } {
         return product(c, block.c_stride);
     }
     let mut corner = [[0f32; COLS]; 2 * ROWS];
@@ -215,93 +236,186 @@ unsafe fn in_full(
     }
 }
 
-/// `C = A B` or, with `add`, `C += A B` for a pair of tiles of rows and so many tiles along them.
-///
-/// # Safety
-/// All tiles must be readable, C writable, and tiles configured.
-#[inline(always)]
-unsafe fn multiply<const BOTTOM: bool>(
-    ((a, step), group): ((Below, usize), usize),
+/// Two by two tiles of C in registers, or fewer: zeroed or loaded, all products along the rows of A, stored.
+macro_rules! walk {
+    (zero: [$($zero:literal)*], load: [$($load:literal)*], step: [$($step:literal)*],
+     store: [$($store:literal)*], $($operands:tt)*) => {
+        asm!(
+            "test {add:e}, {add:e}",
+            "jnz 2f",
+            $($zero,)*
+            "jmp 3f",
+            "2:",
+            $($load,)*
+            "3:",
+            $($step,)*
+            "add {b}, {b_tile}",
+            "dec {tiles}",
+            "jnz 3b",
+            $($store,)*
+            $($operands)*
+        )
+    };
+}
+
+/// What [`wide`] and [`narrow`] walk along.
+#[derive(Clone, Copy)]
+struct Walk {
+    a: Below,
+    /// Words from a tile of A to its right neighbor.
+    step: usize,
+    /// The upper one of the tiles of rows.
+    group: usize,
     b: *const u32,
+    /// Tiles along the rows.
     tiles: usize,
-    (c, stride, add): (*mut f32, usize, bool),
-) {
-    let top = a.at.wrapping_add(group * a.group);
-    let c_bottom = c.wrapping_add(ROWS * stride);
-    // SAFETY: by contract.
-    unsafe {
-        if BOTTOM {
-            asm!(
-                "test {add:e}, {add:e}",
-                "jnz 2f",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "jmp 3f",
-                "2:",
-                "tileloadd tmm0, [{c} + 1*{c_row}]",
-                "tileloadd tmm1, [{c} + 1*{c_row} + 64]",
-                "tileloadd tmm2, [{d} + 1*{c_row}]",
-                "tileloadd tmm3, [{d} + 1*{c_row} + 64]",
-                "3:",
-                "tileloadd tmm6, [{b} + 1*{b_row}]",
-                "tileloadd tmm4, [{top} + 1*{a_row}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b} + 1*{b_row} + 64]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{bottom} + 1*{a_row}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {top}, {step}",
-                "add {bottom}, {step}",
-                "add {b}, {b_tile}",
-                "dec {tiles}",
-                "jnz 3b",
-                "tilestored [{c} + 1*{c_row}], tmm0",
-                "tilestored [{c} + 1*{c_row} + 64], tmm1",
-                "tilestored [{d} + 1*{c_row}], tmm2",
-                "tilestored [{d} + 1*{c_row} + 64], tmm3",
-                add = in(reg) u32::from(add),
-                c = in(reg) c, d = in(reg) c_bottom, c_row = in(reg) 4 * stride,
-                top = inout(reg) top => _, bottom = inout(reg) top.wrapping_add(a.group) => _,
-                a_row = in(reg) 4 * a.row, step = in(reg) 4 * step,
-                b = inout(reg) b => _, b_row = in(reg) 4 * COLS, b_tile = const 4 * COLS * WORDS,
-                tiles = inout(reg) tiles => _,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack)
-            );
-        } else {
-            asm!(
-                "test {add:e}, {add:e}",
-                "jnz 2f",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "jmp 3f",
-                "2:",
-                "tileloadd tmm0, [{c} + 1*{c_row}]",
-                "tileloadd tmm1, [{c} + 1*{c_row} + 64]",
-                "3:",
-                "tileloadd tmm6, [{b} + 1*{b_row}]",
-                "tileloadd tmm4, [{top} + 1*{a_row}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b} + 1*{b_row} + 64]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "add {top}, {step}",
-                "add {b}, {b_tile}",
-                "dec {tiles}",
-                "jnz 3b",
-                "tilestored [{c} + 1*{c_row}], tmm0",
-                "tilestored [{c} + 1*{c_row} + 64], tmm1",
-                add = in(reg) u32::from(add),
-                c = in(reg) c, c_row = in(reg) 4 * stride,
-                top = inout(reg) top => _, a_row = in(reg) 4 * a.row, step = in(reg) 4 * step,
-                b = inout(reg) b => _, b_row = in(reg) 4 * COLS, b_tile = const 4 * COLS * WORDS,
-                tiles = inout(reg) tiles => _,
-                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-                options(nostack)
-            );
+    add: bool,
+}
+
+impl Walk {
+    /// `C = A B` or, with `add`, `C += A B` for a pair of tiles of rows; without `RIGHT` for the first 16
+    /// columns only.
+    ///
+    /// # Safety
+    /// All tiles must be readable, C writable, and tiles configured.
+    #[inline(always)]
+    unsafe fn run<const BOTTOM: bool, const RIGHT: bool>(self, c: *mut f32, stride: usize) {
+        // SAFETY: by contract.
+        unsafe {
+            if RIGHT {
+                self.wide::<BOTTOM>(c, stride);
+            } else {
+                self.narrow::<BOTTOM>(c, stride);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::run`].
+    #[inline(always)]
+    unsafe fn wide<const BOTTOM: bool>(self, c: *mut f32, stride: usize) {
+        let Self { a, step, group, b, tiles, add } = self;
+        let top = a.at.wrapping_add(group * a.group);
+        let (c_row, a_row, step, add) = (4 * stride, 4 * a.row, 4 * step, u32::from(add));
+        // SAFETY: by contract.
+        unsafe {
+            if BOTTOM {
+                let (bottom, d) = (top.wrapping_add(a.group), c.wrapping_add(ROWS * stride));
+                walk!(
+                    zero: ["tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3"],
+                    load: [
+                        "tileloadd tmm0, [{c} + 1*{c_row}]"
+                        "tileloadd tmm1, [{c} + 1*{c_row} + 64]"
+                        "tileloadd tmm2, [{d} + 1*{c_row}]"
+                        "tileloadd tmm3, [{d} + 1*{c_row} + 64]"
+                    ],
+                    step: [
+                        "tileloadd tmm6, [{b} + 1*{b_row}]"
+                        "tileloadd tmm4, [{top} + 1*{a_row}]"
+                        "tdpbf16ps tmm0, tmm4, tmm6"
+                        "tileloadd tmm7, [{b} + 1*{b_row} + 64]"
+                        "tdpbf16ps tmm1, tmm4, tmm7"
+                        "tileloadd tmm5, [{bottom} + 1*{a_row}]"
+                        "tdpbf16ps tmm2, tmm5, tmm6"
+                        "tdpbf16ps tmm3, tmm5, tmm7"
+                        "add {top}, {step}"
+                        "add {bottom}, {step}"
+                    ],
+                    store: [
+                        "tilestored [{c} + 1*{c_row}], tmm0"
+                        "tilestored [{c} + 1*{c_row} + 64], tmm1"
+                        "tilestored [{d} + 1*{c_row}], tmm2"
+                        "tilestored [{d} + 1*{c_row} + 64], tmm3"
+                    ],
+                    add = in(reg) add, c = in(reg) c, d = in(reg) d, c_row = in(reg) c_row,
+                    top = inout(reg) top => _, bottom = inout(reg) bottom => _, a_row = in(reg) a_row,
+                    step = in(reg) step, b = inout(reg) b => _, b_row = in(reg) B_ROW,
+                    b_tile = const B_ROW * WORDS, tiles = inout(reg) tiles => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack)
+                );
+            } else {
+                walk!(
+                    zero: ["tilezero tmm0" "tilezero tmm1"],
+                    load: ["tileloadd tmm0, [{c} + 1*{c_row}]" "tileloadd tmm1, [{c} + 1*{c_row} + 64]"],
+                    step: [
+                        "tileloadd tmm6, [{b} + 1*{b_row}]"
+                        "tileloadd tmm4, [{top} + 1*{a_row}]"
+                        "tdpbf16ps tmm0, tmm4, tmm6"
+                        "tileloadd tmm7, [{b} + 1*{b_row} + 64]"
+                        "tdpbf16ps tmm1, tmm4, tmm7"
+                        "add {top}, {step}"
+                    ],
+                    store: [
+                        "tilestored [{c} + 1*{c_row}], tmm0" "tilestored [{c} + 1*{c_row} + 64], tmm1"
+                    ],
+                    add = in(reg) add, c = in(reg) c, c_row = in(reg) c_row,
+                    top = inout(reg) top => _, a_row = in(reg) a_row, step = in(reg) step,
+                    b = inout(reg) b => _, b_row = in(reg) B_ROW, b_tile = const B_ROW * WORDS,
+                    tiles = inout(reg) tiles => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack)
+                );
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::run`].
+    #[inline(always)]
+    unsafe fn narrow<const BOTTOM: bool>(self, c: *mut f32, stride: usize) {
+        let Self { a, step, group, b, tiles, add } = self;
+        let top = a.at.wrapping_add(group * a.group);
+        let (c_row, a_row, step, add) = (4 * stride, 4 * a.row, 4 * step, u32::from(add));
+        // SAFETY: by contract.
+        unsafe {
+            if BOTTOM {
+                let (bottom, d) = (top.wrapping_add(a.group), c.wrapping_add(ROWS * stride));
+                walk!(
+                    zero: ["tilezero tmm0" "tilezero tmm2"],
+                    load: ["tileloadd tmm0, [{c} + 1*{c_row}]" "tileloadd tmm2, [{d} + 1*{c_row}]"],
+                    step: [
+                        "tileloadd tmm6, [{b} + 1*{b_row}]"
+                        "tileloadd tmm4, [{top} + 1*{a_row}]"
+                        "tdpbf16ps tmm0, tmm4, tmm6"
+                        "tileloadd tmm5, [{bottom} + 1*{a_row}]"
+                        "tdpbf16ps tmm2, tmm5, tmm6"
+                        "add {top}, {step}"
+                        "add {bottom}, {step}"
+                    ],
+                    store: [
+                        "tilestored [{c} + 1*{c_row}], tmm0" "tilestored [{d} + 1*{c_row}], tmm2"
+                    ],
+                    add = in(reg) add, c = in(reg) c, d = in(reg) d, c_row = in(reg) c_row,
+                    top = inout(reg) top => _, bottom = inout(reg) bottom => _, a_row = in(reg) a_row,
+                    step = in(reg) step, b = inout(reg) b => _, b_row = in(reg) B_ROW,
+                    b_tile = const B_ROW * WORDS, tiles = inout(reg) tiles => _,
+                    out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
+                    options(nostack)
+                );
+            } else {
+                walk!(
+                    zero: ["tilezero tmm0"],
+                    load: ["tileloadd tmm0, [{c} + 1*{c_row}]"],
+                    step: [
+                        "tileloadd tmm6, [{b} + 1*{b_row}]"
+                        "tileloadd tmm4, [{top} + 1*{a_row}]"
+                        "tdpbf16ps tmm0, tmm4, tmm6"
+                        "add {top}, {step}"
+                    ],
+                    store: ["tilestored [{c} + 1*{c_row}], tmm0"],
+                    add = in(reg) add, c = in(reg) c, c_row = in(reg) c_row,
+                    top = inout(reg) top => _, a_row = in(reg) a_row, step = in(reg) step,
+                    b = inout(reg) b => _, b_row = in(reg) B_ROW, b_tile = const B_ROW * WORDS,
+                    tiles = inout(reg) tiles => _,
+                    out("tmm0") _, out("tmm4") _, out("tmm6") _,
+                    options(nostack)
+                );
+            }
         }
     }
 }
+
+/// Bytes of a row of B.
+const B_ROW: usize = 4 * COLS;

@@ -63,6 +63,7 @@ fn attend(
     unsafe {
         let left = tiles.left((q.as_ptr(), q_stride), (rows, dim), &mut scratch.left);
         let scores = room(&mut scratch.scores, QUERIES * KEYS).cast::<f32>();
+        let probabilities = tiles.word_rows(QUERIES, KEYS, &mut scratch.left_scores);
         let acc = room(&mut scratch.acc, QUERIES * dim).cast::<f32>();
         std::slice::from_raw_parts_mut(acc, rows * dim).fill(0.0);
         let mut visible = [(0, 0); QUERIES];
@@ -79,11 +80,12 @@ fn attend(
                 sum: sum.as_mut_ptr(),
                 acc,
                 dim,
+                words: tiles.words,
+                out: probabilities,
             });
-            let from = (scores.cast_const(), KEYS);
-            let probabilities = tiles.left(from, (rows, keys.len()), &mut scratch.left_scores);
+            let left = tiles.left_of(probabilities, (rows, keys.len()));
             let right = tiles.right(&scratch.values, len, keys.start, dim);
-            tiles.multiply(probabilities, right, (acc, dim), true);
+            tiles.multiply(left, right, (acc, dim), true);
         }
     }
 }

@@ -1,14 +1,53 @@
-//! What happens to the rows of a tile of scores between the products.
+//! What happens to tiles of scores between the products: they become operands of the next ones.
 
 use crate::attention::ScoreTransform;
+use crate::gemm::{Steps, Words};
 use crate::math;
 use crate::simd::{LANES, Simd};
 
+/// Columns that are made words of at a time.
+pub(super) const GROUP: usize = 2 * LANES;
+
+/// A left operand in the making: rows of words.
+#[derive(Clone, Copy)]
+pub(crate) struct WordRows {
+    pub(crate) at: *mut u32,
+    /// Words between rows.
+    pub(crate) row: usize,
+}
+
+impl WordRows {
+    /// Two lane vectors of a row, from a column on that is a multiple of [`GROUP`].
+    ///
+    /// # Safety
+    /// Their words must be writable.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(
+        self,
+        s: S,
+        words: Words,
+        (row, col): (usize, usize),
+        values: [S::F; 2],
+    ) {
+        // SAFETY: by contract.
+        unsafe {
+            let at = self.at.add(row * self.row + col / words.per_word());
+            match words {
+                Words::F32 => {
+                    s.store(at.cast(), values[0]);
+                    s.store(at.add(LANES).cast(), values[1]);
+                }
+                Words::Bf16Pairs => s.store_i(at.cast(), s.round_bf16(values[0], values[1])),
+            }
+        }
+    }
+}
+
 /// A tile of raw scores that become probabilities, up to the sum.
 pub(crate) struct SoftmaxTile<'a> {
-    /// `[rows, width]`; outside what is visible they become zero.
+    /// `[rows, width]`
     pub(crate) scores: *mut f32,
-    /// A multiple of 16.
+    /// A multiple of [`GROUP`].
     pub(crate) width: usize,
     /// Per row, what is visible.
     pub(crate) visible: &'a [(u32, u32)],
@@ -19,6 +58,9 @@ pub(crate) struct SoftmaxTile<'a> {
     /// `[rows, dim]`: what was summed up yet, made relative to the new maximum.
     pub(crate) acc: *mut f32,
     pub(crate) dim: usize,
+    /// `[rows, width]`: the probabilities; zero outside what is visible.
+    pub(crate) words: Words,
+    pub(crate) out: WordRows,
 }
 
 /// Scores after scaling and capping, and the derivative of that.
@@ -31,24 +73,17 @@ fn transform<S: Simd>(s: S, x: S::F, by: &ScoreTransform) -> (S::F, S::F) {
     (s.mul(s.splat(cap), t), s.mul(scale, s.sub(one, s.mul(t, t))))
 }
 
-/// Zero, or another value, outside `visible`.
+/// Minus infinity outside `visible`.
 #[inline(always)]
-fn outside(row: &mut [f32], (first, end): (u32, u32), value: f32) {
-    row[..first as usize].fill(value);
-    row[end as usize..].fill(value);
+fn outside(row: &mut [f32], (first, end): (u32, u32)) {
+    row[..first as usize].fill(f32::NEG_INFINITY);
+    row[end as usize..].fill(f32::NEG_INFINITY);
 }
 
 /// Where the vectors begin that hold something visible.
 #[inline(always)]
 fn vectors((first, end): (u32, u32)) -> impl Iterator<Item = usize> {
     (first as usize / LANES * LANES..end as usize).step_by(LANES)
-}
-
-/// Zero in all other vectors.
-#[inline(always)]
-fn outside_vectors(row: &mut [f32], (first, end): (u32, u32)) {
-    row[..first as usize / LANES * LANES].fill(0.0);
-    row[(end as usize).next_multiple_of(LANES)..].fill(0.0);
 }
 
 /// # Safety
@@ -65,8 +100,12 @@ pub(crate) unsafe fn softmax_tile<S: Simd>(s: S, tile: &SoftmaxTile<'_>) {
                 std::slice::from_raw_parts_mut(tile.acc.add(r * tile.dim), tile.dim),
             )
         };
+        let zero = s.splat(0.0);
         if visible.0 >= visible.1 {
-            row.fill(0.0);
+            for at in (0..tile.width).step_by(GROUP) {
+                // SAFETY: words of the row.
+                unsafe { tile.out.put(s, tile.words, (r, at), [zero; 2]) }
+            }
             continue;
         }
         let p = row.as_mut_ptr();
@@ -74,20 +113,25 @@ pub(crate) unsafe fn softmax_tile<S: Simd>(s: S, tile: &SoftmaxTile<'_>) {
             // SAFETY: whole vectors of the row.
             unsafe { s.store(p.add(at), transform(s, s.load(p.add(at)), &tile.transform).0) }
         }
-        outside(row, visible, f32::NEG_INFINITY);
+        outside(row, visible);
         let largest = max.max(math::max(row));
         let rescale = (*max - largest).exp();
         let shift = s.splat(largest);
-        let mut total = s.splat(0.0);
-        outside_vectors(row, visible);
-        let p = row.as_mut_ptr();
-        for at in vectors(visible) {
-            // SAFETY: whole vectors of the row.
-            unsafe {
-                let value = math::exp(s, s.sub(s.load(p.add(at)), shift));
-                total = s.add(total, value);
-                s.store(p.add(at), value);
+        let mut total = zero;
+        let p = row.as_ptr();
+        let (first, end) = (visible.0 as usize, visible.1 as usize);
+        for group in (0..tile.width).step_by(GROUP) {
+            let mut values = [zero; 2];
+            for (half, value) in values.iter_mut().enumerate() {
+                let at = group + half * LANES;
+                if at + LANES > first && at < end {
+                    // SAFETY: a whole vector of the row.
+                    *value = math::exp(s, s.sub(unsafe { s.load(p.add(at)) }, shift));
+                    total = s.add(total, *value);
+                }
             }
+            // SAFETY: words of the row.
+            unsafe { tile.out.put(s, tile.words, (r, group), values) }
         }
         *sum = *sum * rescale + s.sum(total);
         *max = largest;
@@ -97,46 +141,125 @@ pub(crate) unsafe fn softmax_tile<S: Simd>(s: S, tile: &SoftmaxTile<'_>) {
     }
 }
 
-/// A tile of raw scores that become probabilities, and of their gradients, which become those of
-/// the raw scores: `ds = p (dp - delta) transform'`.
+/// A tile of raw scores and of the gradients of their probabilities, keys down and queries across. Of
+/// it are made the operands of all three gradients: the probabilities `p` and the gradients of the raw
+/// scores, `ds = p (dp - delta) transform'`.
 pub(crate) struct GradientTile<'a> {
-    /// `[rows, width]`
-    pub(crate) scores: *mut f32,
-    /// `[rows, width]`
-    pub(crate) d_scores: *mut f32,
-    /// A multiple of 16.
+    /// `[keys, width]`
+    pub(crate) scores: *const f32,
+    /// `[keys, width]`
+    pub(crate) d_scores: *const f32,
+    pub(crate) keys: usize,
     pub(crate) width: usize,
-    /// Per row, what is visible.
-    pub(crate) visible: &'a [(u32, u32)],
+    /// Columns that are made words of; a multiple of [`GROUP`].
+    pub(crate) cols: usize,
+    pub(crate) queries: &'a Queries,
     pub(crate) transform: ScoreTransform,
-    /// Per row, the logarithm of the sum of exponentials, and `sum(d_out * out)`.
-    pub(crate) logs: &'a [f32],
-    pub(crate) deltas: &'a [f32],
+    pub(crate) words: Words,
+    /// `[keys, cols]`: `p` and `ds`, zero where a key is not visible.
+    pub(crate) p: WordRows,
+    pub(crate) ds: WordRows,
+    /// Panels `[keys, cols]` of `ds`.
+    pub(crate) ds_panels: Steps,
 }
+
+/// What is known of the queries of a tile.
+pub(crate) struct Queries {
+    /// First visible key of the tile and end; nothing is visible to queries that are not there.
+    pub(crate) first: [f32; super::QUERIES],
+    pub(crate) end: [f32; super::QUERIES],
+    /// The logarithm of the sum of exponentials, and `sum(d_out * out)`.
+    pub(crate) logs: [f32; super::QUERIES],
+    pub(crate) deltas: [f32; super::QUERIES],
+}
+
+/// Probabilities and gradients of scores of two keys and [`GROUP`] queries.
+type Pair<F> = ([[F; 2]; 2], [[F; 2]; 2]);
 
 /// # Safety
 /// The pointers must cover the tile's shape.
 #[inline(always)]
 pub(crate) unsafe fn gradient_tile<S: Simd>(s: S, tile: &GradientTile<'_>) {
-    for (r, &visible) in tile.visible.iter().enumerate() {
-        // SAFETY: rows of the tile.
-        let (p, d) =
-            unsafe { (tile.scores.add(r * tile.width), tile.d_scores.add(r * tile.width)) };
-        let (log, delta) = (s.splat(tile.logs[r]), s.splat(tile.deltas[r]));
-        for at in vectors(visible) {
-            // SAFETY: whole vectors of the rows.
-            unsafe {
-                let (score, slope) = transform(s, s.load(p.add(at)), &tile.transform);
-                let probability = math::exp(s, s.sub(score, log));
-                let gradient = s.mul(probability, s.sub(s.load(d.add(at)), delta));
-                s.store(p.add(at), probability);
-                s.store(d.add(at), s.mul(gradient, slope));
+    for group in (0..tile.cols).step_by(GROUP) {
+        let lanes = group..group + GROUP;
+        let least = |x: &[f32]| x.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a });
+        let most = |x: &[f32]| x.iter().fold(0.0, |a, &b| if b > a { b } else { a });
+        let (firsts, ends) = (&tile.queries.first[lanes.clone()], &tile.queries.end[lanes]);
+        // What some of the queries see, and what all of them do.
+        let some = least(firsts) as usize..(most(ends) as usize).min(tile.keys);
+        let all = most(firsts) as usize..least(ends) as usize;
+        for key in (0..tile.keys).step_by(2) {
+            let mut p = [[s.splat(0.0); 2]; 2];
+            let mut ds = p;
+            for (row, (p, ds)) in (key..).zip(p.iter_mut().zip(&mut ds)) {
+                for (half, (p, ds)) in p.iter_mut().zip(ds).enumerate() {
+                    if some.contains(&row) {
+                        let at = group + half * LANES;
+                        // SAFETY: a row of the tile, and whole vectors of it and of the queries.
+                        (*p, *ds) = unsafe { gradient(s, tile, (row, at), all.contains(&row)) };
+                    }
+                }
             }
+            // SAFETY: rows and steps of the operands.
+            unsafe { tile.put(s, (key, group), (p, ds)) }
         }
-        // SAFETY: as above.
+    }
+}
+
+/// Probabilities and gradients of scores of a key and 16 queries.
+///
+/// # Safety
+/// The key and the queries must be in the tile.
+#[inline(always)]
+unsafe fn gradient<S: Simd>(
+    s: S,
+    tile: &GradientTile<'_>,
+    (key, at): (usize, usize),
+    visible: bool,
+) -> (S::F, S::F) {
+    let of = tile.queries;
+    // SAFETY: by contract.
+    unsafe {
+        let score = s.load(tile.scores.add(key * tile.width + at));
+        let (score, slope) = transform(s, score, &tile.transform);
+        let mut p = math::exp(s, s.sub(score, s.load(of.logs[at..].as_ptr())));
+        if !visible {
+            let (key, zero) = (s.splat(key as f32), s.splat(0.0));
+            p = s.select_lt(key, s.load(of.end[at..].as_ptr()), p, zero);
+            p = s.select_lt(key, s.load(of.first[at..].as_ptr()), zero, p);
+        }
+        let d = s.load(tile.d_scores.add(key * tile.width + at));
+        let d = s.sub(d, s.load(of.deltas[at..].as_ptr()));
+        (p, s.mul(s.mul(p, d), slope))
+    }
+}
+
+impl GradientTile<'_> {
+    /// Two keys and [`GROUP`] queries into all operands.
+    ///
+    /// # Safety
+    /// The first key must be in the tile, and the operands have room for it.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, s: S, (key, col): (usize, usize), (p, ds): Pair<S::F>) {
+        // SAFETY: by contract; the second key is left out where it is not there.
         unsafe {
-            outside(std::slice::from_raw_parts_mut(p, tile.width), visible, 0.0);
-            outside(std::slice::from_raw_parts_mut(d, tile.width), visible, 0.0);
+            for (row, (p, ds)) in (key..self.keys).zip(p.into_iter().zip(ds)) {
+                self.p.put(s, self.words, (row, col), p);
+                self.ds.put(s, self.words, (row, col), ds);
+            }
+            for half in [0, LANES] {
+                let [even, odd] = ds.map(|ds| ds[half / LANES]);
+                let to = |step| self.ds_panels.to(step, col + half);
+                match self.words {
+                    Words::Bf16Pairs => s.store_i(to(key / 2), s.pair_bf16(even, odd)),
+                    Words::F32 => {
+                        s.store(to(key).cast(), even);
+                        if key + 1 < self.keys {
+                            s.store(to(key + 1).cast(), odd);
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) struct Steps {
 impl Steps {
     /// Where the words of 16 columns from `col` on go.
     #[inline(always)]
-    fn to(self, step: usize, col: usize) -> *mut u8 {
+    pub(crate) fn to(self, step: usize, col: usize) -> *mut u8 {
         let word = col / self.width * self.panel + step * self.width + col % self.width;
         self.at.wrapping_add(word).cast()
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use puna_cuda::Operand;
-use puna_kernels::{Elements, MatRef, Write, gemm, gemm_new, gemm_sum_new};
+use puna_kernels::{Elements, MatRef, Write, gemm, gemm_new, gemm_sum_new, transpose};
 
 use super::linear::{
     Rows, elements, input_gradient, linear_in_training, weight_gradient, with_right,
@@ -67,7 +67,11 @@ impl LowRank {
             gemm_new((tokens, rank, out), (dy, MatRef::rows(&b, rank)), elements)
         };
         let d_h = self.scaled(d_h, tokens, elements)?;
-        h.with(|h| weight_gradient(&self.b, dy, (h, tokens), elements))?;
+        h.with(|h| {
+            // The other way round a panel of B's few columns would be half empty.
+            let d_b = gemm_new((rank, out, tokens), (h.t(), dy), elements); // [R, out]
+            self.b.add_gradient(|to, write| transpose(&d_b, (rank, out), to, write));
+        })?;
         d_h.with(|d_h| x.with(|x| weight_gradient(&self.a, d_h, (x, tokens), elements)))??;
         Ok(d_h)
     }
