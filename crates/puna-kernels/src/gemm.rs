@@ -21,7 +21,7 @@ pub(crate) use pack::{
     Steps, columns_to_words, rounded_columns_to_words, rows_to_words, transpose_words, turn_pairs,
 };
 pub(crate) use panels::{pack_panels, room};
-pub use rounded::{RoundedRows, round_rows, takes_rounded};
+pub use rounded::{RoundedRows, round_rows, rounds_products, takes_rounded};
 pub(crate) use tile::{Block, block};
 pub(crate) use tiles::{MakePanels, Operand};
 

@@ -104,6 +104,12 @@ type NormGradient = unsafe fn((&[f32], &[f32], f32), &[f32], &mut [f32], &mut [f
 type Consistency =
     unsafe fn((&mut [f32], &mut [f32]), (&CrossEntropyRow, f32), &mut (f32, f32, f32));
 
+/// Words of gate and up, and of the output.
+type GateWords = unsafe fn(GateActivation, (&[u32], &[u32]), *mut u32);
+
+/// Words of gate, up and gradient, and of the gradients of gate and up.
+type GateGradientWords = unsafe fn(GateActivation, [&[u32]; 3], [*mut u32; 2]);
+
 /// Weights, gradient, moments.
 type AdamWPart = unsafe fn(&mut [f32], &[f32], (&mut [f32], &mut [f32]), &AdamWStep);
 
@@ -144,6 +150,8 @@ pub struct Kernels {
     softmax_row: unsafe fn(&mut [f32]),
     log_softmax_row: unsafe fn(&[f32], &mut [f32]),
     sum_exp_row: unsafe fn(&[f32], f32, &mut f64),
+    gate_words: GateWords,
+    gate_gradient_words: GateGradientWords,
     attend: unsafe fn(&HeadTask),
     write_page: unsafe fn(&PageWrite),
 }
@@ -288,6 +296,32 @@ impl Kernels {
     ) {
         // SAFETY: as in `float_tile`.
         unsafe { (self.pack)(format, rows, blocks, out) }
+    }
+
+    /// # Safety
+    /// As for [`crate::rounded_gate::gate_words`].
+    #[inline]
+    pub(crate) unsafe fn gate_words(
+        &self,
+        act: GateActivation,
+        of: (&[u32], &[u32]),
+        out: *mut u32,
+    ) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.gate_words)(act, of, out) }
+    }
+
+    /// # Safety
+    /// As for [`crate::rounded_gate::gate_gradient_words`].
+    #[inline]
+    pub(crate) unsafe fn gate_gradient_words(
+        &self,
+        act: GateActivation,
+        of: [&[u32]; 3],
+        to: [*mut u32; 2],
+    ) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.gate_gradient_words)(act, of, to) }
     }
 
     /// # Safety

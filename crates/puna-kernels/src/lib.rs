@@ -39,6 +39,7 @@ mod pool;
 mod quantize;
 mod resident;
 mod rope;
+mod rounded_gate;
 mod router;
 mod simd;
 mod softmax;
@@ -55,7 +56,7 @@ pub use flash::{Flash, FlashSaved, RowMask, flash_backward, flash_forward};
 pub use format::BlockFormat;
 pub use gemm::{
     Elements, Factors, MatRef, PackedMatrix, Right, RoundedRows, Write, gemm, gemm_new, gemm_sum,
-    gemm_sum_new, round_rows, takes_rounded,
+    gemm_sum_new, round_rows, rounds_products, takes_rounded,
 };
 pub use kernels::{Isa, Kernels};
 pub use logit_loss::{CrossEntropyRow, consistency_rows, cross_entropy_row};

@@ -295,6 +295,20 @@ impl Linear {
         Ok(y)
     }
 
+    /// The layer with what adapts it in this pass, if that is a weight and at most two thin matrices.
+    pub(crate) fn projection(&self, pass: &Pass) -> Option<ops::Projection> {
+        let adapted = pass.adapted(self.slot());
+        let bias = adapted.and_then(|adapted| adapted.bias.as_ref()).or(self.bias());
+        let weight = adapted.and_then(|adapted| adapted.weight.as_ref()).unwrap_or(self.weight());
+        let low_rank = match adapted.map(|adapted| &adapted.adapters[..]) {
+            None | Some([]) => None,
+            Some([adapter]) => Some(adapter.low_rank(pass)?.clone()),
+            Some(_) => return None,
+        };
+        let multiplies = bias.is_none() && !matches!(&**weight, Weight::Dense(_));
+        multiplies.then(|| ops::Projection { weight: Arc::clone(weight), low_rank })
+    }
+
     fn product(
         &self,
         x: &Value,

@@ -28,10 +28,24 @@ impl Mlp {
     /// # Errors
     /// If widths do not agree.
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Value, NnError> {
+        if let Some(parts) = self.projections(x, pass) {
+            return ops::feed_forward(x, parts, self.gate_activation(), pass.precision);
+        }
         let gate = self.gate.forward(x, pass)?; // [N, F]
         let up = self.up.forward(x, pass)?; // [N, F]
         let hidden = ops::gated(self.gate_activation(), &gate, &up, pass.precision)?; // [N, F]
         self.down.forward(&hidden, pass) // [N, C]
+    }
+
+    /// The layers as one operation of training takes them, if it can be that.
+    fn projections(&self, x: &Value, pass: &Pass) -> Option<[ops::Projection; 3]> {
+        let x = x.tensor();
+        let on_cpu = x.device().is_cpu() && x.elem_count() > 0;
+        let of = |layer: &Linear| layer.projection(pass);
+        match on_cpu && pass.like_training {
+            true => Some([of(&self.gate)?, of(&self.up)?, of(&self.down)?]),
+            false => None,
+        }
     }
 
     /// [`Mlp::forward`] on slices, into `out` `[N, C]`.

@@ -9,6 +9,7 @@ mod bias;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod feed_forward;
 mod gated;
 mod linear;
 mod load_balance;
@@ -26,6 +27,7 @@ pub use cross_entropy::{
 };
 pub use dropout::dropout;
 pub use embedding::{embedding_backward, embedding_backward_on_device};
+pub use feed_forward::{Projection, feed_forward};
 pub use gated::gated;
 pub(crate) use gated::kernel_activation;
 pub(crate) use linear::with_matrix;

@@ -1,14 +1,25 @@
 //! Rows that are rounded to bfloat16 once, for several products.
 
-use super::{Elements, MatRef, Words};
+use super::tiles::{self, Operand, Term};
+use super::{Elements, Factors, MatRef, Words, gemm_sum_new, in_tiles};
 use crate::kernels::Kernels;
 use crate::parallel::OutPtr;
 use crate::pool;
+use std::mem::MaybeUninit;
+use std::slice::from_ref;
 
 /// Whether products of these elements take rows that were rounded beforehand.
 #[must_use]
 pub fn takes_rounded(elements: Elements) -> bool {
     Words::of(elements, Kernels::get()) == Words::Bf16Pairs
+}
+
+/// Whether products of these elements are rounded where they end, so that their rows are written once
+/// ([`RoundedRows::product`]).
+#[must_use]
+pub fn rounds_products(elements: Elements) -> bool {
+    let kernels = Kernels::get();
+    in_tiles(Words::of(elements, kernels), kernels)
 }
 
 /// Rounds rows of `cols` values to pairs of bfloat16, in place: they take the first half of their
@@ -32,6 +43,9 @@ pub fn round_rows(values: &mut [f32], cols: usize) {
 /// Rows that a task rounds.
 const ROUNDED_ROWS: usize = 64;
 
+/// Words that a task of [`RoundedRows::made`] takes, a multiple of 16 as rows are.
+const MADE_WORDS: usize = 4096;
+
 /// Rows that are rounded to bfloat16 for several products.
 #[derive(Debug)]
 pub struct RoundedRows {
@@ -50,36 +64,106 @@ impl RoundedRows {
     #[must_use]
     pub fn new(values: &[f32], cols: usize) -> Self {
         assert!(cols > 0 && values.len().is_multiple_of(cols), "rows of {cols}");
+        let kernels = Kernels::get();
+        Self::written((values.len() / cols, cols), |out, stride| {
+            let rows = values.len() / cols;
+            pool::run(rows.div_ceil(ROUNDED_ROWS), |task| {
+                let first = task * ROUNDED_ROWS;
+                let shape = (ROUNDED_ROWS.min(rows - first), cols);
+                // SAFETY: `shape.0` rows of values lie behind row `first`, and of words as well; tasks
+                // write different ones.
+                unsafe {
+                    let (from, out) = (values[first * cols..].as_ptr(), out.at(first * stride));
+                    kernels.rows_to_words(Words::Bf16Pairs, (from, cols), shape, (out, stride));
+                }
+            });
+        })
+    }
+
+    /// Rows `[m, n]` of `A₁ B₁ + A₂ B₂ + …`, rounded where the sums end.
+    ///
+    /// # Panics
+    /// If an operand is too small for its shape, or the machine has no such products.
+    #[must_use]
+    pub fn product((m, n): (usize, usize), terms: &[Factors<'_>]) -> Self {
+        let kernels = Kernels::get();
+        if rounds_products(Elements::Bf16) && n > 0 && terms.iter().any(|term| term.2 > 0) {
+            let mut at_once = false;
+            let rows = Self::written((m, n), |out, stride| {
+                let terms = terms.iter().filter(|term| term.2 > 0).map(|(a, b, k)| {
+                    a.check(m, *k);
+                    b.check((*k, n), Words::Bf16Pairs);
+                    Term { lefts: from_ref(a), right: Operand::Stored(*b), k: *k }
+                });
+                let terms: Vec<Term<'_>> = terms.collect();
+                at_once = tiles::product_rounded(kernels, (m, n), &terms, (out, stride));
+            });
+            if at_once {
+                return rows;
+            }
+        }
+        Self::new(&gemm_sum_new((m, n), terms, Elements::Bf16), n)
+    }
+
+    /// Rows of whose words `write(words, stride)` writes those that hold values, if it writes any.
+    fn written((rows, cols): (usize, usize), write: impl FnOnce(OutPtr<u32>, usize)) -> Self {
         assert!(takes_rounded(Elements::Bf16), "no products of bfloat16");
         // An odd number of lines per row, so that rows do not all meet the same cache sets.
-        let (rows, lines) = (values.len() / cols, cols.div_ceil(2).div_ceil(16));
+        let lines = cols.div_ceil(2).div_ceil(16);
         let stride = 16 * (lines + 1 - lines % 2);
         let mut words: Vec<f32> = Vec::with_capacity(rows * stride);
-        let (kernels, out, used) =
-            (Kernels::get(), OutPtr::from(words.as_mut_ptr()), cols.div_ceil(2));
-        pool::run(rows.div_ceil(ROUNDED_ROWS), |task| {
-            let first = task * ROUNDED_ROWS;
-            let shape = (ROUNDED_ROWS.min(rows - first), cols);
-            // SAFETY: `shape.0` rows of values lie behind row `first`, and of words as well; tasks
-            // write different ones.
-            unsafe {
-                let (from, out) = (values[first * cols..].as_ptr(), out.at(first * stride));
-                let to = (out.cast(), stride);
-                kernels.rows_to_words(Words::Bf16Pairs, (from, cols), shape, to);
-                for row in 0..shape.0 {
-                    out.add(row * stride + used).write_bytes(0, stride - used);
-                }
-            }
-        });
+        let used = cols.div_ceil(2);
+        for row in words.spare_capacity_mut()[..rows * stride].chunks_exact_mut(stride) {
+            row[used..].fill(MaybeUninit::new(0.0));
+        }
+        write(OutPtr::from(words.as_mut_ptr().cast()), stride);
         // SAFETY: the words of every row and those behind them are written.
         unsafe { words.set_len(rows * stride) };
         Self { words, rows, cols, stride }
+    }
+
+    /// As many rows made of the words of others, a chunk at a time: `make(others, out)`.
+    ///
+    /// # Panics
+    /// If the others have not all the same shape.
+    pub(crate) fn made<const N: usize, const M: usize>(
+        of: [&Self; N],
+        make: impl Fn([&[u32]; N], [*mut u32; M]) + Sync,
+    ) -> [Self; M] {
+        let [first, ..] = &of[..] else { unreachable!("some rows") };
+        assert!(of.iter().all(|rows| rows.shape() == first.shape()), "rows of one shape");
+        let len = first.words.len();
+        let mut outs = [(); M].map(|()| Vec::<f32>::with_capacity(len));
+        let at = outs.each_mut().map(|out| OutPtr::<u32>::from(out.as_mut_ptr().cast()));
+        pool::run(len.div_ceil(MADE_WORDS), |task| {
+            let first = task * MADE_WORDS;
+            let range = first..len.min(first + MADE_WORDS);
+            make(of.map(|rows| rows.part(range.clone())), at.map(|out| out.at(first)));
+        });
+        outs.map(|mut words| {
+            // SAFETY: `make` has written every chunk.
+            unsafe { words.set_len(len) };
+            Self { words, ..**first }
+        })
+    }
+
+    fn part(&self, range: std::ops::Range<usize>) -> &[u32] {
+        let words = &self.words[range];
+        // SAFETY: a float has the size and alignment of a word, and every pattern of bits is one.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
     }
 
     /// The rows.
     #[must_use]
     pub fn as_mat(&self) -> MatRef<'_> {
         MatRef::rounded_rows(&self.words, self.stride)
+    }
+
+    /// The values of a row, and zeros behind them.
+    #[must_use]
+    pub fn row(&self, row: usize) -> Vec<f32> {
+        let words = self.part(row * self.stride..(row + 1) * self.stride);
+        words.iter().flat_map(|w| [w << 16, w & 0xffff_0000].map(f32::from_bits)).collect()
     }
 
     /// Rows and columns.

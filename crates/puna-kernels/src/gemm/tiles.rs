@@ -11,6 +11,7 @@ use super::product::{COLS, Place};
 use super::{Block, MIN_PARALLEL, MatRef, Order, Right, Stored, Words, Write};
 use crate::kernels::Kernels;
 use crate::line::Line;
+use crate::parallel::OutPtr;
 use crate::pool;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -25,6 +26,9 @@ const PANELS: usize = 256 * 1024;
 
 /// Outputs that a thread takes at a time: half a MiB that stays in its cache from piece to piece.
 const OUTPUTS: usize = 128 * 1024;
+
+/// The same for outputs that are rounded, which wait in another memory until then.
+const ROUNDED_OUTPUTS: usize = 64 * 1024;
 
 /// Columns of a panel: two tiles.
 const WIDTH: usize = 32;
@@ -94,9 +98,11 @@ impl Part<'_> {
 #[derive(Default)]
 struct Own {
     panels: Vec<Line>,
-    /// Which product, round and columns the panels are of.
-    of: (u64, usize, usize),
+    /// Which round and columns the panels are of.
+    of: (u64, usize),
     rows: Vec<Line>,
+    /// Outputs before they are rounded.
+    outputs: Vec<Line>,
 }
 
 thread_local! {
@@ -106,27 +112,54 @@ thread_local! {
 /// Pieces of a sum of products that are multiplied one after another for the same outputs.
 struct Round<'a> {
     kernels: &'a Kernels,
-    /// Number of the product, of 1 and more, and of the round.
-    id: (u64, usize),
+    /// Its number, of 1 and more.
+    id: u64,
     parts: &'a [Part<'a>],
     /// Panels that a thread keeps at a time.
     blocks: &'a [Range<usize>],
     /// Columns.
     n: usize,
-    to: Place,
+    to: To,
+}
+
+/// Where outputs go.
+#[derive(Clone, Copy)]
+enum To {
+    Floats(Place),
+    /// Words of pairs, rows so many words apart; their sums end in one round.
+    Rounded(OutPtr<u32>, usize),
 }
 
 /// `C = A B` or `C += A B`, or the sum of several such products, for operands that are multiplied as
 /// bfloat16.
 pub(super) fn product(kernels: &Kernels, (m, n): (usize, usize), terms: &[Term<'_>], to: Place) {
-    if m == 0 || n == 0 {
-        return;
+    let parts = parts(terms);
+    let rounds = rounds(&parts);
+    for (number, round) in rounds.iter().enumerate() {
+        let write = if number == 0 { to.write } else { Write::Add };
+        let to = To::Floats(Place { write, ..to });
+        Round::run(kernels, (m, n), (terms, &parts[round.clone()]), to);
     }
-    static PRODUCTS: AtomicU64 = AtomicU64::new(1);
-    let product = PRODUCTS.fetch_add(1, Ordering::Relaxed);
-    let k: usize = terms.iter().map(|term| term.k).sum();
-    let threads = if m * n * k < MIN_PARALLEL { 1 } else { pool::threads() };
-    let parts: Vec<Part<'_>> = terms
+}
+
+/// [`product`] as words of pairs, rows `stride` apart; `false`, and nothing done, where the inner
+/// dimension is too long to be summed up at once.
+pub(super) fn product_rounded(
+    kernels: &Kernels,
+    (m, n): (usize, usize),
+    terms: &[Term<'_>],
+    (out, stride): (OutPtr<u32>, usize),
+) -> bool {
+    let parts = parts(terms);
+    let at_once = rounds(&parts).len() == 1;
+    if at_once {
+        Round::run(kernels, (m, n), (terms, &parts), To::Rounded(out, stride));
+    }
+    at_once
+}
+
+fn parts<'a>(terms: &'a [Term<'a>]) -> Vec<Part<'a>> {
+    terms
         .iter()
         .flat_map(|term| {
             let whole = if matches!(term.right, Operand::Made(_)) { MADE } else { 32 };
@@ -134,49 +167,7 @@ pub(super) fn product(kernels: &Kernels, (m, n): (usize, usize), terms: &[Term<'
             let pieces = (0..term.k).step_by(step);
             pieces.map(move |first| Part { term, inner: first..term.k.min(first + step) })
         })
-        .collect();
-    let rounds = rounds(&parts);
-    let steps = |round: &Range<usize>| parts[round.clone()].iter().map(Part::steps).sum();
-    let most: usize = rounds.iter().map(steps).max().unwrap_or(1);
-    let longest = terms.iter().max_by_key(|term| term.k);
-    let lies = |a: &MatRef<'_>| a.order == Order::Rows && a.stored == Stored::Bf16Pairs;
-    let in_place = longest.is_some_and(|t| t.lefts.iter().all(lies));
-    // Rows that must be packed are packed for each block of columns.
-    let least = if in_place || n > m { threads } else { 1 };
-    let blocks = blocks(n.div_ceil(WIDTH), (PANELS / WIDTH / most).max(1), least);
-    let most = (OUTPUTS / (WIDTH * blocks[0].len())).clamp(2 * WIDTH, 512);
-    let row_tasks =
-        m.div_ceil(most).max((4 * threads).div_ceil(blocks.len()).min(m.div_ceil(WIDTH)));
-    let rows = m.div_ceil(row_tasks).next_multiple_of(WIDTH);
-    let row_tasks = m.div_ceil(rows);
-    for (number, round) in rounds.into_iter().enumerate() {
-        let round = Round {
-            kernels,
-            id: (product, number),
-            parts: &parts[round],
-            blocks: &blocks,
-            n,
-            to: Place { write: if number == 0 { to.write } else { Write::Add }, ..to },
-        };
-        let next: Vec<AtomicUsize> = blocks.iter().map(|_| AtomicUsize::new(0)).collect();
-        let work = |worker: usize| {
-            for turn in 0..blocks.len() {
-                let block = (worker * blocks.len() / threads + turn) % blocks.len();
-                loop {
-                    let task = next[block].fetch_add(1, Ordering::Relaxed);
-                    if task >= row_tasks {
-                        break;
-                    }
-                    round.multiply(block, task * rows..m.min((task + 1) * rows));
-                }
-            }
-        };
-        if threads == 1 {
-            work(0);
-        } else {
-            pool::run(threads, work);
-        }
-    }
+        .collect()
 }
 
 /// Neighboring parts that are packed together.
@@ -210,12 +201,74 @@ fn blocks(panels: usize, most: usize, least: usize) -> Vec<Range<usize>> {
 }
 
 impl Round<'_> {
+    /// Multiplies all rows with all columns, over the pool.
+    fn run(
+        kernels: &Kernels,
+        (m, n): (usize, usize),
+        (terms, parts): (&[Term<'_>], &[Part<'_>]),
+        to: To,
+    ) {
+        if m == 0 || n == 0 {
+            return;
+        }
+        static ROUNDS: AtomicU64 = AtomicU64::new(1);
+        let id = ROUNDS.fetch_add(1, Ordering::Relaxed);
+        let k: usize = terms.iter().map(|term| term.k).sum();
+        let threads = if m * n * k < MIN_PARALLEL { 1 } else { pool::threads() };
+        let steps: usize = parts.iter().map(Part::steps).sum();
+        let longest = terms.iter().max_by_key(|term| term.k);
+        let lies = |a: &MatRef<'_>| a.order == Order::Rows && a.stored == Stored::Bf16Pairs;
+        let in_place = longest.is_some_and(|t| t.lefts.iter().all(lies));
+        // Rows that must be packed are packed for each block of columns.
+        let least = if in_place || n > m { threads } else { 1 };
+        let blocks = blocks(n.div_ceil(WIDTH), (PANELS / WIDTH / steps).max(1), least);
+        let outputs = match to {
+            To::Floats(_) => OUTPUTS,
+            To::Rounded(..) => ROUNDED_OUTPUTS,
+        };
+        let most = (outputs / (WIDTH * blocks[0].len())).clamp(2 * WIDTH, 512);
+        let row_tasks =
+            m.div_ceil(most).max((4 * threads).div_ceil(blocks.len()).min(m.div_ceil(WIDTH)));
+        let rows = m.div_ceil(row_tasks).next_multiple_of(WIDTH);
+        let row_tasks = m.div_ceil(rows);
+        let round = Round { kernels, id, parts, blocks: &blocks, n, to };
+        let next: Vec<AtomicUsize> = blocks.iter().map(|_| AtomicUsize::new(0)).collect();
+        let work = |worker: usize| {
+            for turn in 0..blocks.len() {
+                let block = (worker * blocks.len() / threads + turn) % blocks.len();
+                loop {
+                    let task = next[block].fetch_add(1, Ordering::Relaxed);
+                    if task >= row_tasks {
+                        break;
+                    }
+                    round.multiply(block, task * rows..m.min((task + 1) * rows));
+                }
+            }
+        };
+        if threads == 1 {
+            work(0);
+        } else {
+            pool::run(threads, work);
+        }
+    }
+
     /// Some rows against a block of panels.
     fn multiply(&self, block: usize, rows: Range<usize>) {
         let panels = self.blocks[block].clone();
         let cols = panels.start * WIDTH..self.n.min(panels.end * WIDTH);
         OWN.with_borrow_mut(|own| {
             self.pack(block, &cols, own);
+            // An odd number of lines per row.
+            let width = panels.len() * WIDTH + 16;
+            let (c, c_stride, adds) = match self.to {
+                To::Floats(to) => {
+                    let c = to.at.at(rows.start * to.stride + cols.start);
+                    (c, to.stride, to.write == Write::Add)
+                }
+                To::Rounded(..) => {
+                    (super::room(&mut own.outputs, rows.len() * width).cast(), width, false)
+                }
+            };
             let mut packed = own.panels.as_ptr().cast::<u32>();
             for (number, part) in self.parts.iter().enumerate() {
                 let (term, steps) = (part.term, part.steps());
@@ -243,13 +296,22 @@ impl Round<'_> {
                         b_panel: steps * WIDTH,
                         cols: cols.len(),
                         steps,
-                        c: self.to.at.at(rows.start * self.to.stride + cols.start),
-                        c_stride: self.to.stride,
-                        add: self.to.write == Write::Add || number + left > 0,
+                        c,
+                        c_stride,
+                        add: adds || number + left > 0,
                     };
                     // SAFETY: both operands are packed for this shape, and `gemm` checked that C
                     // has it; no other task has these rows and columns.
                     unsafe { self.kernels.gemm_block(&block) }
+                }
+            }
+            if let To::Rounded(out, stride) = self.to {
+                let from = (c.cast_const(), c_stride);
+                let out = out.at(rows.start * stride + cols.start / 2);
+                let shape = (rows.len(), cols.len());
+                // SAFETY: the outputs that were just written, and the same rows and columns of words.
+                unsafe {
+                    self.kernels.rows_to_words(Words::Bf16Pairs, from, shape, (out, stride));
                 }
             }
         });
@@ -257,7 +319,7 @@ impl Round<'_> {
 
     /// Packs this thread's panels of a block, if it does not have them yet.
     fn pack(&self, block: usize, cols: &Range<usize>, own: &mut Own) {
-        let of = (self.id.0, self.id.1, block);
+        let of = (self.id, block);
         if own.of == of {
             return;
         }

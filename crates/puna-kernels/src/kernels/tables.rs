@@ -12,7 +12,7 @@ use crate::logit_loss::{self, CrossEntropyRow};
 use crate::matmul::{self, FloatTile, PanelTile};
 use crate::simd::{Scalar, Simd};
 use crate::training::{self, AdamWStep};
-use crate::{activation, matrix, norm, softmax};
+use crate::{activation, matrix, norm, rounded_gate, softmax};
 
 /// Wrappers of bodies that take the lane type first (`lanes`) or are plain loops that the
 /// compiler vectorizes with the instructions it may use (`plain`).
@@ -61,6 +61,10 @@ macro_rules! table {
                     norm::rms_norm_row;
                 gate(act: GateActivation, up: &[f32], gate: &mut [f32]) =
                     activation::gate;
+                gate_words(act: GateActivation, of: (&[u32], &[u32]), out: *mut u32) =
+                    rounded_gate::gate_words;
+                gate_gradient_words(act: GateActivation, of: [&[u32]; 3], to: [*mut u32; 2]) =
+                    rounded_gate::gate_gradient_words;
                 cap(x: &mut [f32], cap: f32) = activation::cap;
                 softmax(x: &mut [f32]) = softmax::softmax_row;
                 log_softmax(x: &[f32], out: &mut [f32]) = softmax::log_softmax_row;
@@ -130,6 +134,8 @@ macro_rules! table {
                 round_bf16,
                 rms_norm_row: rms_norm,
                 gate,
+                gate_words,
+                gate_gradient_words,
                 cap,
                 softmax_row: softmax,
                 log_softmax_row: log_softmax,

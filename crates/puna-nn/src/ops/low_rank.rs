@@ -28,7 +28,11 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    fn check(&self, (tokens, width): (usize, usize), y: (usize, usize)) -> Result<(), NnError> {
+    pub(super) fn check(
+        &self,
+        (tokens, width): (usize, usize),
+        y: (usize, usize),
+    ) -> Result<(), NnError> {
         for (what, expected, got) in [
             ("width of A", width, self.a.shape()[1]),
             ("rows of B", y.1, self.b.shape()[0]),
@@ -42,12 +46,17 @@ impl LowRank {
         Ok(())
     }
 
-    fn rank(&self) -> usize {
+    pub(super) fn rank(&self) -> usize {
         self.a.shape()[0]
     }
 
     /// `h = s x Aᵀ` `[N, R]`.
-    fn inner(&self, x: MatRef<'_>, tokens: usize, elements: Elements) -> Result<Rows, NnError> {
+    pub(super) fn inner(
+        &self,
+        x: MatRef<'_>,
+        tokens: usize,
+        elements: Elements,
+    ) -> Result<Rows, NnError> {
         let (rank, width) = (self.rank(), self.a.shape()[1]);
         let a = self.a.values();
         let a = MatRef::rows(&a, width).t();
@@ -55,7 +64,7 @@ impl LowRank {
     }
 
     /// `dh = s dy B` `[N, R]`; adds the gradients of both matrices, `dB += dyᵀ h` and `dA += dhᵀ x`.
-    fn backward(
+    pub(super) fn backward(
         &self,
         (x, h): (&Rows, &Rows),
         (dy, tokens): (MatRef<'_>, usize),
