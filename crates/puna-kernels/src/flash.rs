@@ -15,7 +15,7 @@ use rows::{GROUP, Queries, WordRows};
 pub(crate) use rows::{GradientTile, SoftmaxTile, gradient_tile, softmax_tile};
 
 use crate::attention::ScoreTransform;
-use crate::gemm::{Block, Elements, MatRef, Words, pack_panels, room};
+use crate::gemm::{Block, Elements, MatRef, RoundedRows, Words, pack_panels, room};
 use crate::kernels::Kernels;
 use crate::line::Line;
 use crate::pool;
@@ -84,9 +84,23 @@ pub fn flash_forward(
     flash.check(q.len(), k.len(), v.len());
     assert_eq!(out.len(), q.len(), "queries and outputs");
     assert_eq!(logs.len() * flash.shape.head_dim, q.len(), "logarithms");
-    let kernels = Kernels::get();
-    let (out, logs) = (OutPtr::new(out), OutPtr::new(logs));
-    flash.for_each_task(|task| forward::run(kernels, flash, task, (q, k, v), (out, logs)));
+    let out = Out::Floats(OutPtr::new(out), flash.widths().0);
+    flash.forward(flash.floats((q, k, v)), out, OutPtr::new(logs));
+}
+
+/// [`flash_forward`] on rows of bfloat16; returns outputs and logarithms.
+///
+/// # Panics
+/// As there, or if features are an odd number.
+#[must_use]
+pub fn flash_forward_rounded(qkv: [&RoundedRows; 3], flash: &Flash<'_>) -> (RoundedRows, Vec<f32>) {
+    let (tokens, (width, _)) = (flash.check_rows(qkv), flash.widths());
+    let mut logs = crate::zeros(tokens * flash.shape.heads);
+    let at = OutPtr::new(&mut logs);
+    let out = RoundedRows::written((tokens, width), |out, stride| {
+        flash.forward(qkv.map(RoundedRows::as_mat), Out::Words(out, stride), at);
+    });
+    (out, logs)
 }
 
 /// What backward reads.
@@ -114,14 +128,88 @@ pub fn flash_backward(
     let (q, k, v) = saved.qkv;
     flash.check(q.len(), k.len(), v.len());
     assert_eq!((saved.out.len(), saved.d_out.len()), (q.len(), q.len()), "outputs");
-    assert_eq!(saved.logs.len() * flash.shape.head_dim, q.len(), "logarithms");
     assert_eq!((dq.len(), dk.len(), dv.len()), (q.len(), k.len(), v.len()), "gradients");
-    for gradient in [&mut *dk, &mut *dv] {
-        crate::for_each_chunk_mut(gradient, 1 << 16, |_, part| part.fill(0.0));
+    let (q_width, kv_width) = flash.widths();
+    let of = Saved {
+        qkv: flash.floats(saved.qkv),
+        out: MatRef::rows(saved.out, q_width),
+        d_out: MatRef::rows(saved.d_out, q_width),
+        logs: saved.logs,
+    };
+    let to = [(dq, q_width), (dk, kv_width), (dv, kv_width)];
+    flash.backward(&of, to.map(|(to, width)| Out::Floats(OutPtr::new(to), width)));
+}
+
+/// [`flash_backward`] on rows of bfloat16: of queries, keys and values, outputs, logarithms and the
+/// gradient of the outputs.
+///
+/// # Panics
+/// As there, or if features are an odd number.
+#[must_use]
+pub fn flash_backward_rounded(
+    qkv: [&RoundedRows; 3],
+    (out, logs, d_out): (&RoundedRows, &[f32], &RoundedRows),
+    flash: &Flash<'_>,
+) -> [RoundedRows; 3] {
+    let (tokens, (q_width, kv_width)) = (flash.check_rows(qkv), flash.widths());
+    assert_eq!((out.shape(), d_out.shape()), (qkv[0].shape(), qkv[0].shape()), "outputs");
+    let [mut dq, mut dk] = [const { None }; 2];
+    let dv = RoundedRows::written((tokens, kv_width), |v_at, v_stride| {
+        dk = Some(RoundedRows::written((tokens, kv_width), |k_at, k_stride| {
+            dq = Some(RoundedRows::written((tokens, q_width), |q_at, q_stride| {
+                let to = [(q_at, q_stride), (k_at, k_stride), (v_at, v_stride)];
+                let of = Saved {
+                    qkv: qkv.map(RoundedRows::as_mat),
+                    out: out.as_mat(),
+                    d_out: d_out.as_mat(),
+                    logs,
+                };
+                flash.backward(&of, to.map(|(at, stride)| Out::Words(at, stride)));
+            }));
+        }));
+    });
+    let (Some(dq), Some(dk)) = (dq, dk) else { unreachable!("written above") };
+    [dq, dk, dv]
+}
+
+/// What backward reads, in either form.
+struct Saved<'a> {
+    qkv: [MatRef<'a>; 3],
+    out: MatRef<'a>,
+    d_out: MatRef<'a>,
+    logs: &'a [f32],
+}
+
+/// Where rows of results go.
+#[derive(Clone, Copy)]
+enum Out {
+    /// Rows so many values apart.
+    Floats(OutPtr, usize),
+    /// Pairs of bfloat16, rows so many words apart.
+    Words(OutPtr<u32>, usize),
+}
+
+impl Out {
+    /// Writes part of a row.
+    ///
+    /// # Safety
+    /// It must be there, and nobody else's.
+    unsafe fn put(self, kernels: &Kernels, (row, col): (usize, usize), values: &[f32]) {
+        // SAFETY: by contract.
+        unsafe {
+            match self {
+                Out::Floats(to, stride) => {
+                    let at = row * stride + col;
+                    to.slice(at..at + values.len()).copy_from_slice(values);
+                }
+                Out::Words(to, stride) => {
+                    let (from, shape) = ((values.as_ptr(), values.len()), (1, values.len()));
+                    let to = (to.at(row * stride + col / 2), stride);
+                    kernels.rows_to_words(Words::Bf16Pairs, from, shape, to);
+                }
+            }
+        }
     }
-    let kernels = Kernels::get();
-    let to = (OutPtr::new(dq), OutPtr::new(dk), OutPtr::new(dv));
-    flash.for_each_task(|task| backward::run(kernels, flash, task, saved, to));
 }
 
 /// One row and one key/value head.
@@ -132,6 +220,40 @@ struct Task {
 }
 
 impl Flash<'_> {
+    /// Values of a token's queries, and of its keys.
+    fn widths(&self) -> (usize, usize) {
+        let AttentionShape { heads, kv_heads, head_dim } = self.shape;
+        (heads * head_dim, kv_heads * head_dim)
+    }
+
+    fn floats<'a>(&self, (q, k, v): (&'a [f32], &'a [f32], &'a [f32])) -> [MatRef<'a>; 3] {
+        let (q_width, kv_width) = self.widths();
+        [MatRef::rows(q, q_width), MatRef::rows(k, kv_width), MatRef::rows(v, kv_width)]
+    }
+
+    /// Number of tokens.
+    fn check_rows(&self, [q, k, v]: [&RoundedRows; 3]) -> usize {
+        let count = |x: &RoundedRows| x.shape().0 * x.shape().1;
+        self.check(count(q), count(k), count(v));
+        assert_eq!((q.shape().1, k.shape().1), self.widths(), "widths");
+        assert!(self.shape.head_dim.is_multiple_of(2), "features in pairs");
+        let rounded = Words::of(self.elements, Kernels::get()) == Words::Bf16Pairs;
+        assert!(rounded, "rounded rows, float32 products");
+        q.shape().0
+    }
+
+    fn forward(&self, qkv: [MatRef<'_>; 3], out: Out, logs: OutPtr) {
+        let kernels = Kernels::get();
+        self.for_each_task(|task| forward::run(kernels, self, task, qkv, (out, logs)));
+    }
+
+    fn backward(&self, saved: &Saved<'_>, to: [Out; 3]) {
+        let tokens = self.mask.visible_from.len();
+        assert_eq!(saved.logs.len(), tokens * self.shape.heads, "logarithms");
+        let kernels = Kernels::get();
+        self.for_each_task(|task| backward::run(kernels, self, task, saved, to));
+    }
+
     fn check(&self, q: usize, k: usize, v: usize) {
         let AttentionShape { heads, kv_heads, head_dim } = self.shape;
         let tokens = self.mask.visible_from.len();
@@ -212,8 +334,11 @@ struct Scratch {
     d_scores: Vec<Line>,
     /// `[queries, D]`, backward `[D, queries]`
     acc: Vec<Line>,
-    /// Backward: a transpose of floats.
+    /// Backward: keys as floats and their transpose, gradients of keys and values.
+    floats: Vec<Line>,
     turned: Vec<Line>,
+    d_keys: Vec<Line>,
+    d_values: Vec<Line>,
 }
 
 thread_local! {
@@ -273,11 +398,23 @@ impl Tiles<'_> {
         Right { at: whole.at.wrapping_add(first / self.kernels.gemm_cols * whole.panel), ..whole }
     }
 
-    /// Packs rows `[rows, inner]`, `stride` apart.
+    /// Packs rows `[rows, inner]`, if they are not words already.
     ///
     /// # Safety
     /// They must be readable.
-    unsafe fn left(
+    unsafe fn left(&self, of: MatRef<'_>, shape: (usize, usize), out: &mut Vec<Line>) -> Left {
+        if let Some((at, row)) = of.words() {
+            return self.left_of(WordRows { at: at.cast_mut(), row }, shape);
+        }
+        // SAFETY: by contract.
+        unsafe { self.left_floats(of.floats().unwrap_or((std::ptr::null(), 0)), shape, out) }
+    }
+
+    /// [`Self::left`] of float32 rows, `stride` apart.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn left_floats(
         &self,
         (from, stride): (*const f32, usize),
         (rows, inner): (usize, usize),

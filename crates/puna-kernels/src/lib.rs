@@ -52,7 +52,10 @@ pub use attention::{
     attention,
 };
 pub use error::KernelError;
-pub use flash::{Flash, FlashSaved, RowMask, flash_backward, flash_forward};
+pub use flash::{
+    Flash, FlashSaved, RowMask, flash_backward, flash_backward_rounded, flash_forward,
+    flash_forward_rounded,
+};
 pub use format::BlockFormat;
 pub use gemm::{
     Elements, Factors, MatRef, PackedMatrix, Right, RoundedRows, Write, gemm, gemm_new, gemm_sum,
@@ -73,7 +76,7 @@ pub use parallel::{for_each_chunk_mut, zeros};
 pub use pool::{set_threads, threads, with_threads};
 pub use quantize::{can_quantize, quantize_rows};
 pub use resident::{peak_rss_bytes, rss_bytes};
-pub use rope::{RopeTable, rope, rope_new};
+pub use rope::{RopeTable, rope, rope_new, rope_rounded};
 pub use router::top_k;
 pub use softmax::{argmax, log_softmax, softmax, sum_exp};
 pub use training::{

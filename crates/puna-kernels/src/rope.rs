@@ -1,5 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, eq. 34) in Hugging Face's half-split layout.
 
+use crate::gemm::RoundedRows;
 use crate::parallel::{Begin, for_each_chunk_mut, made};
 
 /// Values from which tokens are worth a second thread.
@@ -40,6 +41,22 @@ pub fn rope_new(x: &[f32], heads: usize, head_dim: usize, table: &RopeTable) -> 
     made(Begin::Copy(x), MIN_PARALLEL.div_ceil(row) * row, |first, x| {
         table.rotate(first / row, x, (heads, head_dim));
     })
+}
+
+/// [`rope`] of rows of bfloat16.
+///
+/// # Panics
+/// As there.
+#[must_use]
+pub fn rope_rounded(
+    x: RoundedRows,
+    heads: usize,
+    head_dim: usize,
+    table: &RopeTable,
+) -> RoundedRows {
+    let (rows, cols) = x.shape();
+    assert_eq!(table.check(rows * cols, (heads, head_dim)), cols.max(1), "width of the heads");
+    x.changed(|row, x| table.rotate(row, x, (heads, head_dim)))
 }
 
 impl RopeTable<'_> {
@@ -85,5 +102,27 @@ mod tests {
         rope(&mut x, 1, 5, &table);
         // The pair (1, 3) by 90 degrees, (2, 4) not at all, feature 4 is not rotary.
         assert_eq!(x, [-3.0, 2.0, 1.0, 4.0, 9.0]);
+    }
+
+    #[test]
+    fn rounded_rows_are_turned_as_float32() {
+        if !crate::takes_rounded(crate::Elements::Bf16) {
+            println!("skipped: no instruction for products of bfloat16");
+            return;
+        }
+        let (tokens, heads, dim, half) = (70, 3, 6, 2);
+        let angles: Vec<f32> = (0..tokens * half).map(|i| i as f32 * 0.1).collect();
+        let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
+        let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
+        let table = RopeTable { cos: &cos, sin: &sin, rotary_dim: 2 * half };
+        let x: Vec<f32> = (0..tokens * heads * dim).map(|i| (i as f32).sin()).collect();
+        let rows = |x: &RoundedRows| -> Vec<f32> {
+            (0..tokens).flat_map(|row| x.row(row).into_iter().take(heads * dim)).collect()
+        };
+        let rounded = RoundedRows::new(&x, heads * dim);
+        let mut expected = rows(&rounded);
+        rope(&mut expected, heads, dim, &table);
+        let expected = rows(&RoundedRows::new(&expected, heads * dim));
+        assert_eq!(rows(&rope_rounded(rounded, heads, dim, &table)), expected);
     }
 }

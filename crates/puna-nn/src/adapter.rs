@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::ops::{self, LowRank};
+use crate::projection::Projection;
 use crate::{Linear, NnError, Parameter, Precision, Slot, Value, Vector, Weight};
 
 /// What the layers of a pass are told besides their input.
@@ -296,7 +297,7 @@ impl Linear {
     }
 
     /// The layer with what adapts it in this pass, if that is a weight and at most two thin matrices.
-    pub(crate) fn projection(&self, pass: &Pass) -> Option<ops::Projection> {
+    pub(crate) fn projection(&self, pass: &Pass) -> Option<Projection> {
         let adapted = pass.adapted(self.slot());
         let bias = adapted.and_then(|adapted| adapted.bias.as_ref()).or(self.bias());
         let weight = adapted.and_then(|adapted| adapted.weight.as_ref()).unwrap_or(self.weight());
@@ -306,7 +307,7 @@ impl Linear {
             Some(_) => return None,
         };
         let multiplies = bias.is_none() && !matches!(&**weight, Weight::Dense(_));
-        multiplies.then(|| ops::Projection { weight: Arc::clone(weight), low_rank })
+        multiplies.then(|| Projection { weight: Arc::clone(weight), low_rank })
     }
 
     fn product(

@@ -2,13 +2,18 @@
 //!
 //! The mask is a descriptor given to the kernel (first position, window), never a tensor.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use puna_config::{AttentionConfig, LayerKind};
 use puna_kernels::{AttentionMask, AttentionShape, Output, ScoreTransform};
 
 use crate::ops::with_f32;
 use crate::workspace::{apply, sized};
-use crate::{Context, Linear, NnError, Precision, RmsNorm, Segment, Tokens, Value, Workspace, ops};
+use crate::{
+    Context, Linear, NnError, Precision, RmsNorm, RopeTables, RowsOfTokens, Segment, Tokens, Value,
+    Workspace, ops,
+};
 
 /// The layers of an attention part.
 #[derive(Clone, Debug)]
@@ -89,6 +94,9 @@ impl Attention {
     /// # Errors
     /// If widths do not agree or a cache is one of pages.
     pub fn forward(&self, x: &Value, ctx: &mut Context<'_, '_>) -> Result<Value, NnError> {
+        if let Some(of) = self.at_once(x, ctx) {
+            return ops::self_attention(x, of);
+        }
         let (parts, pass) = (&self.parts, &ctx.pass);
         let scores = match pass.like_training {
             true => pass.clone(),
@@ -103,10 +111,7 @@ impl Attention {
                 *values = norm.forward(values)?;
             }
         }
-        let tables = match self.kind {
-            LayerKind::Global => &ctx.global_rope,
-            LayerKind::Local { .. } => &ctx.local_rope,
-        };
+        let tables = self.tables(ctx);
         let product = ctx.products();
         let q = ops::rope(&q, self.heads, tables, product)?;
         let k = ops::rope(&k, self.kv_heads, tables, product)?;
@@ -117,19 +122,48 @@ impl Attention {
                 Value::constant(self.attend_cached(qkv, prefix, segments)?)
             }
             Tokens::Rows(rows) => {
-                let (shape, window, scores) = (self.shape(), self.window(), self.scores());
-                let rows = rows.clone();
-                let precision = ctx.pass.precision;
-                let prefix_groups = match &prefix {
-                    Some((_, true)) => rows.visible_from.len() / rows.len.max(1),
-                    _ => 0,
-                };
-                let of =
-                    ops::BatchAttention { shape, rows, window, scores, precision, prefix_groups };
+                let mut of = self.batch(rows, ctx.pass.precision);
+                if let Some((_, true)) = &prefix {
+                    of.prefix_groups = rows.visible_from.len() / rows.len.max(1);
+                }
                 ops::batch_attention(&q, &k, &v, prefix.as_ref().map(|(kv, _)| kv), of)?
             }
         }; // [N, H·D]
         parts.output.forward(&attended, &ctx.pass)
+    }
+
+    /// All of it as one operation of training takes it, if it can be that.
+    fn at_once(&self, x: &Value, ctx: &Context<'_, '_>) -> Option<ops::SelfAttention> {
+        let (parts, pass) = (&self.parts, &ctx.pass);
+        let Tokens::Rows(rows) = &ctx.tokens else { return None };
+        let plain = parts.query_norm.is_none() && parts.key_norm.is_none() && ctx.prefix.is_none();
+        let x = x.tensor();
+        if !(plain && pass.like_training && x.device().is_cpu() && x.elem_count() > 0) {
+            return None;
+        }
+        let of = |layer: &Linear| layer.projection(pass);
+        let parts = [of(&parts.query)?, of(&parts.key)?, of(&parts.value)?, of(&parts.output)?];
+        let attention = self.batch(rows, pass.precision);
+        Some(ops::SelfAttention { parts, attention, tables: Arc::clone(self.tables(ctx)) })
+    }
+
+    fn batch(&self, rows: &RowsOfTokens, precision: Precision) -> ops::BatchAttention {
+        let (shape, window, scores) = (self.shape(), self.window(), self.scores());
+        ops::BatchAttention {
+            shape,
+            rows: rows.clone(),
+            window,
+            scores,
+            precision,
+            prefix_groups: 0,
+        }
+    }
+
+    fn tables<'a>(&self, ctx: &'a Context<'_, '_>) -> &'a Arc<RopeTables> {
+        match self.kind {
+            LayerKind::Global => &ctx.global_rope,
+            LayerKind::Local { .. } => &ctx.local_rope,
+        }
     }
 
     /// An adapter's keys and values before the sequences, `[P, 2·K·D]`, or for each sequence if the
@@ -238,10 +272,7 @@ impl Attention {
                 norm.infer(before, values)?;
             }
         }
-        let tables = match self.kind {
-            LayerKind::Global => &ctx.global_rope,
-            LayerKind::Local { .. } => &ctx.local_rope,
-        };
+        let tables = self.tables(ctx);
         tables.rotate(q, self.heads, self.head_dim);
         tables.rotate(k, self.kv_heads, self.head_dim);
         let attended = sized(&mut ws.attended, tokens * q_width); // [N, H·D]

@@ -3,6 +3,7 @@
 use puna_config::Activation;
 use puna_kernels::{GateActivation, InputBuffers, Output};
 
+use crate::projection::Projection;
 use crate::workspace::{FfnWorkspace, apply, sized};
 use crate::{Context, Linear, Moe, NnError, Pass, Precision, Value, Workspace, ops};
 
@@ -38,7 +39,7 @@ impl Mlp {
     }
 
     /// The layers as one operation of training takes them, if it can be that.
-    fn projections(&self, x: &Value, pass: &Pass) -> Option<[ops::Projection; 3]> {
+    fn projections(&self, x: &Value, pass: &Pass) -> Option<[Projection; 3]> {
         let x = x.tensor();
         let on_cpu = x.device().is_cpu() && x.elem_count() > 0;
         let of = |layer: &Linear| layer.projection(pass);

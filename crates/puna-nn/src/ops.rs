@@ -18,6 +18,7 @@ mod prefix;
 mod rms_norm;
 mod rope;
 mod scale_columns;
+mod self_attention;
 
 pub use attention::attention;
 pub use batch_attention::{BatchAttention, batch_attention};
@@ -27,16 +28,17 @@ pub use cross_entropy::{
 };
 pub use dropout::dropout;
 pub use embedding::{embedding_backward, embedding_backward_on_device};
-pub use feed_forward::{Projection, feed_forward};
+pub use feed_forward::feed_forward;
 pub use gated::gated;
 pub(crate) use gated::kernel_activation;
-pub(crate) use linear::with_matrix;
+pub(crate) use linear::{Rows, weight_gradient, with_matrix, with_right};
 pub use linear::{linear, linear_in_training};
 pub use load_balance::load_balance;
 pub use low_rank::{LowRank, linear_with_low_rank, low_rank};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use scale_columns::{ColumnScale, scale_columns};
+pub use self_attention::{SelfAttention, self_attention};
 
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 

@@ -4,23 +4,13 @@
 //! operands of `dV = Pᵀ dO` and `dK = dSᵀ Q` and panels of the right one of `dQᵀ = Kᵀ dSᵀ` as they come,
 //! and nothing large is transposed.
 
-use super::{Flash, FlashSaved, GROUP, GradientTile, KEYS, Left, QUERIES, SCRATCH, Scratch, Task};
-use super::{Queries, Right, Tiles, Words, room};
+use super::{Flash, GROUP, GradientTile, KEYS, Left, Out, QUERIES, Queries, Right, SCRATCH};
+use super::{Saved, Scratch, Task, Tiles, Words, room};
 use crate::gemm::{MatRef, Steps};
 use crate::kernels::Kernels;
 use crate::line::Line;
-use crate::parallel::OutPtr;
 use crate::transpose::turn;
 use std::ops::Range;
-
-/// The gradients that a task writes.
-#[derive(Clone, Copy)]
-struct To {
-    dq: OutPtr,
-    /// First value of the task's keys and values.
-    dk: OutPtr,
-    dv: OutPtr,
-}
 
 /// Packed once for a task: keys, values, and the transpose of keys.
 #[derive(Clone, Copy)]
@@ -34,36 +24,67 @@ pub(super) fn run(
     kernels: &Kernels,
     flash: &Flash<'_>,
     task: Task,
-    saved: &FlashSaved<'_>,
-    (dq, dk, dv): (OutPtr, OutPtr, OutPtr),
+    saved: &Saved<'_>,
+    [dq, dk, dv]: [Out; 3],
 ) {
     let tiles = Tiles { kernels, words: Words::of(flash.elements, kernels) };
     let (len, dim) = (flash.mask.len, flash.shape.head_dim);
-    let kv_stride = flash.shape.kv_heads * dim;
-    let first = task.row * len * kv_stride + task.kv_head * dim;
-    let (_, k, v) = saved.qkv;
-    let (k, v) = (&k[first..], &v[first..]);
+    let (row, col) = (task.row * len, task.kv_head * dim);
+    let (k, v) = (saved.qkv[1].corner(row, col), saved.qkv[2].corner(row, col));
     let mut scratch = SCRATCH.take();
-    // SAFETY: `flash_backward` checked the sizes of all slices: there are `len` keys and values.
+    // SAFETY: the sizes of all operands were checked: there are `len` keys and values.
     let packed = unsafe {
-        let turned = room(&mut scratch.turned, len * dim).cast::<f32>();
-        turn(kernels, (k.as_ptr(), kv_stride), (len, dim), turned);
         let shape = (len, dim);
+        let turned = room(&mut scratch.turned, len * dim).cast::<f32>();
+        turn(kernels, floats(k, shape, &mut scratch.floats), shape, turned);
+        let turned = (turned.cast_const(), len);
         Packed {
-            keys: tiles.left((k.as_ptr(), kv_stride), shape, &mut scratch.left_keys),
-            values: tiles.left((v.as_ptr(), kv_stride), shape, &mut scratch.left_values),
-            keys_t: tiles.left((turned.cast_const(), len), (dim, len), &mut scratch.left_keys_t),
+            keys: tiles.left(k, shape, &mut scratch.left_keys),
+            values: tiles.left(v, shape, &mut scratch.left_values),
+            keys_t: tiles.left_floats(turned, (dim, len), &mut scratch.left_keys_t),
         }
     };
-    let to = To { dq, dk: OutPtr::from(dk.at(first)), dv: OutPtr::from(dv.at(first)) };
+    let sums = [&mut scratch.d_keys, &mut scratch.d_values].map(|lines| {
+        let sums = room(lines, len * dim).cast::<f32>();
+        // SAFETY: there is room.
+        unsafe { sums.write_bytes(0, len * dim) };
+        sums
+    });
     for head in flash.group(task.kv_head) {
         for start in (0..len).step_by(QUERIES) {
             let queries = start..len.min(start + QUERIES);
             let part = (task, head, queries);
-            queries_backward(&tiles, flash, part, (saved, packed), (&mut scratch, to));
+            queries_backward(&tiles, flash, part, (saved, packed), (&mut scratch, sums, dq));
+        }
+    }
+    for (to, sums) in [dk, dv].into_iter().zip(sums) {
+        // SAFETY: the sums of this task, which alone writes the gradients of its row's keys and
+        // values.
+        unsafe {
+            let sums = std::slice::from_raw_parts(sums, len * dim);
+            for (i, sums) in sums.chunks_exact(dim).enumerate() {
+                to.put(kernels, (row + i, col), sums);
+            }
         }
     }
     SCRATCH.replace(scratch);
+}
+
+/// Rows as float32: the first value, and values between rows.
+fn floats(
+    of: MatRef<'_>,
+    (rows, cols): (usize, usize),
+    out: &mut Vec<Line>,
+) -> (*const f32, usize) {
+    if let Some(floats) = of.floats() {
+        return floats;
+    }
+    let out = room(out, rows * cols).cast::<f32>();
+    for row in 0..rows {
+        // SAFETY: there is room.
+        of.copy_row(row, unsafe { std::slice::from_raw_parts_mut(out.add(row * cols), cols) });
+    }
+    (out.cast_const(), cols)
 }
 
 /// A tile of queries against all tiles of keys that it sees.
@@ -71,17 +92,15 @@ fn queries_backward(
     tiles: &Tiles<'_>,
     flash: &Flash<'_>,
     (task, head, queries): (Task, usize, Range<usize>),
-    (saved, packed): (&FlashSaved<'_>, Packed),
-    (scratch, to): (&mut Scratch, To),
+    (saved, packed): (&Saved<'_>, Packed),
+    (scratch, [dk, dv], dq): (&mut Scratch, [*mut f32; 2], Out),
 ) {
     let (len, dim, rows) = (flash.mask.len, flash.shape.head_dim, queries.len());
-    let (q_stride, kv_stride) = (flash.shape.heads * dim, flash.shape.kv_heads * dim);
-    let at = (task.row * len + queries.start) * q_stride + head * dim;
+    let (row, col) = (task.row * len + queries.start, head * dim);
+    let (q, d_out) = (saved.qkv[0].corner(row, col), saved.d_out.corner(row, col));
     let logs_at = (task.row * flash.shape.heads + head) * len + queries.start;
-    let mut of = known(saved, (at, q_stride), (rows, dim));
+    let mut of = known((saved.out.corner(row, col), d_out), (rows, dim));
     of.logs[..rows].copy_from_slice(&saved.logs[logs_at..logs_at + rows]);
-    let q = MatRef::rows(&saved.qkv.0[at..], q_stride);
-    let d_out = MatRef::rows(&saved.d_out[at..], q_stride);
     tiles.panels(&q, rows, dim, &mut scratch.queries);
     tiles.panels(&d_out, rows, dim, &mut scratch.d_out);
     tiles.panels(&q.t(), dim, rows, &mut scratch.queries_t);
@@ -106,8 +125,7 @@ fn queries_backward(
         }
         let panel = tiles.words.steps(seen) * tiles.kernels.gemm_cols;
         let ds_panels = Steps { at: panel_words, width: tiles.kernels.gemm_cols, panel };
-        // SAFETY: `flash_backward` checked the sizes of all slices; tiles lie in their scratch; this
-        // task alone writes the gradients of its row's keys and values.
+        // SAFETY: the sizes of all operands were checked; tiles and sums lie in their scratch.
         unsafe {
             let (keys_rows, values_rows) =
                 (packed.keys.part(keys.start, seen), packed.values.part(keys.start, seen));
@@ -126,11 +144,11 @@ fn queries_backward(
                 ds,
                 ds_panels,
             });
-            let kv_at = keys.start * kv_stride;
+            let sums_at = keys.start * dim;
             let p = tiles.left_of(p, (seen, rows));
-            tiles.multiply(p, d_out, (to.dv.at(kv_at), kv_stride), true);
+            tiles.multiply(p, d_out, (dv.add(sums_at), dim), true);
             let ds = tiles.left_of(ds, (seen, rows));
-            tiles.multiply(ds, q, (to.dk.at(kv_at), kv_stride), true);
+            tiles.multiply(ds, q, (dk.add(sums_at), dim), true);
             let step = keys.start / tiles.words.per_word();
             let keys_t = Left {
                 at: packed.keys_t.at.wrapping_add(step),
@@ -146,33 +164,28 @@ fn queries_backward(
     unsafe {
         let turned = room(&mut scratch.turned, rows * dim).cast::<f32>();
         turn(tiles.kernels, (acc, QUERIES), (dim, rows), turned);
-        for row in 0..rows {
-            let out = to.dq.at(at + row * q_stride);
-            out.copy_from_nonoverlapping(turned.add(row * dim), dim);
+        let turned = std::slice::from_raw_parts(turned, rows * dim);
+        for (i, values) in turned.chunks_exact(dim).enumerate() {
+            dq.put(tiles.kernels, (row + i, col), values);
         }
     }
 }
 
 /// What is known of queries before they meet keys: `sum(d_out * out)`.
-fn known(
-    saved: &FlashSaved<'_>,
-    (at, stride): (usize, usize),
-    (rows, dim): (usize, usize),
-) -> Queries {
+fn known((out, d_out): (MatRef<'_>, MatRef<'_>), (rows, dim): (usize, usize)) -> Queries {
     let none = [0.0; QUERIES];
     let mut of = Queries { first: none, end: none, logs: none, deltas: none };
-    for (r, delta) in of.deltas.iter_mut().enumerate().take(rows) {
-        let row = at + r * stride..at + r * stride + dim;
-        let (out, d_out) = (&saved.out[row.clone()], &saved.d_out[row]);
+    let [mut a, mut b] = [vec![0.0; dim.next_multiple_of(16)], vec![0.0; dim.next_multiple_of(16)]];
+    for (row, delta) in of.deltas.iter_mut().enumerate().take(rows) {
+        out.copy_row(row, &mut a[..dim]);
+        d_out.copy_row(row, &mut b[..dim]);
         let mut lanes = [0f32; 16];
-        let (whole, rest) = (out.as_chunks::<16>(), d_out.as_chunks::<16>());
-        for (a, b) in whole.0.iter().zip(rest.0) {
+        for (a, b) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
             for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
                 *lane += a * b;
             }
         }
-        let rest: f32 = whole.1.iter().zip(rest.1).map(|(a, b)| a * b).sum();
-        *delta = lanes.iter().sum::<f32>() + rest;
+        *delta = lanes.iter().sum();
     }
     of
 }

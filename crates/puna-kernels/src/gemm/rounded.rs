@@ -1,7 +1,8 @@
 //! Rows that are rounded to bfloat16 once, for several products.
 
 use super::tiles::{self, Operand, Term};
-use super::{Elements, Factors, MatRef, Words, gemm_sum_new, in_tiles};
+use super::{Elements, Factors, MatRef, Order, Stored, Words, gemm_sum_new, in_tiles};
+use crate::BlockFormat;
 use crate::kernels::Kernels;
 use crate::parallel::OutPtr;
 use crate::pool;
@@ -38,6 +39,42 @@ pub fn round_rows(values: &mut [f32], cols: usize) {
             kernels.rows_to_words(Words::Bf16Pairs, from, (1, cols), out);
         }
     });
+}
+
+impl<'a> MatRef<'a> {
+    /// The rows from a corner on whose column is even.
+    pub(crate) fn corner(self, row: usize, col: usize) -> Self {
+        debug_assert!(self.order == Order::Rows && col.is_multiple_of(2), "a corner of rows");
+        let col = if self.stored == Stored::F32 { col } else { col / 2 };
+        Self { values: &self.values[row * self.stride + col..], ..self }
+    }
+
+    /// The first word and words between rows, of rounded rows.
+    pub(crate) fn words(&self) -> Option<(*const u32, usize)> {
+        let rounded = self.order == Order::Rows && self.stored == Stored::Bf16Pairs;
+        rounded.then(|| (self.values.as_ptr().cast(), self.stride))
+    }
+
+    /// The first value and values between rows, of float32.
+    pub(crate) fn floats(&self) -> Option<(*const f32, usize)> {
+        let floats = self.order == Order::Rows && self.stored == Stored::F32;
+        floats.then_some((self.values.as_ptr(), self.stride))
+    }
+
+    /// Copies the beginning of a row as float32.
+    pub(crate) fn copy_row(&self, row: usize, out: &mut [f32]) {
+        let from = &self.values[row * self.stride..];
+        match self.stored {
+            Stored::F32 => out.copy_from_slice(&from[..out.len()]),
+            Stored::Bf16Pairs => {
+                for (out, pair) in out.chunks_mut(2).zip(from) {
+                    let bits = pair.to_bits();
+                    let values = [bits << 16, bits & 0xffff_0000].map(f32::from_bits);
+                    out.copy_from_slice(&values[..out.len()]);
+                }
+            }
+        }
+    }
 }
 
 /// Rows that a task rounds.
@@ -106,7 +143,10 @@ impl RoundedRows {
     }
 
     /// Rows of whose words `write(words, stride)` writes those that hold values, if it writes any.
-    fn written((rows, cols): (usize, usize), write: impl FnOnce(OutPtr<u32>, usize)) -> Self {
+    pub(crate) fn written(
+        (rows, cols): (usize, usize),
+        write: impl FnOnce(OutPtr<u32>, usize),
+    ) -> Self {
         assert!(takes_rounded(Elements::Bf16), "no products of bfloat16");
         // An odd number of lines per row, so that rows do not all meet the same cache sets.
         let lines = cols.div_ceil(2).div_ceil(16);
@@ -145,6 +185,27 @@ impl RoundedRows {
             unsafe { words.set_len(len) };
             Self { words, ..**first }
         })
+    }
+
+    /// The same rows, each changed as float32: `change(row, values)`.
+    pub(crate) fn changed(mut self, change: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let (kernels, cols, stride) = (Kernels::get(), self.cols, self.stride);
+        crate::for_each_chunk_mut(&mut self.words, ROUNDED_ROWS * stride, |first, words| {
+            let mut values = vec![0f32; cols.next_multiple_of(2)];
+            for (row, words) in (first / stride..).zip(words.chunks_exact_mut(stride)) {
+                let words = &mut words[..cols.div_ceil(2)];
+                // SAFETY: floats are plain bytes.
+                let bytes = unsafe {
+                    std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words))
+                };
+                kernels.widen(BlockFormat::BF16, bytes, &mut values);
+                change(row, &mut values[..cols]);
+                let (from, to) = ((values.as_ptr(), cols), (words.as_mut_ptr().cast(), stride));
+                // SAFETY: the values and the words of a row.
+                unsafe { kernels.rows_to_words(Words::Bf16Pairs, from, (1, cols), to) }
+            }
+        });
+        self
     }
 
     fn part(&self, range: std::ops::Range<usize>) -> &[u32] {

@@ -33,7 +33,7 @@ pub struct BatchAttention {
 }
 
 impl BatchAttention {
-    fn flash(&self) -> Flash<'_> {
+    pub(super) fn flash(&self) -> Flash<'_> {
         let RowsOfTokens { len, visible_from, .. } = &self.rows;
         let mask = RowMask { len: *len, visible_from, window: self.window };
         let (shape, scores) = (self.shape, self.scores);

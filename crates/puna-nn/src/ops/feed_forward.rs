@@ -9,106 +9,12 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use puna_kernels::{
-    Elements, Factors, GateActivation, MatRef, RoundedRows, gemm_sum_new, rounds_products,
-};
+use puna_kernels::{Elements, GateActivation, RoundedRows, gemm_sum_new};
 
-use super::linear::{Rows, elements, input_gradient, weight_gradient, with_right};
-use super::{LowRank, with_f32};
-use crate::{NnError, Precision, Value, Weight};
-
-/// A linear layer without a bias, and the thin matrices that adapt it.
-#[derive(Debug, Clone)]
-pub struct Projection {
-    /// `[out, in]`
-    pub weight: Arc<Weight>,
-    /// Trained in its place, if there are any.
-    pub low_rank: Option<LowRank>,
-}
-
-/// What a layer multiplies: its input, and that behind the first thin matrix.
-struct Inputs {
-    x: Arc<Rows>,
-    h: Option<Rows>,
-}
-
-impl Projection {
-    fn check(&self, width: usize, out: usize, tokens: usize) -> Result<(), NnError> {
-        for (what, expected, got) in [
-            ("width of a feed-forward weight", width, self.weight.cols()),
-            ("rows of a feed-forward weight", out, self.weight.rows()),
-        ] {
-            if expected != got {
-                return Err(NnError::Shape { what, expected, got });
-            }
-        }
-        self.low_rank.as_ref().map_or(Ok(()), |of| of.check((tokens, width), (tokens, out)))
-    }
-
-    fn inputs(&self, x: Arc<Rows>, tokens: usize, elements: Elements) -> Result<Inputs, NnError> {
-        let h = self.low_rank.as_ref().map(|of| x.with(|x| of.inner(x, tokens, elements)));
-        Ok(Inputs { h: h.transpose()?.transpose()?, x })
-    }
-
-    /// Lends the terms of `x Wᵀ + h Bᵀ`.
-    fn terms<T>(
-        &self,
-        of: &Inputs,
-        elements: Elements,
-        f: impl FnOnce(&[Factors<'_>]) -> T,
-    ) -> Result<T, NnError> {
-        with_right(&self.weight, elements, |_, w| {
-            of.x.with(|x| {
-                let product = (x, w, self.weight.cols());
-                let (Some(h), Some(thin)) = (&of.h, &self.low_rank) else {
-                    return Ok(f(&[product]));
-                };
-                h.with(|h| {
-                    let (b, rank) = (thin.b.values(), thin.rank());
-                    f(&[product, (h, MatRef::rows(&b, rank).t().into(), rank)])
-                })
-            })?
-        })?
-    }
-
-    /// Adds the gradients of what is trained; returns that of `h`.
-    fn gradients(
-        &self,
-        of: &Inputs,
-        (dy, tokens): (&Rows, usize),
-        elements: Elements,
-    ) -> Result<Option<Rows>, NnError> {
-        dy.with(|dy| match (&self.low_rank, &of.h, &*self.weight) {
-            (Some(thin), Some(h), _) => thin.backward((&of.x, h), (dy, tokens), elements).map(Some),
-            (_, _, Weight::Trained(parameter)) => {
-                of.x.with(|x| weight_gradient(parameter, dy, (x, tokens), elements))?;
-                Ok(None)
-            }
-            _ => Ok(None),
-        })?
-    }
-
-    /// Lends the terms of `dx = dy W + dh A`.
-    fn terms_back<T>(
-        &self,
-        (dy, d_h): (&Rows, &Option<Rows>),
-        elements: Elements,
-        f: impl FnOnce(&[Factors<'_>]) -> T,
-    ) -> Result<T, NnError> {
-        with_right(&self.weight, elements, |w, _| {
-            dy.with(|dy| {
-                let product = (dy, w, self.weight.rows());
-                let (Some(d_h), Some(thin)) = (d_h, &self.low_rank) else {
-                    return Ok(f(&[product]));
-                };
-                d_h.with(|d_h| {
-                    let (a, width) = (thin.a.values(), self.weight.cols());
-                    f(&[product, (d_h, MatRef::rows(&a, width).into(), thin.rank())])
-                })
-            })?
-        })?
-    }
-}
+use super::linear::{Rows, elements, input_gradient};
+use super::with_f32;
+use crate::projection::{Projection, product};
+use crate::{NnError, Precision, Value};
 
 /// Applies gate, up and down in training.
 ///
@@ -158,18 +64,6 @@ pub fn feed_forward(
     .fresh())
 }
 
-/// A sum of products, rounded where it ends if this machine does that.
-fn product(
-    shape: (usize, usize),
-    terms: &[Factors<'_>],
-    elements: Elements,
-) -> Result<Rows, NnError> {
-    if rounds_products(elements) {
-        return Ok(Rows::Rounded(Arc::new(RoundedRows::product(shape, terms))));
-    }
-    Ok(Rows::Float(Tensor::from_vec(gemm_sum_new(shape, terms, elements), shape, &Device::Cpu)?))
-}
-
 /// `act(g) · u` as products take it.
 fn gated(
     activation: GateActivation,
@@ -182,7 +76,7 @@ fn gated(
         }
         (Rows::Float(g), Rows::Float(u)) => {
             let y = with_f32(g, |g| with_f32(u, |u| puna_kernels::gated_new(activation, g, u)))??;
-            operand(y, g, elements)
+            Rows::of_values(y, g.dims2()?, elements)
         }
         _ => Err(NnError::Tracked { op: "a gate of two kinds" }),
     }
@@ -204,48 +98,23 @@ fn gated_backward(
                 puna_kernels::gated_backward(activation, (g, u), d)
             };
             let (dg, du) = with_f32(g, |x| with_f32(u, |u| with_f32(d, |d| back(x, u, d))))???;
-            Ok([operand(dg, g, elements)?, operand(du, g, elements)?])
+            let shape = g.dims2()?;
+            Ok([Rows::of_values(dg, shape, elements)?, Rows::of_values(du, shape, elements)?])
         }
         _ => Err(NnError::Tracked { op: "a gate of two kinds" }),
     }
 }
 
-/// Values of the shape of another tensor, as products take them.
-fn operand(values: Vec<f32>, like: &Tensor, elements: Elements) -> Result<Rows, NnError> {
-    let values = Tensor::from_vec(values, like.shape(), &Device::Cpu)?;
-    Rows::of(&Value::constant(values), elements)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{gated as gate_op, linear_in_training, low_rank};
+    use crate::Weight;
+    use crate::ops::gated as gate_op;
+    use crate::projection::tests::{are_alike, frozen, parameter, thin};
     use crate::value::tests::gradcheck;
-    use crate::{BlockWeight, Parameter};
-    use puna_kernels::BlockFormat;
     use puna_testkit::{GradTolerance, random_tensor};
 
     const SHAPE: (usize, usize, usize) = (6, 5, 8);
-
-    fn flat(x: &Tensor) -> Vec<f32> {
-        x.flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    fn parameter(seed: u64, shape: &[usize]) -> Arc<Parameter> {
-        Arc::new(Parameter::new("p", shape, flat(&random_tensor(seed, shape))))
-    }
-
-    fn thin(seed: u64, (out, width): (usize, usize)) -> LowRank {
-        let (a, b) = (parameter(seed, &[3, width]), parameter(seed + 1, &[out, 3]));
-        LowRank { a, b, scale: 0.5 }
-    }
-
-    fn frozen(seed: u64, (out, width): (usize, usize)) -> Arc<Weight> {
-        let values = flat(&random_tensor(seed, &[out, width]));
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let block = BlockWeight::new(BlockFormat::F32, out, width, Arc::new(bytes)).unwrap();
-        Arc::new(Weight::Block(block))
-    }
 
     /// Frozen with thin matrices, trained, and frozen alone.
     fn parts() -> [Projection; 3] {
@@ -258,54 +127,19 @@ mod tests {
     }
 
     fn one_by_one(x: &Value, parts: &[Projection; 3], precision: Precision) -> Value {
-        let layer = |x: &Value, part: &Projection| {
-            let y = linear_in_training(x, &part.weight, precision).unwrap();
-            match &part.low_rank {
-                Some(of) => low_rank(x, y, of, precision).unwrap(),
-                None => y,
-            }
-        };
+        let layer = |x: &Value, part: &Projection| part.alone(x, precision);
         let (g, u) = (layer(x, &parts[0]), layer(x, &parts[1]));
         layer(&gate_op(GateActivation::Silu, &g, &u, precision).unwrap(), &parts[2])
-    }
-
-    /// Outputs and all gradients.
-    fn results(y: &Value, x: &Value, parts: &[Projection; 3]) -> Vec<Vec<f32>> {
-        let seed = random_tensor(9, y.tensor().dims());
-        let dx = flat(y.backward(seed).unwrap().of(x).unwrap());
-        let mut all = vec![flat(y.tensor()), dx];
-        for part in parts {
-            let mut take = |p: &Parameter| {
-                all.push(p.with_gradient(|g| g.unwrap().to_vec()));
-                p.clear_gradient();
-            };
-            if let Weight::Trained(p) = &*part.weight {
-                take(p);
-            }
-            if let Some(of) = &part.low_rank {
-                take(&of.a);
-                take(&of.b);
-            }
-        }
-        all
     }
 
     #[test]
     fn it_is_what_its_operations_are_one_by_one() {
         for (precision, bound) in [(Precision::Exact, 1e-5), (Precision::Fast, 0.03)] {
             let parts = parts();
-            let leaf = || Value::leaf(random_tensor(3, &[SHAPE.0, SHAPE.1]));
-            let (a, b) = (leaf(), leaf());
-            let y = feed_forward(&a, parts.clone(), GateActivation::Silu, precision).unwrap();
-            let ours = results(&y, &a, &parts);
-            let theirs = results(&one_by_one(&b, &parts, precision), &b, &parts);
-            assert_eq!(ours.len(), theirs.len());
-            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-                let largest = theirs.iter().fold(0f32, |m, v| m.max(v.abs()));
-                for (a, b) in ours.iter().zip(theirs) {
-                    assert!((a - b).abs() <= bound * largest, "{precision:?} {i}: {a} {b}");
-                }
-            }
+            let x = || Value::leaf(random_tensor(3, &[SHAPE.0, SHAPE.1]));
+            let silu = GateActivation::Silu;
+            let at_once = |x: &Value| feed_forward(x, parts.clone(), silu, precision).unwrap();
+            are_alike((&x(), at_once), (&x(), |x| one_by_one(x, &parts, precision)), &parts, bound);
         }
     }
 

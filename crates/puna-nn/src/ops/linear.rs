@@ -133,7 +133,7 @@ pub(crate) fn with_matrix<T>(
 }
 
 /// Lends `W` `[out, in]` and `Wᵀ` as right operands.
-pub(super) fn with_right<T>(
+pub(crate) fn with_right<T>(
     weight: &Weight,
     elements: Elements,
     f: impl FnOnce(Right<'_>, Right<'_>) -> T,
@@ -206,18 +206,44 @@ fn multiplied_on_device(
 }
 
 /// Rows as products take them, kept for the way back.
-pub(super) enum Rows {
+pub(crate) enum Rows {
     Float(Tensor),
     /// Half the memory, and rounded once for all products.
     Rounded(Arc<RoundedRows>),
 }
 
 impl Rows {
-    pub(super) fn of(x: &Value, elements: Elements) -> Result<Self, NnError> {
+    pub(crate) fn of(x: &Value, elements: Elements) -> Result<Self, NnError> {
         if takes_rounded(elements) && x.tensor().elem_count() > 0 {
             return Ok(Rows::Rounded(x.rounded()?));
         }
         Ok(Rows::Float(x.tensor().clone()))
+    }
+
+    /// New values of this shape.
+    pub(super) fn of_values(
+        values: Vec<f32>,
+        shape: (usize, usize),
+        elements: Elements,
+    ) -> Result<Self, NnError> {
+        let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        Self::of(&Value::constant(values), elements)
+    }
+
+    /// The tensor, where they are float32.
+    pub(super) fn floats(&self) -> Option<&Tensor> {
+        match self {
+            Rows::Float(x) => Some(x),
+            Rows::Rounded(_) => None,
+        }
+    }
+
+    /// The same rows, rounded if products take them so.
+    pub(super) fn as_operand(&self, elements: Elements) -> Result<Self, NnError> {
+        match self {
+            Rows::Float(x) => Self::of(&Value::constant(x.clone()), elements),
+            Rows::Rounded(x) => Ok(Rows::Rounded(Arc::clone(x))),
+        }
     }
 
     fn count(&self) -> Result<usize, NnError> {
@@ -227,7 +253,7 @@ impl Rows {
         }
     }
 
-    pub(super) fn with<T>(&self, f: impl FnOnce(MatRef<'_>) -> T) -> Result<T, NnError> {
+    pub(crate) fn with<T>(&self, f: impl FnOnce(MatRef<'_>) -> T) -> Result<T, NnError> {
         match self {
             Rows::Float(x) => {
                 let cols = x.dims2()?.1;
@@ -264,7 +290,7 @@ pub(super) fn input_gradient(
 }
 
 /// `dW += dyᵀ x` for `tokens` rows.
-pub(super) fn weight_gradient(
+pub(crate) fn weight_gradient(
     parameter: &Parameter,
     dy: MatRef<'_>,
     (x, tokens): (MatRef<'_>, usize),

@@ -28,7 +28,7 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         (tokens, width): (usize, usize),
         y: (usize, usize),
@@ -46,12 +46,12 @@ impl LowRank {
         Ok(())
     }
 
-    pub(super) fn rank(&self) -> usize {
+    pub(crate) fn rank(&self) -> usize {
         self.a.shape()[0]
     }
 
     /// `h = s x Aᵀ` `[N, R]`.
-    pub(super) fn inner(
+    pub(crate) fn inner(
         &self,
         x: MatRef<'_>,
         tokens: usize,
@@ -64,7 +64,7 @@ impl LowRank {
     }
 
     /// `dh = s dy B` `[N, R]`; adds the gradients of both matrices, `dB += dyᵀ h` and `dA += dhᵀ x`.
-    pub(super) fn backward(
+    pub(crate) fn backward(
         &self,
         (x, h): (&Rows, &Rows),
         (dy, tokens): (MatRef<'_>, usize),
