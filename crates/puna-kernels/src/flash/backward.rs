@@ -36,7 +36,8 @@ pub(super) fn run(
     let packed = unsafe {
         let shape = (len, dim);
         let turned = room(&mut scratch.turned, len * dim).cast::<f32>();
-        turn(kernels, floats(k, shape, &mut scratch.floats), shape, turned);
+        let keys = floats(kernels, (k, shape), &mut scratch.floats);
+        turn(kernels, keys, shape, turned);
         let turned = (turned.cast_const(), len);
         Packed {
             keys: tiles.left(k, shape, &mut scratch.left_keys),
@@ -72,8 +73,8 @@ pub(super) fn run(
 
 /// Rows as float32: the first value, and values between rows.
 fn floats(
-    of: MatRef<'_>,
-    (rows, cols): (usize, usize),
+    kernels: &Kernels,
+    (of, (rows, cols)): (MatRef<'_>, (usize, usize)),
     out: &mut Vec<Line>,
 ) -> (*const f32, usize) {
     if let Some(floats) = of.floats() {
@@ -82,7 +83,8 @@ fn floats(
     let out = room(out, rows * cols).cast::<f32>();
     for row in 0..rows {
         // SAFETY: there is room.
-        of.copy_row(row, unsafe { std::slice::from_raw_parts_mut(out.add(row * cols), cols) });
+        let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * cols), cols) };
+        of.copy_row(kernels, row, out);
     }
     (out.cast_const(), cols)
 }
@@ -99,7 +101,7 @@ fn queries_backward(
     let (row, col) = (task.row * len + queries.start, head * dim);
     let (q, d_out) = (saved.qkv[0].corner(row, col), saved.d_out.corner(row, col));
     let logs_at = (task.row * flash.shape.heads + head) * len + queries.start;
-    let mut of = known((saved.out.corner(row, col), d_out), (rows, dim));
+    let mut of = known(tiles.kernels, (saved.out.corner(row, col), d_out), (rows, dim));
     of.logs[..rows].copy_from_slice(&saved.logs[logs_at..logs_at + rows]);
     tiles.panels(&q, rows, dim, &mut scratch.queries);
     tiles.panels(&d_out, rows, dim, &mut scratch.d_out);
@@ -172,13 +174,17 @@ fn queries_backward(
 }
 
 /// What is known of queries before they meet keys: `sum(d_out * out)`.
-fn known((out, d_out): (MatRef<'_>, MatRef<'_>), (rows, dim): (usize, usize)) -> Queries {
+fn known(
+    kernels: &Kernels,
+    (out, d_out): (MatRef<'_>, MatRef<'_>),
+    (rows, dim): (usize, usize),
+) -> Queries {
     let none = [0.0; QUERIES];
     let mut of = Queries { first: none, end: none, logs: none, deltas: none };
     let [mut a, mut b] = [vec![0.0; dim.next_multiple_of(16)], vec![0.0; dim.next_multiple_of(16)]];
     for (row, delta) in of.deltas.iter_mut().enumerate().take(rows) {
-        out.copy_row(row, &mut a[..dim]);
-        d_out.copy_row(row, &mut b[..dim]);
+        out.copy_row(kernels, row, &mut a[..dim]);
+        d_out.copy_row(kernels, row, &mut b[..dim]);
         let mut lanes = [0f32; 16];
         for (a, b) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
             for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {

@@ -73,17 +73,11 @@ fn transform<S: Simd>(s: S, x: S::F, by: &ScoreTransform) -> (S::F, S::F) {
     (s.mul(s.splat(cap), t), s.mul(scale, s.sub(one, s.mul(t, t))))
 }
 
-/// Minus infinity outside `visible`.
+/// Minus infinity outside what is visible of a vector.
 #[inline(always)]
-fn outside(row: &mut [f32], (first, end): (u32, u32)) {
-    row[..first as usize].fill(f32::NEG_INFINITY);
-    row[end as usize..].fill(f32::NEG_INFINITY);
-}
-
-/// Where the vectors begin that hold something visible.
-#[inline(always)]
-fn vectors((first, end): (u32, u32)) -> impl Iterator<Item = usize> {
-    (first as usize / LANES * LANES..end as usize).step_by(LANES)
+fn hide(vector: &mut [f32], (first, end): (usize, usize)) {
+    vector[..first].fill(f32::NEG_INFINITY);
+    vector[end.min(LANES)..].fill(f32::NEG_INFINITY);
 }
 
 /// # Safety
@@ -92,9 +86,9 @@ fn vectors((first, end): (u32, u32)) -> impl Iterator<Item = usize> {
 pub(crate) unsafe fn softmax_tile<S: Simd>(s: S, tile: &SoftmaxTile<'_>) {
     for (r, &visible) in tile.visible.iter().enumerate() {
         // SAFETY: a row of the tile, and its place in the per-row values.
-        let (row, max, sum, acc) = unsafe {
+        let (p, max, sum, acc) = unsafe {
             (
-                std::slice::from_raw_parts_mut(tile.scores.add(r * tile.width), tile.width),
+                tile.scores.add(r * tile.width),
                 &mut *tile.max.add(r),
                 &mut *tile.sum.add(r),
                 std::slice::from_raw_parts_mut(tile.acc.add(r * tile.dim), tile.dim),
@@ -108,18 +102,26 @@ pub(crate) unsafe fn softmax_tile<S: Simd>(s: S, tile: &SoftmaxTile<'_>) {
             }
             continue;
         }
-        let p = row.as_mut_ptr();
-        for at in vectors(visible) {
-            // SAFETY: whole vectors of the row.
-            unsafe { s.store(p.add(at), transform(s, s.load(p.add(at)), &tile.transform).0) }
+        let (first, end) = (visible.0 as usize, visible.1 as usize);
+        let mut most = s.splat(f32::NEG_INFINITY);
+        for at in (first / LANES * LANES..end).step_by(LANES) {
+            // SAFETY: a whole vector of the row.
+            unsafe {
+                let mut scores = transform(s, s.load(p.add(at)), &tile.transform).0;
+                s.store(p.add(at), scores);
+                if at < first || at + LANES > end {
+                    let vector = std::slice::from_raw_parts_mut(p.add(at), LANES);
+                    hide(vector, (first.saturating_sub(at), end - at));
+                    scores = s.load(p.add(at));
+                }
+                most = s.max(most, scores);
+            }
         }
-        outside(row, visible);
-        let largest = max.max(math::max(row));
+        // A NaN that is no maximum makes the sum one.
+        let largest = max.max(s.largest(most));
         let rescale = (*max - largest).exp();
         let shift = s.splat(largest);
         let mut total = zero;
-        let p = row.as_ptr();
-        let (first, end) = (visible.0 as usize, visible.1 as usize);
         for group in (0..tile.width).step_by(GROUP) {
             let mut values = [zero; 2];
             for (half, value) in values.iter_mut().enumerate() {

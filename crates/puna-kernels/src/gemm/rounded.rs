@@ -61,20 +61,21 @@ impl<'a> MatRef<'a> {
         floats.then_some((self.values.as_ptr(), self.stride))
     }
 
-    /// Copies the beginning of a row as float32.
-    pub(crate) fn copy_row(&self, row: usize, out: &mut [f32]) {
+    /// Copies the beginning of a row, of an even number of columns, as float32.
+    pub(crate) fn copy_row(&self, kernels: &Kernels, row: usize, out: &mut [f32]) {
         let from = &self.values[row * self.stride..];
         match self.stored {
             Stored::F32 => out.copy_from_slice(&from[..out.len()]),
-            Stored::Bf16Pairs => {
-                for (out, pair) in out.chunks_mut(2).zip(from) {
-                    let bits = pair.to_bits();
-                    let values = [bits << 16, bits & 0xffff_0000].map(f32::from_bits);
-                    out.copy_from_slice(&values[..out.len()]);
-                }
-            }
+            Stored::Bf16Pairs => widen(kernels, &from[..out.len() / 2], out),
         }
     }
+}
+
+/// Words of pairs to float32.
+fn widen(kernels: &Kernels, words: &[f32], out: &mut [f32]) {
+    // SAFETY: floats are plain bytes.
+    let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) };
+    kernels.widen(BlockFormat::BF16, bytes, out);
 }
 
 /// Rows that a task rounds.
@@ -194,11 +195,7 @@ impl RoundedRows {
             let mut values = vec![0f32; cols.next_multiple_of(2)];
             for (row, words) in (first / stride..).zip(words.chunks_exact_mut(stride)) {
                 let words = &mut words[..cols.div_ceil(2)];
-                // SAFETY: floats are plain bytes.
-                let bytes = unsafe {
-                    std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words))
-                };
-                kernels.widen(BlockFormat::BF16, bytes, &mut values);
+                widen(kernels, words, &mut values);
                 change(row, &mut values[..cols]);
                 let (from, to) = ((values.as_ptr(), cols), (words.as_mut_ptr().cast(), stride));
                 // SAFETY: the values and the words of a row.
