@@ -31,7 +31,7 @@ pub use embedding::{embedding_backward, embedding_backward_on_device};
 pub use feed_forward::feed_forward;
 pub use gated::gated;
 pub(crate) use gated::kernel_activation;
-pub(crate) use linear::{Rows, weight_gradient, with_matrix, with_right};
+pub(crate) use linear::{Rows, as_words, input_gradient, weight_gradient, with_matrix, with_right};
 pub use linear::{linear, linear_in_training};
 pub use load_balance::load_balance;
 pub use low_rank::{LowRank, linear_with_low_rank, low_rank};

@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use puna_kernels::{Elements, Factors, MatRef, RoundedRows, gemm_sum_new, rounds_products};
+use puna_kernels::{
+    Elements, Factors, MatRef, RoundedRows, gemm_sum_new, rounds_products, takes_rounded,
+};
 
-use crate::ops::{LowRank, Rows, weight_gradient, with_right};
+use crate::ops::{LowRank, Rows, as_words, input_gradient, weight_gradient, with_right};
+use crate::value::Sum;
 use crate::{NnError, Weight};
 
 /// A linear layer without a bias, and the thin matrices that adapt it.
@@ -68,6 +71,15 @@ impl Projection {
         })?
     }
 
+    /// Whether products take the weight as it is stored; others are written out as float32 for each.
+    fn is_lent(&self, elements: Elements) -> bool {
+        match &*self.weight {
+            Weight::Trained(_) => true,
+            Weight::Packed(_) => takes_rounded(elements),
+            weight => as_words(weight, elements).is_some(),
+        }
+    }
+
     /// Adds the gradients of what is trained; returns that of `h`.
     pub(crate) fn gradients(
         &self,
@@ -105,6 +117,42 @@ impl Projection {
             })?
         })?
     }
+}
+
+/// The gradient `[N, in]` of the input of some layers, of those of their outputs and thin products, with
+/// what the input had before.
+///
+/// One sum of products if no weight has to be written out for it: else that is done for one after
+/// another, so that they are not in memory at the same time.
+pub(crate) fn input_gradient_of(
+    parts: &[(&Projection, &Rows, &Option<Rows>)],
+    shape: (usize, usize),
+    mut before: Option<Sum>,
+    elements: Elements,
+) -> Result<Option<Sum>, NnError> {
+    if parts.iter().all(|(part, ..)| part.is_lent(elements)) {
+        return all_terms(parts, &[], (shape, elements), before).map(Some);
+    }
+    for (part, dy, d_h) in parts {
+        let add = |terms: &[Factors<'_>]| input_gradient(shape, terms, before.take(), elements);
+        before = Some(part.terms_back((dy, d_h), elements, add)??);
+    }
+    Ok(before)
+}
+
+/// The sum of some terms and those of some layers.
+fn all_terms(
+    parts: &[(&Projection, &Rows, &Option<Rows>)],
+    terms: &[Factors<'_>],
+    (shape, elements): ((usize, usize), Elements),
+    before: Option<Sum>,
+) -> Result<Sum, NnError> {
+    let Some(((part, dy, d_h), rest)) = parts.split_first() else {
+        return input_gradient(shape, terms, before, elements);
+    };
+    part.terms_back((dy, d_h), elements, |more| {
+        all_terms(rest, &[terms, more].concat(), (shape, elements), before)
+    })?
 }
 
 /// A sum of products, rounded where it ends if this machine does that.

@@ -1,6 +1,6 @@
 //! What a run needs in memory, before it begins.
 
-use puna_config::{DecoderConfig, FfnConfig};
+use puna_config::{AttentionBias, DecoderConfig, FfnBias, FfnConfig, QkNorm};
 use puna_model::{Precision, Recompute};
 use puna_nn::ops::{device_positions_at_once, positions_at_once};
 
@@ -9,6 +9,32 @@ use crate::Member;
 /// Code, tables and allocator of a process that trains: what the smallest runs hold beside their
 /// tensors, measured on 20 of them.
 const PROGRAM_BYTES: u64 = 56 << 20;
+
+/// How batches go through a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Passes {
+    /// Tokens at a time.
+    pub tokens: u64,
+    /// What is computed twice.
+    pub recompute: Recompute,
+    /// Arithmetic of the products.
+    pub precision: Precision,
+    /// Whether the parts of a block that can be one operation are, with bfloat16 between their products
+    /// (docs/decisions/0019).
+    pub rounds: bool,
+}
+
+impl Passes {
+    fn rounds_attention(&self, config: &DecoderConfig) -> bool {
+        let a = &config.attention;
+        self.rounds && a.bias == AttentionBias::None && a.qk_norm == QkNorm::None
+    }
+
+    fn rounds_ffn(&self, config: &DecoderConfig) -> bool {
+        let biased = matches!(config.ffn, FfnConfig::Dense { bias: FfnBias::All, .. });
+        self.rounds && !biased
+    }
+}
 
 /// Bytes that a run needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,16 +52,15 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
-    /// Of a model with some trained tensors and `frozen` bytes of others, for batches of `tokens` tokens at a time.
+    /// Of a model with some trained tensors and `frozen` bytes of others.
     #[must_use]
     pub fn of(
         (config, frozen): (&DecoderConfig, u64),
         members: &[Member],
         optimizer: u64,
-        tokens: u64,
-        recompute: Recompute,
-        precision: Precision,
+        passes: &Passes,
     ) -> Self {
+        let Passes { tokens, recompute, precision, .. } = *passes;
         let trained: u64 = members.iter().map(|m| 4 * m.parameter.len() as u64).sum();
         let a = &config.attention;
         let (q, kv) = (a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim);
@@ -44,15 +69,21 @@ impl MemoryNeed {
             FfnConfig::Moe { ffn_size, experts_per_token, .. } => ffn_size * experts_per_token,
         };
         let hidden = config.hidden_size;
-        // Residual stream twice, queries and outputs, keys and values, gate and up; and what products
-        // take: norms, outputs of attention, gated values. Float32 operands are kept as they are,
-        // rounded ones beside them.
-        let passed = (2 * hidden + 2 * q + 2 * kv + 2 * ffn + a.num_heads) as u64;
-        let operands = match precision {
-            Precision::Fast => (2 * hidden + q + ffn) as u64 / 2,
-            Precision::Exact => (2 * hidden + ffn) as u64,
+        let half = |of_pairs: bool, values: usize| if of_pairs { values / 2 } else { values };
+        // Residual stream twice and what products take of its norms.
+        let norms = match precision {
+            Precision::Fast => hidden,
+            Precision::Exact => 2 * hidden,
         };
-        let block = passed + operands;
+        // Queries and outputs, keys and values; what products take of the outputs beside it, float32
+        // ones as they are.
+        let rounded = passes.rounds_attention(config);
+        let beside = if precision == Precision::Fast && !rounded { q / 2 } else { 0 };
+        let attention = half(rounded, 2 * q + 2 * kv) + a.num_heads + beside;
+        // Gate, up and gated values.
+        let rounded = passes.rounds_ffn(config);
+        let gated = half(precision == Precision::Fast, ffn);
+        let block = (2 * hidden + norms + attention + half(rounded, 2 * ffn) + gated) as u64;
         // Gradients of the widest part of a block while its backward runs.
         let backward = (3 * ffn + 2 * hidden) as u64;
         let layers = config.num_layers as u64;

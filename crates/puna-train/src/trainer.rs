@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use puna_data::Row;
-use puna_kernels::rss_bytes;
-use puna_model::{LossSum, Parameter, Stage, TrainingPass};
+use puna_kernels::{Elements, rounds_products, rss_bytes};
+use puna_model::{LossSum, Parameter, Precision, Stage, TrainingPass};
 use puna_nn::Pass;
+use puna_peft::AdapterConfig;
 
 use crate::batch::{Batch, targets};
 use crate::checkpoint::{self, Checkpoint, Parts, Progress};
 use crate::log::{Metrics, RunLog, StepMetrics, ValidationMetrics};
+use crate::memory::Passes;
 use crate::ranks::owners;
 use crate::sample;
 use crate::setup::Rows;
@@ -228,6 +230,14 @@ impl Trainer {
         }
     }
 
+    /// Whether blocks keep bfloat16 between their products.
+    fn rounds_between_products(&self, precision: Precision) -> bool {
+        let adapter = self.setup.recipe.adapter.as_ref();
+        let thin = adapter.is_none_or(|adapter| matches!(adapter, AdapterConfig::Lora(_)));
+        let here = self.setup.device.is_none() && rounds_products(Elements::Bf16);
+        here && thin && precision == Precision::Fast
+    }
+
     fn need(&self) -> MemoryNeed {
         let recipe = &self.setup.recipe;
         let tokens =
@@ -237,9 +247,12 @@ impl Trainer {
             (&self.setup.config.decoder, self.frozen_bytes()),
             &self.members,
             self.optimizer.state_bytes(),
-            tokens,
-            recipe.train.recompute.into(),
-            precision,
+            &Passes {
+                tokens,
+                recompute: recipe.train.recompute.into(),
+                precision,
+                rounds: self.rounds_between_products(precision),
+            },
         );
         match self.setup.device {
             None => need,

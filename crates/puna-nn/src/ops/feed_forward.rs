@@ -11,9 +11,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use puna_kernels::{Elements, GateActivation, RoundedRows, gemm_sum_new};
 
-use super::linear::{Rows, elements, input_gradient};
+use super::linear::{Rows, elements};
 use super::with_f32;
-use crate::projection::{Projection, product};
+use crate::projection::{Projection, input_gradient_of, product};
 use crate::{NnError, Precision, Value};
 
 /// Applies gate, up and down in training.
@@ -53,13 +53,9 @@ pub fn feed_forward(
         let [dg, du] = gated_backward(activation, (g, u), d_hidden, elements)?;
         let dh_gate = gate.gradients(&of_gate, (&dg, tokens), elements)?;
         let dh_up = up.gradients(&of_up, (&du, tokens), elements)?;
-        let dx = gate.terms_back((&dg, &dh_gate), elements, |by_gate| {
-            up.terms_back((&du, &dh_up), elements, |by_up| {
-                let terms = [by_gate, by_up].concat();
-                input_gradient((tokens, width), &terms, before, elements)
-            })
-        })???;
-        Ok(vec![Some(dx)])
+        let parts = [(&gate, &dg, &dh_gate), (&up, &du, &dh_up)];
+        let dx = input_gradient_of(&parts, (tokens, width), before, elements)?;
+        Ok(vec![dx])
     })
     .fresh())
 }

@@ -108,7 +108,7 @@ fn frozen(
 }
 
 /// A weight that products with bfloat16 take as it is stored.
-fn as_words(weight: &Weight, elements: Elements) -> Option<MatRef<'_>> {
+pub(crate) fn as_words(weight: &Weight, elements: Elements) -> Option<MatRef<'_>> {
     match weight {
         Weight::Block(w) if w.format() == BlockFormat::BF16 && w.order() == BlockOrder::Rows => {
             MatRef::bf16_rows(w.bytes(), weight.cols()).filter(|_| takes_rounded(elements))
@@ -269,7 +269,7 @@ fn matrix_shape(parameter: &Parameter) -> (usize, usize) {
 }
 
 /// The gradient `[N, in]` of a product's input, a sum of products, with what the input had before.
-pub(super) fn input_gradient(
+pub(crate) fn input_gradient(
     shape: (usize, usize),
     terms: &[Factors<'_>],
     before: Option<Sum>,

@@ -16,9 +16,9 @@ use puna_kernels::{
     flash_forward, flash_forward_rounded, gemm_sum_new, rope_rounded,
 };
 
-use super::linear::{Rows, elements, input_gradient};
+use super::linear::{Rows, elements};
 use super::{BatchAttention, with_f32};
-use crate::projection::{Projection, product};
+use crate::projection::{Projection, input_gradient_of, product};
 use crate::{NnError, RopeTables, Value};
 
 /// What attends, besides the input.
@@ -173,16 +173,10 @@ pub fn self_attention(x: &Value, of: SelfAttention) -> Result<Value, NnError> {
             let d_h = part.gradients(&input, (&dy, tokens), elements)?;
             gradients.push((dy, d_h));
         }
-        let [q, k, v] = &gradients[..] else { unreachable!("three were pushed") };
-        let dx = of.parts[0].terms_back((&q.0, &q.1), elements, |by_q| {
-            of.parts[1].terms_back((&k.0, &k.1), elements, |by_k| {
-                of.parts[2].terms_back((&v.0, &v.1), elements, |by_v| {
-                    let terms = [by_q, by_k, by_v].concat();
-                    input_gradient((tokens, width), &terms, before, elements)
-                })
-            })
-        })????;
-        Ok(vec![Some(dx)])
+        let of_parts = of.parts.iter().zip(&gradients);
+        let of_parts: Vec<_> = of_parts.map(|(part, (dy, d_h))| (part, dy, d_h)).collect();
+        let dx = input_gradient_of(&of_parts, (tokens, width), before, elements)?;
+        Ok(vec![dx])
     })
     .fresh())
 }
