@@ -125,25 +125,21 @@ impl RoundedRows {
     #[must_use]
     pub fn product((m, n): (usize, usize), terms: &[Factors<'_>]) -> Self {
         let kernels = Kernels::get();
-        if rounds_products(Elements::Bf16) && n > 0 && terms.iter().any(|term| term.2 > 0) {
-            let mut at_once = false;
-            let rows = Self::written((m, n), |out, stride| {
-                let terms = terms.iter().filter(|term| term.2 > 0).map(|(a, b, k)| {
-                    a.check(m, *k);
-                    b.check((*k, n), Words::Bf16Pairs);
-                    Term { lefts: from_ref(a), right: Operand::Stored(*b), k: *k }
-                });
-                let terms: Vec<Term<'_>> = terms.collect();
-                at_once = tiles::product_rounded(kernels, (m, n), &terms, (out, stride));
+        let parts = terms.iter().filter(|term| term.2 > 0).map(|(a, b, k)| {
+            a.check(m, *k);
+            b.check((*k, n), Words::of(Elements::Bf16, kernels));
+            Term { lefts: from_ref(a), right: Operand::Stored(*b), k: *k }
+        });
+        let parts: Vec<Term<'_>> = parts.collect();
+        if n > 0 && rounds_products(Elements::Bf16) && tiles::is_summed_at_once(&parts) {
+            return Self::written((m, n), |out, stride| {
+                tiles::product_rounded(kernels, (m, n), &parts, (out, stride));
             });
-            if at_once {
-                return rows;
-            }
         }
         Self::new(&gemm_sum_new((m, n), terms, Elements::Bf16), n)
     }
 
-    /// Rows of whose words `write(words, stride)` writes those that hold values, if it writes any.
+    /// Rows whose values `write(words, stride)` writes, all of them.
     pub(crate) fn written(
         (rows, cols): (usize, usize),
         write: impl FnOnce(OutPtr<u32>, usize),
@@ -269,5 +265,28 @@ mod tests {
         let mut c = vec![0.0; m * m];
         gemm((m, m, k), (a, a.t()), (&mut c, m), to, Elements::Bf16);
         assert!(c.iter().all(|v| v.is_finite()));
+    }
+
+    /// Terms that are summed up at once and terms that are not, odd and narrow shapes, and nothing.
+    #[test]
+    fn a_product_is_rounded_where_it_ends_as_it_would_be_behind() {
+        if !takes_rounded(Elements::Bf16) {
+            println!("skipped: no instruction for products of bfloat16");
+            return;
+        }
+        for (m, n, k, rank) in
+            [(70, 96, 300, 16), (33, 45, 2400, 8), (5, 7, 64, 0), (1, 2000, 40, 3)]
+        {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let (thin, wide) = (values(m * rank, 3), values(n * rank, 4));
+            let terms = [
+                (MatRef::rows(&a, k), MatRef::rows(&b, n).into(), k),
+                (MatRef::rows(&thin, rank), MatRef::rows(&wide, rank).t().into(), rank),
+            ];
+            let expected = RoundedRows::new(&gemm_sum_new((m, n), &terms, Elements::Bf16), n);
+            let rows = RoundedRows::product((m, n), &terms);
+            assert_eq!(rows.shape(), (m, n));
+            assert!((0..m).all(|i| rows.row(i) == expected.row(i)), "{m} {n} {k}");
+        }
     }
 }

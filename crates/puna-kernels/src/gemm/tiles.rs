@@ -36,12 +36,12 @@ const WIDTH: usize = 32;
 /// Panels of the columns that are packed together in a [`super::PackedMatrix`].
 const CHUNK: usize = COLS / WIDTH;
 
-/// Elements along the inner dimension of a piece: even parts of whole tiles, and of the blocks of
-/// operands that pack themselves.
+/// Elements along the inner dimension of a piece: even parts of whole tiles.
 pub(super) fn piece(k: usize) -> usize {
     even_piece(k, 32)
 }
 
+/// The same in whole blocks of an operand that packs itself.
 fn even_piece(k: usize, whole: usize) -> usize {
     k.div_ceil(k.div_ceil(PIECE).max(1)).next_multiple_of(whole)
 }
@@ -142,20 +142,19 @@ pub(super) fn product(kernels: &Kernels, (m, n): (usize, usize), terms: &[Term<'
     }
 }
 
-/// [`product`] as words of pairs, rows `stride` apart; `false`, and nothing done, where the inner
-/// dimension is too long to be summed up at once.
+/// Whether all terms are summed up at once, their inner dimensions being short enough for that.
+pub(super) fn is_summed_at_once(terms: &[Term<'_>]) -> bool {
+    rounds(&parts(terms)).len() == 1
+}
+
+/// [`product`] of terms that [`is_summed_at_once`] says yes to as words of pairs, rows `stride` apart.
 pub(super) fn product_rounded(
     kernels: &Kernels,
     (m, n): (usize, usize),
     terms: &[Term<'_>],
     (out, stride): (OutPtr<u32>, usize),
-) -> bool {
-    let parts = parts(terms);
-    let at_once = rounds(&parts).len() == 1;
-    if at_once {
-        Round::run(kernels, (m, n), (terms, &parts), To::Rounded(out, stride));
-    }
-    at_once
+) {
+    Round::run(kernels, (m, n), (terms, &parts(terms)), To::Rounded(out, stride));
 }
 
 fn parts<'a>(terms: &'a [Term<'a>]) -> Vec<Part<'a>> {
