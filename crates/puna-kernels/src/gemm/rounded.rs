@@ -214,8 +214,8 @@ impl RoundedRows {
     }
 
     /// The values of a row, and zeros behind them.
-    #[must_use]
-    pub fn row(&self, row: usize) -> Vec<f32> {
+    #[cfg(test)]
+    pub(crate) fn row(&self, row: usize) -> Vec<f32> {
         let words = self.part(row * self.stride..(row + 1) * self.stride);
         words.iter().flat_map(|w| [w << 16, w & 0xffff_0000].map(f32::from_bits)).collect()
     }

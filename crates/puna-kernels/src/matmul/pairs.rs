@@ -39,10 +39,7 @@ impl MakePanels for Rounded<'_> {
         let layout = self.source.layout();
         let steps = inner.len() / 2;
         SCRATCH.with_borrow_mut(|(scratch, _)| {
-            for row in rows.clone().start..rows.end.next_multiple_of(WIDTH) {
-                if !row.is_multiple_of(ROWS) {
-                    continue;
-                }
+            for row in (rows.start..rows.end.next_multiple_of(WIDTH)).step_by(ROWS) {
                 let (panel, half) = ((row - rows.start) / WIDTH, row % WIDTH);
                 let out = out.wrapping_add(panel * WIDTH * steps + half);
                 if row >= self.w.rows {
