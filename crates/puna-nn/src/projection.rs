@@ -87,13 +87,12 @@ impl Projection {
         (dy, tokens): (&Rows, usize),
         elements: Elements,
     ) -> Result<Option<Rows>, NnError> {
-        dy.with(|dy| match (&self.low_rank, &of.h, &*self.weight) {
-            (Some(thin), Some(h), _) => thin.backward((&of.x, h), (dy, tokens), elements).map(Some),
-            (_, _, Weight::Trained(parameter)) => {
+        dy.with(|dy| {
+            if let Weight::Trained(parameter) = &*self.weight {
                 of.x.with(|x| weight_gradient(parameter, dy, (x, tokens), elements))?;
-                Ok(None)
             }
-            _ => Ok(None),
+            let thin = self.low_rank.as_ref().zip(of.h.as_ref());
+            thin.map(|(thin, h)| thin.backward((&of.x, h), (dy, tokens), elements)).transpose()
         })?
     }
 

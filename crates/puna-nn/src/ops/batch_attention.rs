@@ -93,7 +93,7 @@ pub fn batch_attention(
     let mut out = puna_kernels::zeros(shape.elem_count());
     let mut logs = puna_kernels::zeros(tokens * attention.shape.heads);
     let saved = [q, k, v].map(|x| x.tensor().clone());
-    with_three(&saved, |q, k, v| {
+    with_three(saved.each_ref(), |q, k, v| {
         flash_forward((q, k, v), &attention.flash(), &mut out, &mut logs);
     })?;
     let kv = prefix.map(|prefix| prefix.tensor().clone());
@@ -115,7 +115,7 @@ pub fn batch_attention(
         let [dq, dk, dv] = &mut gradients;
         let d_kv = with_f32(&kept, |out| {
             with_f32(d_out, |d_out| {
-                with_three(&saved, |q, k, v| {
+                with_three(saved.each_ref(), |q, k, v| {
                     let flash_saved = FlashSaved { qkv: (q, k, v), out, logs: &logs, d_out };
                     flash_backward(&flash_saved, &attention.flash(), (dq, dk, dv));
                     let Some(kv) = &kv else { return Ok(None) };
@@ -206,8 +206,8 @@ fn composed(
     Tensor::cat(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
-fn with_three<T>(
-    [a, b, c]: &[Tensor; 3],
+pub(super) fn with_three<T>(
+    [a, b, c]: [&Tensor; 3],
     f: impl FnOnce(&[f32], &[f32], &[f32]) -> T,
 ) -> Result<T, NnError> {
     with_f32(a, |a| with_f32(b, |b| with_f32(c, |c| f(a, b, c))))??

@@ -112,13 +112,16 @@ mod tests {
 
     const SHAPE: (usize, usize, usize) = (6, 5, 8);
 
-    /// Frozen with thin matrices, trained, and frozen alone.
+    /// Frozen with thin matrices, trained with and without them.
     fn parts() -> [Projection; 3] {
         let (_, c, f) = SHAPE;
         [
             Projection { weight: frozen(1, (f, c)), low_rank: Some(thin(2, (f, c))) },
             Projection { weight: Arc::new(Weight::Trained(parameter(4, &[f, c]))), low_rank: None },
-            Projection { weight: frozen(5, (c, f)), low_rank: Some(thin(6, (c, f))) },
+            Projection {
+                weight: Arc::new(Weight::Trained(parameter(5, &[c, f]))),
+                low_rank: Some(thin(6, (c, f))),
+            },
         ]
     }
 

@@ -16,6 +16,7 @@ use puna_kernels::{
     flash_forward, flash_forward_rounded, gemm_sum_new, rope_rounded,
 };
 
+use super::batch_attention::with_three;
 use super::linear::{Rows, elements};
 use super::{BatchAttention, with_f32};
 use crate::projection::{Projection, input_gradient_of, product};
@@ -61,9 +62,7 @@ impl SelfAttention {
         let mut out = puna_kernels::zeros(q.elem_count());
         let tokens = q.dims2()?.0;
         let mut logs = puna_kernels::zeros(tokens * self.attention.shape.heads);
-        with_f32(q, |q| {
-            with_f32(k, |k| with_f32(v, |v| flash_forward((q, k, v), &flash, &mut out, &mut logs)))
-        })???;
+        with_three([q, k, v], |q, k, v| flash_forward((q, k, v), &flash, &mut out, &mut logs))?;
         Ok((Rows::Float(Tensor::from_vec(out, q.shape(), &Device::Cpu)?), logs))
     }
 
@@ -83,16 +82,12 @@ impl SelfAttention {
         let [dq, dk, dv] = &mut gradients;
         with_f32(out, |out| {
             with_f32(d_out, |d_out| {
-                with_f32(q, |q| {
-                    with_f32(k, |k| {
-                        with_f32(v, |v| {
-                            let saved = FlashSaved { qkv: (q, k, v), out, logs, d_out };
-                            flash_backward(&saved, &flash, (dq, dk, dv));
-                        })
-                    })
+                with_three([q, k, v], |q, k, v| {
+                    let saved = FlashSaved { qkv: (q, k, v), out, logs, d_out };
+                    flash_backward(&saved, &flash, (dq, dk, dv));
                 })
             })
-        })?????;
+        })???;
         let [dq, dk, dv] = gradients;
         let rows = |values, like: &Tensor| {
             Ok::<_, NnError>(Rows::Float(Tensor::from_vec(values, like.shape(), &Device::Cpu)?))
