@@ -12,6 +12,7 @@
 mod bf16;
 mod int8;
 mod peak;
+mod superblock;
 
 pub(crate) use bf16::gemm_block;
 pub(crate) use int8::panel_tile;

@@ -33,6 +33,18 @@ pub(crate) enum Width {
     Eight,
 }
 
+/// What the scales of sub-blocks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scales {
+    /// Floats, and so are biases.
+    Floats,
+    /// Integers times a float of their superblock, and so are biases.
+    Integers,
+}
+
+/// Columns of a superblock.
+pub(crate) const SUPERBLOCK: usize = 256;
+
 /// The uniform form of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
@@ -40,11 +52,26 @@ pub(crate) struct Layout {
     pub(crate) sub: usize,
     pub(crate) zero: Zero,
     pub(crate) width: Width,
+    pub(crate) scales: Scales,
+}
+
+impl Layout {
+    /// Columns of 8-bit activations with one scale.
+    pub(crate) const fn activations_per_scale(self) -> usize {
+        match self.scales {
+            Scales::Floats => 32,
+            Scales::Integers => SUPERBLOCK,
+        }
+    }
 }
 
 /// The uniform form of a quantized format; `None` for floats.
 pub(crate) const fn layout(format: BlockFormat) -> Option<Layout> {
     use BlockFormat as F;
+    let scales = match format {
+        F::Q2K | F::Q3K | F::Q4K | F::Q5K | F::Q6K => Scales::Integers,
+        _ => Scales::Floats,
+    };
     let (sub, zero, width) = match format {
         F::F32 | F::F16 | F::BF16 => return None,
         F::Q4_0 => (32, Zero::Constant(8), Width::Seven),
@@ -55,7 +82,7 @@ pub(crate) const fn layout(format: BlockFormat) -> Option<Layout> {
         F::Q3K => (16, Zero::Constant(4), Width::Seven),
         F::Q6K => (16, Zero::Constant(32), Width::Seven),
     };
-    Some(Layout { sub, zero, width })
+    Some(Layout { sub, zero, width, scales })
 }
 
 /// Weights of a piece of a row in the uniform form.

@@ -143,6 +143,7 @@ pub struct Kernels {
     expand: unsafe fn(Layout, &Unpacked, &mut [f32]),
     widen: unsafe fn(BlockFormat, &[u8], &mut [f32]),
     quantize_activations: QuantizeActivations,
+    quantize_superblocks: QuantizeActivations,
     round_bf16: unsafe fn(&[f32], &mut [u16]),
     rms_norm_row: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     gate: unsafe fn(GateActivation, &[f32], &mut [f32]),
@@ -209,6 +210,8 @@ impl Kernels {
         fn widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]);
         /// One token; see [`crate::matmul::quantize_activations`].
         fn quantize_activations(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
+        /// The same with one scale per superblock.
+        fn quantize_superblocks(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
         /// Nearest bfloat16 of every element.
         fn round_bf16(x: &[f32], out: &mut [u16]);
         /// One row.

@@ -21,7 +21,7 @@ use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, bf16_tile_by_f32, float_tile};
 pub use input::{Input, InputBuffers, Output, prompt_tiles, set_prompt_tiles};
 pub(crate) use pairs::round_panel;
-pub(crate) use panel::{PANEL_SCALES, PANEL_STRIDE, PanelTile, panel_tile};
+pub(crate) use panel::{PANEL_SCALES, PANEL_STRIDE, PANEL_SUPERS, PanelTile, panel_tile};
 
 use crate::blocks::layout;
 use crate::blocks::panel::ROWS;

@@ -9,11 +9,12 @@
 //! vectors only where a sub-block has 32 columns and no bias (docs/performance.md).
 
 use super::{Config, ROWS, Tiles, WORDS};
-use crate::blocks::Zero;
+use crate::blocks::{Scales, Zero};
 use crate::kernels::Kernels;
 use crate::matmul::{PANEL_SCALES, PANEL_STRIDE, PanelTile};
 use crate::simd::{Avx512, Simd};
 use std::arch::asm;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 /// Columns of a sub-block.
 const SUB: usize = 32;
@@ -36,6 +37,10 @@ static SUB_BLOCKS: Config = {
 /// # Safety
 /// The tile's pointers must cover its shape; this machine must have AMX, and `avx512` be its table.
 pub(crate) unsafe fn panel_tile(avx512: &Kernels, tile: &PanelTile) {
+    if tile.layout.scales == Scales::Integers {
+        // SAFETY: by contract.
+        return unsafe { super::superblock::panel_tile(avx512, tile) };
+    }
     let whole = match (tile.layout.zero, tile.layout.sub) {
         (Zero::Constant(_), SUB) => tile.tokens / ROWS * ROWS,
         _ => 0,
@@ -105,6 +110,11 @@ unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
         for sub in 0..tile.subs {
             if sub + SLOTS - 1 < tile.subs {
                 multiply(sub + SLOTS - 1);
+            }
+            // The tokens that come next, spread over the panels.
+            for row in 0..4 {
+                let row = ROWS + sub % 2 * 8 + panel % 2 * 4 + row;
+                _mm_prefetch::<_MM_HINT_T0>(x.wrapping_add(row * tile.cols + sub / 2 * 64));
             }
             let sums = slot(sub).cast_const();
             let w_scale = s.load(w_scales.add(sub * WORDS));

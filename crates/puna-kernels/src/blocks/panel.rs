@@ -1,9 +1,9 @@
 //! Sixteen rows at a time: quantized blocks unpacked so that lanes are rows.
 //!
 //! A [`Source`] gives the dwords and halfs of a block for 16 rows, a format's function does its bit
-//! arithmetic on them, with scales and minimums for 16 rows at once, and a [`Sink`] takes what comes
-//! out: dwords of four columns, a scale and perhaps a bias per sub-block. One sink writes it down
-//! for many tokens to come by, the other multiplies it at once with the only one. The values are
+//! arithmetic on them, with scales and minimums for 16 rows at once, and a [`Sink`] or [`SuperSink`]
+//! takes what comes out: dwords of four columns, a scale and perhaps a bias per sub-block. One kind of
+//! sink writes it down for many tokens to come by, the other multiplies it at once with the only one. The values are
 //! those of [`super::unpack`], which does single rows for exact dequantization; a test compares.
 
 /// A loop written out, so that what depends on its counter is known when it is compiled. Not for the
@@ -48,14 +48,14 @@ mod legacy;
 mod sink;
 mod source;
 pub(crate) use group::{GroupPanel, GroupRows, Integers};
-pub(crate) use sink::{Columns, PanelBuffers};
+pub(crate) use sink::{Columns, DIGIT, PanelBuffers, add_minimums, add_superblock};
 pub(crate) use source::fields;
 
 use crate::BlockFormat;
 use crate::blocks::{Layout, Width, Zero};
 use crate::simd::{LANES, Simd};
 use group::PanelOf;
-use sink::{Dots, Fill, Sink};
+use sink::{Dots, Fill, Sink, SuperDots, SuperSink};
 use source::{Block, Panel, Rows, Source};
 use std::marker::PhantomData;
 
@@ -100,7 +100,7 @@ impl Blocks {
 
 /// Format types, and the choices among them.
 macro_rules! formats {
-    ($($format:ident => $module:ident::$body:ident;)*) => {
+    ($($format:ident => $module:ident::$body:ident, $dots:ident;)*) => {
         $(#[derive(Clone, Copy)]
         struct $format;
         impl Block for $format {
@@ -153,7 +153,7 @@ macro_rules! formats {
                         const LAYOUT: Layout = $format::LAYOUT;
                         const BIAS: bool = matches!(LAYOUT.zero, Zero::Bias);
                         const SUBS: usize = $format::FORMAT.block_len() / LAYOUT.sub;
-                        let mut out = Dots::<S, { LAYOUT.sub }, SUBS, BIAS>::new(s, x, LAYOUT.width);
+                        let mut out = $dots::<S, { LAYOUT.sub }, SUBS, BIAS>::new(s, x, LAYOUT.width);
                         $module::$body(s, Panel::<$format>::new(at), blocks, &mut out);
                         out.total()
                     })*
@@ -204,17 +204,17 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4_0 => legacy::q4_0;
-    Q4_1 => legacy::q4_1;
-    Q5_0 => legacy::q5_0;
-    Q5_1 => legacy::q5_1;
-    Q8_0 => legacy::q8_0;
-    Iq4Nl => legacy::iq4_nl;
-    Q2K => k_quant::q2_k;
-    Q3K => k_quant::q3_k;
-    Q4K => k_quant::q4_k;
-    Q5K => k_quant::q5_k;
-    Q6K => k_quant::q6_k;
+    Q4_0 => legacy::q4_0, Dots;
+    Q4_1 => legacy::q4_1, Dots;
+    Q5_0 => legacy::q5_0, Dots;
+    Q5_1 => legacy::q5_1, Dots;
+    Q8_0 => legacy::q8_0, Dots;
+    Iq4Nl => legacy::iq4_nl, Dots;
+    Q2K => k_quant::q2_k, SuperDots;
+    Q3K => k_quant::q3_k, SuperDots;
+    Q4K => k_quant::q4_k, SuperDots;
+    Q5K => k_quant::q5_k, SuperDots;
+    Q6K => k_quant::q6_k, SuperDots;
 }
 
 /// The low nibbles of four dwords, then the high ones.

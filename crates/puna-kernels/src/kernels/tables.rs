@@ -73,7 +73,9 @@ macro_rules! table {
                 expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
                 attend(task: &HeadTask) = attention::attend;
                 quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]) =
-                    matmul::quantize_activations;
+                    matmul::quantize_activations::<_, 32>;
+                quantize_superblocks(x: &[f32], q: &mut [i8], scales: &mut [f32],
+                    sums: &mut [i32]) = matmul::quantize_activations::<_, { blocks::SUPERBLOCK }>;
                 write_page(write: &PageWrite) = attention::write_page;
                 gemm_block(b: &Block) = gemm::block::<_, $m, $v>;
                 gate_gradient(act: GateActivation, up: &[f32], x: &mut [f32], d: &mut [f32]) =
@@ -131,6 +133,7 @@ macro_rules! table {
                 expand,
                 widen,
                 quantize_activations: quantize,
+                quantize_superblocks,
                 round_bf16,
                 rms_norm_row: rms_norm,
                 gate,

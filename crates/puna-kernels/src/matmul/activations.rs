@@ -1,8 +1,10 @@
-//! Activations in the form that fast kernels take: 8-bit blocks of 32, or bfloat16.
+//! Activations in the form that fast kernels take: 8-bit blocks of 32 or 256, or bfloat16.
 
 use super::panel::{PanelProduct, PanelSource};
 use super::tokens::AlignedTokens;
-use crate::blocks::{Layout, Zero};
+use crate::Isa;
+use crate::blocks::panel::DIGIT;
+use crate::blocks::{Layout, SUPERBLOCK, Scales, Zero};
 use crate::kernels::Kernels;
 use crate::matrix::Matrix;
 use crate::numbers::f32_to_bf16;
@@ -13,7 +15,7 @@ use crate::simd::{LANES, Simd};
 /// Values from which conversion is worth a second thread.
 pub(super) const MIN_PARALLEL: usize = 16 * 1024;
 
-/// Tokens of signed bytes with one scale per 32, in one order of the columns.
+/// Tokens in one order of the columns, in the forms that were asked for.
 #[derive(Default)]
 pub(super) struct Prepared {
     /// Where the act-order lies by which column `j` is input `order[j]`. Matrices of one input share
@@ -25,10 +27,18 @@ pub(super) struct Prepared {
     /// The same as bfloat16, if they are.
     rounded: AlignedTokens,
     is_rounded: bool,
-    is_quantized: bool,
+    /// Signed bytes with a scale per 32 columns, and with one per superblock.
+    quantized: [Quantized; 2],
+}
+
+/// Tokens of signed bytes with one scale per block of columns.
+#[derive(Default)]
+struct Quantized {
+    /// Whether it is of these tokens.
+    is_live: bool,
     /// `[tokens, cols]`, within ±127.
     quants: Vec<i8>,
-    /// `[tokens, cols / 32]`.
+    /// `[tokens, cols / block]`.
     scales: Vec<f32>,
     /// `[tokens, cols / 16]`: sums of 16 quants.
     sums: Vec<i32>,
@@ -51,14 +61,30 @@ impl OrderAt {
 }
 
 /// What the zeros of the weights add, per sub-block of the weights: `[tokens, cols / sub]`.
-pub(super) struct ZeroTerms {
+struct ZeroTerms {
     layout: Layout,
     /// Minus the weights' constant zero times the sum of the quants: the start of integer sums.
     /// Empty for weights with biases.
     integers: Vec<i32>,
     /// Scale times the sum of the quants: the factor of the weights' biases. Empty for weights
-    /// with a constant zero.
+    /// with a constant zero and for superblocks.
     floats: Vec<f32>,
+    /// `[tokens, cols / 256, 2, 256 / sub]`: the sums in two digits, see [`Columns::digits`]; empty for
+    /// others than superblocks with minimums.
+    ///
+    /// [`Columns::digits`]: crate::blocks::panel::Columns
+    digits: Vec<i8>,
+    /// The digits as bfloat16, for products in tiles.
+    words: Vec<u16>,
+}
+
+/// [`ZeroTerms`], lent.
+#[derive(Default, Clone, Copy)]
+pub(super) struct ZeroTermsOf<'a> {
+    pub(super) integers: &'a [i32],
+    pub(super) floats: &'a [f32],
+    pub(super) digits: &'a [i8],
+    pub(super) words: &'a [u16],
 }
 
 impl Prepared {
@@ -72,9 +98,9 @@ impl Prepared {
 
     /// Begins with tokens of `cols` values, in another order of the columns if there is one.
     pub(super) fn begin(&mut self, x: &[f32], cols: usize, order: Option<&[u32]>) {
-        self.live_terms = 0;
         self.order = order.map(OrderAt::of);
-        (self.is_rounded, self.is_quantized) = (false, false);
+        self.is_rounded = false;
+        self.quantized.iter_mut().for_each(|form| form.is_live = false);
         let Some(order) = order else { return };
         self.reordered.resize(x.len(), 0.0);
         for_each_chunk_mut(
@@ -99,15 +125,47 @@ impl Prepared {
         &self.rounded
     }
 
-    /// Quantizes the tokens that it began with, of `cols` (a multiple of 32) values, if they are not.
-    pub(super) fn quantize(&mut self, kernels: &Kernels, x: &[f32], cols: usize) {
-        if std::mem::replace(&mut self.is_quantized, true) {
-            return;
-        }
+    /// Quantizes the tokens that it began with, of `cols` values, for weights of a form, and computes
+    /// what their zeros add; what is there is kept.
+    pub(super) fn quantize(
+        &mut self,
+        kernels: &Kernels,
+        (x, cols): (&[f32], usize),
+        layout: Layout,
+    ) {
         let x = if self.order.is_some() { &self.reordered } else { x };
+        let form = &mut self.quantized[form(layout)];
+        if !std::mem::replace(&mut form.is_live, true) {
+            form.quantize(kernels, (x, cols), layout.activations_per_scale());
+        }
+        form.add_zero_terms(layout, kernels.isa() == Isa::Amx);
+    }
+
+    /// The product of these tokens with a matrix for whose form they were quantized.
+    pub(super) fn product<'a>(
+        &'a self,
+        source: PanelSource<'a>,
+        w: &'a Matrix<'a>,
+    ) -> PanelProduct<'a> {
+        let layout = source.layout();
+        let form = &self.quantized[form(layout)];
+        let terms = form.terms(layout).map(ZeroTerms::lend).unwrap_or_default();
+        PanelProduct { source, w, quants: &form.quants, scales: &form.scales, terms }
+    }
+}
+
+/// Which of the two forms weights are multiplied with.
+fn form(layout: Layout) -> usize {
+    usize::from(layout.scales == Scales::Integers)
+}
+
+impl Quantized {
+    /// Tokens of `cols` values, a multiple of `block`, the columns of a scale.
+    fn quantize(&mut self, kernels: &Kernels, (x, cols): (&[f32], usize), block: usize) {
         let n = x.len();
+        self.live_terms = 0;
         self.quants.resize(n, 0);
-        self.scales.resize(n / 32, 0.0);
+        self.scales.resize(n / block, 0.0);
         self.sums.resize(n / 16, 0);
         let chunk = MIN_PARALLEL.div_ceil(cols) * cols;
         let (q, s, t) = (
@@ -119,39 +177,42 @@ impl Prepared {
             let range = i * chunk..n.min((i + 1) * chunk);
             let part = |len| range.start / len..range.end / len;
             // SAFETY: the ranges of different tasks are disjoint and within the buffers, whose
-            // lengths are n, n / 32 and n / 16.
-            let (q, s, t) = unsafe { (q.slice(part(1)), s.slice(part(32)), t.slice(part(16))) };
-            kernels.quantize_activations(&x[range.clone()], q, s, t);
+            // lengths are n, n / block and n / 16.
+            let (q, s, t) = unsafe { (q.slice(part(1)), s.slice(part(block)), t.slice(part(16))) };
+            match block {
+                SUPERBLOCK => kernels.quantize_superblocks(&x[range.clone()], q, s, t),
+                _ => kernels.quantize_activations(&x[range.clone()], q, s, t),
+            }
         });
     }
 
     /// Computes what a form of weights needs beside the quants, if it is not there.
-    pub(super) fn add_zero_terms(&mut self, layout: Layout) {
+    fn add_zero_terms(&mut self, layout: Layout, tiles: bool) {
         if self.terms(layout).is_some() {
             return;
         }
         if self.live_terms == self.terms.len() {
-            self.terms.push(ZeroTerms { layout, integers: Vec::new(), floats: Vec::new() });
+            self.terms.push(ZeroTerms::new(layout));
         }
         let terms = &mut self.terms[self.live_terms];
         self.live_terms += 1;
         terms.layout = layout;
         terms.integers.clear();
         terms.floats.clear();
+        terms.digits.clear();
+        terms.words.clear();
         let sums = self.sums.iter();
         let pairs = self.sums.as_chunks::<2>().0.iter().map(|[a, b]| a + b);
-        match (layout.zero, layout.sub) {
-            (Zero::Constant(zero), 16) => {
+        match (layout.zero, layout.sub, layout.scales) {
+            (Zero::Constant(zero), 16, _) => {
                 terms.integers.extend(sums.map(|sum| -i32::from(zero) * sum));
             }
-            (Zero::Constant(zero), _) => {
+            (Zero::Constant(zero), ..) => {
                 terms.integers.extend(pairs.map(|sum| -i32::from(zero) * sum));
             }
-            (Zero::Bias, 16) => {
-                let scales = self.scales.iter().flat_map(|scale| [scale, scale]);
-                terms.floats.extend(scales.zip(sums).map(|(scale, &sum)| scale * sum as f32));
-            }
-            (Zero::Bias, _) => {
+            (Zero::Bias, 16, Scales::Integers) => terms.add_digits::<16>(sums.copied(), tiles),
+            (Zero::Bias, _, Scales::Integers) => terms.add_digits::<8>(pairs, tiles),
+            (Zero::Bias, _, Scales::Floats) => {
                 let scaled = self.scales.iter().zip(pairs);
                 terms.floats.extend(scaled.map(|(scale, sum)| scale * sum as f32));
             }
@@ -161,52 +222,80 @@ impl Prepared {
     fn terms(&self, layout: Layout) -> Option<&ZeroTerms> {
         self.terms[..self.live_terms].iter().find(|terms| terms.layout == layout)
     }
+}
 
-    /// The product of these tokens with a matrix whose form's terms were added.
-    pub(super) fn product<'a>(
-        &'a self,
-        source: PanelSource<'a>,
-        w: &'a Matrix<'a>,
-    ) -> PanelProduct<'a> {
-        let (zeros, x_sums): (&[i32], &[f32]) = match self.terms(source.layout()) {
-            Some(terms) => (&terms.integers, &terms.floats),
-            None => (&[], &[]),
-        };
-        PanelProduct { source, w, quants: &self.quants, scales: &self.scales, zeros, sums: x_sums }
+impl ZeroTerms {
+    fn new(layout: Layout) -> Self {
+        let (integers, floats, digits, words) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { layout, integers, floats, digits, words }
+    }
+
+    /// The digits of sums, `SUBS` per superblock.
+    fn add_digits<const SUBS: usize>(
+        &mut self,
+        mut sums: impl ExactSizeIterator<Item = i32>,
+        words: bool,
+    ) {
+        self.digits.reserve(2 * sums.len());
+        while sums.len() > 0 {
+            let sums: [i32; SUBS] = std::array::from_fn(|_| sums.next().unwrap_or(0));
+            let high = sums.map(|sum| sum.div_euclid(DIGIT) as i8);
+            let low = sums.map(|sum| sum.rem_euclid(DIGIT) as i8);
+            self.digits.extend(high);
+            self.digits.extend(low);
+            if words {
+                let exact = |value: i32| f32_to_bf16(value as f32);
+                self.words.extend(high.map(|high| exact(DIGIT * i32::from(high))));
+                self.words.extend(low.map(|low| exact(i32::from(low))));
+            }
+        }
+        if words {
+            // A row of a tile has 32, which reaches beyond the last superblock.
+            self.words.extend([0; 32]);
+        }
+    }
+
+    fn lend(&self) -> ZeroTermsOf<'_> {
+        let Self { integers, floats, digits, words, .. } = self;
+        ZeroTermsOf { integers, floats, digits, words }
     }
 }
 
-/// Blocks of 32: `scale = max |x| / 127`, quants rounded to nearest. A block with a NaN or an
+/// Blocks of `BLOCK`: `scale = max |x| / 127`, quants rounded to nearest. A block with a NaN or an
 /// infinity gets the scale NaN. `sums` are those of 16 quants.
 #[inline(always)]
-pub(crate) fn quantize_activations<S: Simd>(
+pub(crate) fn quantize_activations<S: Simd, const BLOCK: usize>(
     s: S,
     x: &[f32],
     quants: &mut [i8],
     scales: &mut [f32],
     sums: &mut [i32],
 ) {
-    let blocks = x.as_chunks::<32>().0.iter().zip(quants.as_chunks_mut::<32>().0);
+    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
     // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
     let magic = s.splat(12_582_912.0);
     let magic_bits = s.bits(magic);
-    for ((x, q), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums.as_chunks_mut::<2>().0)) {
-        // SAFETY: the block has 32 values.
-        let halves = unsafe { [s.load(x.as_ptr()), s.load(x[LANES..].as_ptr())] };
+    let sums = sums.chunks_exact_mut(BLOCK / LANES);
+    for ((x, q), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
+        // SAFETY: 16 of the block's values.
+        let part = |index: usize| unsafe { s.load(x[LANES * index..].as_ptr()) };
         // Bits of |x| order like the values, with NaN above infinity.
         let magnitude = |v: S::F| s.and_i(s.bits(v), s.splat_i(0x7fff_ffff));
-        let largest = s.reduce_max_i(s.max_i(magnitude(halves[0]), magnitude(halves[1])));
-        let largest = largest.cast_unsigned();
+        let mut largest = magnitude(part(0));
+        for index in 1..BLOCK / LANES {
+            largest = s.max_i(largest, magnitude(part(index)));
+        }
+        let largest = s.reduce_max_i(largest).cast_unsigned();
         let finite = largest < 0x7f80_0000;
         *scale = if finite { f32::from_bits(largest) / 127.0 } else { f32::NAN };
         let inverse = if finite && largest > 0 { 127.0 / f32::from_bits(largest) } else { 0.0 };
         // Below 3e-37 the inverse overflows; such a block is zero for all purposes.
         let inverse = s.splat(if inverse.is_finite() { inverse } else { 0.0 });
-        for (half, sum) in sums.iter_mut().enumerate() {
-            let rounded = s.add(s.mul(halves[half], inverse), magic);
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let rounded = s.add(s.mul(part(index), inverse), magic);
             let rounded = s.sub_i(s.bits(rounded), magic_bits);
-            // SAFETY: 16 of the block's 32 quants.
-            unsafe { s.store_low_bytes(q[LANES * half..].as_mut_ptr().cast(), rounded) }
+            // SAFETY: 16 of the block's quants.
+            unsafe { s.store_low_bytes(q[LANES * index..].as_mut_ptr().cast(), rounded) }
             // A NaN or an infinity leaves other bits above; their scale is NaN whatever they are.
             let byte = s.sra_i(s.shl_i(rounded, 24), 24);
             *sum = s.reduce_add_i(byte);

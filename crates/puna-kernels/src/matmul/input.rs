@@ -230,9 +230,7 @@ impl<'a> Input<'a> {
             Path::InPlace { .. } => {}
             Path::Panels(source) => {
                 let (kernels, x) = (self.kernels, self.x);
-                let form = self.form(w);
-                form.quantize(kernels, x, w.cols);
-                form.add_zero_terms(source.layout());
+                self.form(w).quantize(kernels, (x, w.cols), source.layout());
             }
             Path::Dequantized if order(w).is_some() => {
                 self.form(w);

@@ -6,7 +6,7 @@
 
 use super::panel::{Corner, PanelSource, SCRATCH};
 use crate::blocks::panel::{PanelBuffers, ROWS};
-use crate::blocks::{CHUNK, Layout, Zero};
+use crate::blocks::{CHUNK, Layout, SUPERBLOCK, Scales, Zero};
 use crate::gemm::MakePanels;
 use crate::kernels::Kernels;
 use crate::matrix::Matrix;
@@ -83,11 +83,7 @@ pub(crate) unsafe fn round_panel<S: Simd>(
     // SAFETY: all indices lie within the sub-blocks.
     unsafe {
         for sub in 0..subs {
-            let scale = s.load(from.scales.add(sub * ROWS));
-            let offset = match layout.zero {
-                Zero::Constant(zero) => s.mul(scale, s.splat(-f32::from(zero))),
-                Zero::Bias => s.load(from.bias.add(sub * ROWS)),
-            };
+            let (scale, offset) = factors(s, layout, from, sub);
             for four in sub * layout.sub / 4..(sub + 1) * layout.sub / 4 {
                 let q = s.load_i(from.quants.add(4 * ROWS * four));
                 let value =
@@ -97,5 +93,32 @@ pub(crate) unsafe fn round_panel<S: Simd>(
                 s.store_i(out.add(WIDTH).cast(), s.pair_bf16(value(16), value(24)));
             }
         }
+    }
+}
+
+/// Scales and offsets of a sub-block.
+///
+/// # Safety
+/// It must be readable.
+#[inline(always)]
+unsafe fn factors<S: Simd>(s: S, layout: Layout, from: &PanelBuffers, sub: usize) -> (S::F, S::F) {
+    let supers = from.supers.wrapping_add(sub * layout.sub / SUPERBLOCK * 2 * ROWS);
+    let scales = from.scales.wrapping_add(sub * ROWS).cast_const();
+    // SAFETY: by contract; the bytes of four sub-blocks' minimums lie side by side.
+    unsafe {
+        let scale = match layout.scales {
+            Scales::Floats => s.load(scales),
+            Scales::Integers => s.mul(s.load(supers), s.to_f(s.load_i(scales.cast()))),
+        };
+        let offset = match (layout.zero, layout.scales) {
+            (Zero::Constant(zero), _) => s.mul(scale, s.splat(-f32::from(zero))),
+            (Zero::Bias, Scales::Floats) => s.load(from.bias.add(sub * ROWS)),
+            (Zero::Bias, Scales::Integers) => {
+                let four = s.load_i(from.bias.add(sub / 4 * ROWS).cast_const().cast());
+                let minimums = s.and_i(s.shr_i(four, 8 * (sub % 4) as u32), s.splat_i(0xff));
+                s.mul(s.load(supers.add(ROWS)), s.to_f(minimums))
+            }
+        };
+        (scale, offset)
     }
 }

@@ -9,14 +9,15 @@
 //! reduction per block.
 
 mod tile;
-pub(crate) use tile::{PANEL_SCALES, PANEL_STRIDE, PanelTile, panel_tile};
+pub(crate) use tile::{PANEL_SCALES, PANEL_STRIDE, PANEL_SUPERS, PanelTile, panel_tile};
 
+use super::activations::ZeroTermsOf;
 use super::{AHEAD, Target};
 use crate::BlockFormat;
 use crate::blocks::panel::{
     Blocks, Columns, From16, GroupPanel, GroupRows, Integers, PanelBuffers, ROWS,
 };
-use crate::blocks::{CHUNK, Layout, Width, Zero};
+use crate::blocks::{CHUNK, Layout, SUPERBLOCK, Scales, Width, Zero};
 use crate::kernels::Kernels;
 use crate::matrix::{GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix, nibble_row_bytes};
 use std::cell::RefCell;
@@ -24,6 +25,9 @@ use std::ops::Range;
 
 /// Sub-blocks of a chunk, at most.
 const SUBS: usize = CHUNK / 16;
+
+/// Superblocks of a chunk, at most.
+const SUPERS: usize = CHUNK / SUPERBLOCK;
 
 /// Panels of a chunk, at most.
 const PANELS: usize = 2;
@@ -45,6 +49,8 @@ pub(super) struct Scratch {
     scales: [[f32; SUBS * ROWS]; PANELS],
     /// `[sub, row]` each.
     bias: [[f32; SUBS * ROWS]; PANELS],
+    /// `[superblock, 2, row]` each.
+    supers: [[f32; SUPERS * 2 * ROWS]; PANELS],
 }
 
 thread_local! {
@@ -54,6 +60,7 @@ thread_local! {
             quants: [[0; CHUNK * ROWS]; PANELS],
             scales: [[0.0; SUBS * ROWS]; PANELS],
             bias: [[0.0; SUBS * ROWS]; PANELS],
+            supers: [[0.0; SUPERS * 2 * ROWS]; PANELS],
         }),
         Vec::new(),
     ));
@@ -65,12 +72,12 @@ impl PanelSource<'_> {
             PanelSource::Block { layout, .. } | PanelSource::Panels { layout, .. } => *layout,
             PanelSource::GroupPanels(panels) => {
                 let width = if panels.bits == 4 { Width::Seven } else { Width::Eight };
-                Layout { sub: 32, zero: Zero::Bias, width }
+                Layout { sub: 32, zero: Zero::Bias, width, scales: Scales::Floats }
             }
             PanelSource::Group(group) => {
                 let nibbles = matches!(group.quants, GroupQuants::Nibbles(_));
                 let width = if nibbles { Width::Seven } else { Width::Eight };
-                Layout { sub: 32, zero: Zero::Bias, width }
+                Layout { sub: 32, zero: Zero::Bias, width, scales: Scales::Floats }
             }
         }
     }
@@ -165,12 +172,9 @@ pub(super) struct PanelProduct<'a> {
     pub(super) w: &'a Matrix<'a>,
     /// `[tokens, cols]`.
     pub(super) quants: &'a [i8],
-    /// `[tokens, cols / 32]`.
+    /// `[tokens, cols / 32]`, or one per superblock where the weights have these.
     pub(super) scales: &'a [f32],
-    /// `[tokens, cols / sub]`: where integer sums start; empty for weights with biases.
-    pub(super) zeros: &'a [i32],
-    /// `[tokens, cols / sub]`: factors of the biases; empty for weights with a constant zero.
-    pub(super) sums: &'a [f32],
+    pub(super) terms: ZeroTermsOf<'a>,
 }
 
 impl PanelProduct<'_> {
@@ -252,12 +256,28 @@ impl PanelProduct<'_> {
     fn columns(&self, token: usize, col: usize) -> (Layout, Columns) {
         let layout = self.source.layout();
         let at = token * self.w.cols + col;
-        let (zeros, sums) = match layout.zero {
-            Zero::Constant(_) => (self.zeros[at / layout.sub..].as_ptr(), std::ptr::null()),
-            Zero::Bias => (std::ptr::null(), self.sums[at / layout.sub..].as_ptr()),
-        };
-        let x = self.quants[at..].as_ptr();
-        (layout, Columns { x, scales: self.scales[at / 32..].as_ptr(), zeros, sums })
+        let (x, scales) = (
+            self.quants[at..].as_ptr(),
+            self.scales[at / layout.activations_per_scale()..].as_ptr(),
+        );
+        let mut columns = Columns::new(x, scales);
+        match (layout.zero, layout.scales) {
+            (Zero::Constant(_), _) => {
+                columns.zeros = self.terms.integers[at / layout.sub..].as_ptr()
+            }
+            (Zero::Bias, Scales::Floats) => {
+                columns.sums = self.terms.floats[at / layout.sub..].as_ptr()
+            }
+            (Zero::Bias, Scales::Integers) => {
+                columns.digits = self.terms.digits[2 * at / layout.sub..].as_ptr();
+                columns.words = self
+                    .terms
+                    .words
+                    .get(2 * at / layout.sub..)
+                    .map_or(std::ptr::null(), <[u16]>::as_ptr);
+            }
+        }
+        (layout, columns)
     }
 
     fn tile(
@@ -287,6 +307,7 @@ impl Scratch {
             quants: self.quants[panel..].as_mut_ptr().cast(),
             scales: self.scales[panel..].as_mut_ptr().cast(),
             bias: self.bias[panel..].as_mut_ptr().cast(),
+            supers: self.supers[panel..].as_mut_ptr().cast(),
         }
     }
 }

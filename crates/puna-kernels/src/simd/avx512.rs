@@ -31,6 +31,22 @@ macro_rules! arithmetic {
     )*};
 }
 
+impl Avx512 {
+    /// The low 16 bits of the products of words.
+    #[inline(always)]
+    pub(crate) fn mul_words(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe { _mm512_mullo_epi16(a, b) }
+    }
+
+    /// Differences of words.
+    #[inline(always)]
+    pub(crate) fn sub_words(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_sub_epi16(a, b) }
+    }
+}
+
 impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;

@@ -9,8 +9,8 @@ use puna_kernels::{
 
 /// f32 rounding over a few hundred terms.
 pub(crate) const EXACT: f64 = 2e-6;
-/// Eight-bit activations in blocks of 32: uniform rounding error about 1 / (127 sqrt 12) of the
-/// block's maximum, which is two to three standard deviations.
+/// Eight-bit activations in blocks of 32 or 256: uniform rounding error about 1 / (127 sqrt 12) of the
+/// block's maximum, which is two to four standard deviations.
 const EIGHT_BIT: f64 = 0.012;
 /// Activations rounded to bfloat16: 2^-9 / sqrt 3 at most.
 pub(crate) const BF16: f64 = 0.003;
@@ -20,29 +20,35 @@ pub(crate) fn random_blocks(random: &mut Random, format: BlockFormat, blocks: us
     let mut bytes = Vec::new();
     for _ in 0..blocks {
         let mut block = random.bytes(format.block_bytes());
-        // Where the f16 scales and minimums lie.
-        let halfs: &[usize] = match format {
-            BlockFormat::F32 => {
-                block.copy_from_slice(&random.normal().to_le_bytes());
-                &[]
-            }
-            BlockFormat::F16 => &[0],
+        match format {
+            BlockFormat::F32 => block.copy_from_slice(&random.normal().to_le_bytes()),
             BlockFormat::BF16 => {
                 block.copy_from_slice(&half::bf16::from_f32(random.normal()).to_le_bytes());
-                &[]
             }
-            BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 | BlockFormat::Iq4Nl => &[0],
-            BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => &[0, 2],
-            BlockFormat::Q2K => &[80, 82],
-            BlockFormat::Q3K => &[108],
-            BlockFormat::Q6K => &[208],
-        };
-        for &at in halfs {
+            _ => {}
+        }
+        for &at in halfs(format) {
             block[at..at + 2].copy_from_slice(&half::f16::from_f32(random.normal()).to_le_bytes());
         }
         bytes.extend(block);
     }
     bytes
+}
+
+/// Where the f16 scales and minimums of a block lie.
+fn halfs(format: BlockFormat) -> &'static [usize] {
+    match format {
+        BlockFormat::F32 | BlockFormat::BF16 => &[],
+        BlockFormat::F16
+        | BlockFormat::Q4_0
+        | BlockFormat::Q5_0
+        | BlockFormat::Q8_0
+        | BlockFormat::Iq4Nl => &[0],
+        BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => &[0, 2],
+        BlockFormat::Q2K => &[80, 82],
+        BlockFormat::Q3K => &[108],
+        BlockFormat::Q6K => &[208],
+    }
 }
 
 /// `x Wᵀ` in f64 from dequantized rows, each with `|x| |w|`, the scale of its errors.
@@ -312,6 +318,46 @@ fn products_are_bitwise_the_same_in_a_large_batch_on_many_threads() {
         let y = with_threads(5, || product(kernels, &w, &x, Precision::Fast));
         for (x, y) in x.chunks(cols).zip(y.chunks(rows)) {
             assert!(bits(y) == bits(&product(kernels, &w, x, Precision::Fast)), "{format:?}");
+        }
+    }
+}
+
+/// Integers as large as bytes can make them: nothing overflows on the way to a superblock's end, in
+/// vectors or in tiles.
+#[test]
+fn superblocks_of_the_largest_integers() {
+    use BlockFormat::{Q2K, Q3K, Q4K, Q5K, Q6K};
+    for format in [Q2K, Q3K, Q4K, Q5K, Q6K] {
+        for fill in [0x00, 0x7f, 0x80, 0xff] {
+            let (rows, cols, tokens) = (32, 512, 17);
+            let mut bytes = vec![fill; rows * cols / 256 * format.block_bytes()];
+            for block in bytes.chunks_exact_mut(format.block_bytes()) {
+                for &at in halfs(format) {
+                    block[at..at + 2].copy_from_slice(&half::f16::from_f32(1.0).to_le_bytes());
+                }
+            }
+            let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+            // Quants of 127 and -127, of one sign in whole sub-blocks and superblocks, and mixed.
+            for period in [1, 16, 32, 512, 1024] {
+                let sign = |i: usize| if i / period % 2 == 0 { 1.0f32 } else { -1.0 };
+                let x: Vec<f32> = (0..tokens * cols).map(sign).collect();
+                let expected = reference(&w, &x);
+                for kernels in tables() {
+                    let y = product(kernels, &w, &x, Precision::Fast);
+                    let what = format!("{format:?} {:?} {fill:#x} {period}", kernels.isa());
+                    for (x, y) in x.chunks(cols).zip(y.chunks(rows)) {
+                        assert!(
+                            bits(y) == bits(&product(kernels, &w, x, Precision::Fast)),
+                            "{what}"
+                        );
+                    }
+                    for (y, (value, _)) in y.iter().zip(&expected) {
+                        let error = (f64::from(*y) - value).abs();
+                        // Ones are 127 times a rounded scale.
+                        assert!(error <= 1e-6 * value.abs() + 1e-3, "{what}: {y}, not {value}");
+                    }
+                }
+            }
         }
     }
 }

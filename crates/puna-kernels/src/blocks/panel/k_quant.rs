@@ -1,18 +1,18 @@
 //! Panels of the superblocks of 256 weights; layouts as in the row-wise `blocks/k_quant.rs`.
 
-use super::{Blocks, Sink, Source, nibbles};
+use super::{Blocks, Source, SuperSink, nibbles};
 use crate::simd::Simd;
 
 /// Byte `k` of each lane, unsigned.
 #[inline(always)]
-fn byte<S: Simd>(s: S, v: S::I, k: usize) -> S::F {
-    s.to_f(s.and_i(s.shr_i(v, 8 * k as u32), s.splat_i(255)))
+fn byte<S: Simd>(s: S, v: S::I, k: usize) -> S::I {
+    s.and_i(s.shr_i(v, 8 * k as u32), s.splat_i(255))
 }
 
 /// Byte `k` of each lane, signed.
 #[inline(always)]
-fn signed_byte<S: Simd>(s: S, v: S::I, k: usize) -> S::F {
-    s.to_f(s.sra_i(s.shl_i(v, 24 - 8 * k as u32), 24))
+fn signed_byte<S: Simd>(s: S, v: S::I, k: usize) -> S::I {
+    s.sra_i(s.shl_i(v, 24 - 8 * k as u32), 24)
 }
 
 /// Two bits of each byte from bit `shift` on.
@@ -30,7 +30,7 @@ fn bit<S: Simd>(s: S, v: S::I, j: usize, to: u32) -> S::I {
 /// # Safety
 /// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q2_k<S: Simd, R: Source<S>, K: Sink<S>>(
+pub(super) unsafe fn q2_k<S: Simd, R: Source<S>, K: SuperSink<S>>(
     s: S,
     from: R,
     blocks: &Blocks,
@@ -54,11 +54,11 @@ pub(super) unsafe fn q2_k<S: Simd, R: Source<S>, K: Sink<S>>(
             for (k, v) in four.into_iter().enumerate() {
                 let (scales, minimums) = (s.and_i(v, nibble), s.and_i(s.shr_i(v, 4), nibble));
                 for j in 0..4 {
-                    let sub = 16 * i + 4 * k + j;
-                    out.scale(s, sub, s.mul(d, byte(s, scales, j)));
-                    out.bias(s, sub, s.mul(minus, byte(s, minimums, j)));
+                    out.integer(s, 16 * i + 4 * k + j, byte(s, scales, j));
                 }
+                out.minimums(s, 4 * i + k, minimums);
             }
+            out.superblock(s, i, d, Some(minus));
         }
     }
 }
@@ -66,7 +66,7 @@ pub(super) unsafe fn q2_k<S: Simd, R: Source<S>, K: Sink<S>>(
 /// # Safety
 /// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q3_k<S: Simd, R: Source<S>, K: Sink<S>>(
+pub(super) unsafe fn q3_k<S: Simd, R: Source<S>, K: SuperSink<S>>(
     s: S,
     from: R,
     blocks: &Blocks,
@@ -101,20 +101,21 @@ pub(super) unsafe fn q3_k<S: Simd, R: Source<S>, K: Sink<S>>(
             ];
             for (k, six) in six.into_iter().enumerate() {
                 for j in 0..4 {
-                    let integer = s.sub(byte(s, six, j), s.splat(32.0));
-                    out.scale(s, 16 * i + 4 * k + j, s.mul(d, integer));
+                    let integer = s.sub_i(byte(s, six, j), s.splat_i(32));
+                    out.integer(s, 16 * i + 4 * k + j, integer);
                 }
             }
+            out.superblock(s, i, d, None);
         }
     }
 }
 
-/// The eight 6-bit scales and minimums of Q4_K and Q5_K, times `d` and `-dmin`.
+/// The eight 6-bit scales and minimums of Q4_K and Q5_K, with `d` and `-dmin`.
 ///
 /// # Safety
 /// `b` is superblock `i`, for which `out` has room.
 #[inline(always)]
-unsafe fn scales_and_minimums<S: Simd, R: Source<S>, K: Sink<S>>(
+unsafe fn scales_and_minimums<S: Simd, R: Source<S>, K: SuperSink<S>>(
     s: S,
     out: &mut K,
     i: usize,
@@ -134,20 +135,22 @@ unsafe fn scales_and_minimums<S: Simd, R: Source<S>, K: Sink<S>>(
         ),
     ];
     for (k, (scales, minimums)) in integers.into_iter().enumerate() {
-        for j in 0..4 {
-            // SAFETY: by contract.
-            unsafe {
-                out.scale(s, 8 * i + 4 * k + j, s.mul(d, byte(s, scales, j)));
-                out.bias(s, 8 * i + 4 * k + j, s.mul(minus, byte(s, minimums, j)));
+        // SAFETY: by contract.
+        unsafe {
+            for j in 0..4 {
+                out.integer(s, 8 * i + 4 * k + j, byte(s, scales, j));
             }
+            out.minimums(s, 2 * i + k, minimums);
         }
     }
+    // SAFETY: by contract.
+    unsafe { out.superblock(s, i, d, Some(minus)) }
 }
 
 /// # Safety
 /// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q4_k<S: Simd, R: Source<S>, K: Sink<S>>(
+pub(super) unsafe fn q4_k<S: Simd, R: Source<S>, K: SuperSink<S>>(
     s: S,
     from: R,
     blocks: &Blocks,
@@ -173,7 +176,7 @@ pub(super) unsafe fn q4_k<S: Simd, R: Source<S>, K: Sink<S>>(
 /// # Safety
 /// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q5_k<S: Simd, R: Source<S>, K: Sink<S>>(
+pub(super) unsafe fn q5_k<S: Simd, R: Source<S>, K: SuperSink<S>>(
     s: S,
     from: R,
     blocks: &Blocks,
@@ -205,7 +208,7 @@ pub(super) unsafe fn q5_k<S: Simd, R: Source<S>, K: Sink<S>>(
 /// # Safety
 /// The blocks must be readable, and `out` has room for them.
 #[inline(always)]
-pub(super) unsafe fn q6_k<S: Simd, R: Source<S>, K: Sink<S>>(
+pub(super) unsafe fn q6_k<S: Simd, R: Source<S>, K: SuperSink<S>>(
     s: S,
     from: R,
     blocks: &Blocks,
@@ -235,10 +238,10 @@ pub(super) unsafe fn q6_k<S: Simd, R: Source<S>, K: Sink<S>>(
             let d = b.half(s, 0);
             for (k, integers) in b.dwords4(s, 48).into_iter().enumerate() {
                 for j in 0..4 {
-                    let scale = s.mul(d, signed_byte(s, integers, j));
-                    out.scale(s, 16 * i + 4 * k + j, scale);
+                    out.integer(s, 16 * i + 4 * k + j, signed_byte(s, integers, j));
                 }
             }
+            out.superblock(s, i, d, None);
         }
     }
 }
