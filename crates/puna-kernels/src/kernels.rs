@@ -14,7 +14,7 @@ use crate::flash::{GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{Block, Steps, Words};
 use crate::logit_loss::CrossEntropyRow;
-use crate::matmul::{FloatTile, PanelTile};
+use crate::matmul::{FloatTile, PanelTile, Place};
 use crate::training::AdamWStep;
 
 /// Instruction sets with a kernel table.
@@ -135,6 +135,7 @@ pub struct Kernels {
     turn_pairs: unsafe fn(&[u32], &mut [u32]),
     float_tile: unsafe fn(FloatPair, &FloatTile),
     panel_tile: unsafe fn(&PanelTile),
+    put_sums: unsafe fn(&[f32], Place, usize),
     fill: unsafe fn(&Blocks, &PanelBuffers),
     round_panel: unsafe fn(Layout, &PanelBuffers, usize, *mut u32),
     dot: unsafe fn(&Blocks, &Columns, &mut [f32; ROWS]),
@@ -255,6 +256,14 @@ impl Kernels {
     pub(crate) unsafe fn panel_tile(&self, tile: &PanelTile) {
         // SAFETY: as in `float_tile`.
         unsafe { (self.panel_tile)(tile) }
+    }
+
+    /// # Safety
+    /// As for [`crate::matmul::put_sums`].
+    #[inline]
+    pub(crate) unsafe fn put_sums(&self, sums: &[f32], to: Place, rows: usize) {
+        // SAFETY: as in `float_tile`.
+        unsafe { (self.put_sums)(sums, to, rows) }
     }
 
     /// # Safety

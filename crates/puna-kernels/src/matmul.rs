@@ -21,7 +21,9 @@ use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, bf16_tile_by_f32, float_tile};
 pub use input::{Input, InputBuffers, Output, prompt_tiles, set_prompt_tiles};
 pub(crate) use pairs::round_panel;
-pub(crate) use panel::{PANEL_SCALES, PANEL_STRIDE, PANEL_SUPERS, PanelTile, panel_tile};
+pub(crate) use panel::{
+    PANEL_SCALES, PANEL_STRIDE, PANEL_SUPERS, PanelTile, Place, panel_tile, put_sums,
+};
 
 use crate::blocks::layout;
 use crate::blocks::panel::ROWS;
@@ -167,6 +169,11 @@ struct Target {
 }
 
 impl Target {
+    /// The first of consecutive outputs of a token.
+    fn place(self, token: usize, row: usize) -> Place {
+        Place { y: self.y.at(token * self.rows + row), stride: self.rows, add: self.add }
+    }
+
     /// Writes consecutive outputs of a token.
     ///
     /// # Safety

@@ -15,6 +15,7 @@ use crate::matmul::{PANEL_SCALES, PANEL_STRIDE, PanelTile};
 use crate::simd::{Avx512, Simd};
 use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::mem::MaybeUninit;
 
 /// Columns of a sub-block.
 const SUB: usize = 32;
@@ -86,7 +87,7 @@ unsafe fn around_zero(tile: &PanelTile, zero: u8) {
 /// The tile's pointers must cover its shape, its weights be signed, and tiles be configured.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
-    let mut sums = Sums([[0; ROWS * WORDS]; SLOTS]);
+    let mut sums = MaybeUninit::<Sums>::uninit();
     // SAFETY: all indices lie within the shape by contract.
     unsafe {
         let s = Avx512::assume();
@@ -101,7 +102,7 @@ unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
         for (t, acc) in acc.iter_mut().enumerate() {
             *acc = s.load(acc_at.add(t * acc_step));
         }
-        let slots = sums.0.as_mut_ptr();
+        let slots = sums.as_mut_ptr().cast::<[i32; ROWS * WORDS]>();
         let slot = |sub: usize| slots.add(sub % SLOTS).cast::<i32>();
         let multiply = |sub: usize| {
             product(((x.add(sub * SUB), tile.cols), w.add(sub * SUB * WORDS)), slot(sub));

@@ -9,7 +9,7 @@ use crate::flash::{self, GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{self, Block, Steps, Words};
 use crate::logit_loss::{self, CrossEntropyRow};
-use crate::matmul::{self, FloatTile, PanelTile};
+use crate::matmul::{self, FloatTile, PanelTile, Place};
 use crate::simd::{Scalar, Simd};
 use crate::training::{self, AdamWStep};
 use crate::{activation, matrix, norm, rounded_gate, softmax};
@@ -51,6 +51,7 @@ macro_rules! table {
                 lanes {
                 float_tile(pair: FloatPair, tile: &FloatTile) = matmul::float_tile::<_, $r, $t>;
                 panel_tile(tile: &PanelTile) = matmul::panel_tile::<_, $p, $u>;
+                put_sums(sums: &[f32], to: Place, rows: usize) = matmul::put_sums;
                 fill(blocks: &Blocks, to: &PanelBuffers) = panel::fill;
                 round_panel(layout: Layout, from: &PanelBuffers, subs: usize, out: *mut u32) =
                     matmul::round_panel;
@@ -125,6 +126,7 @@ macro_rules! table {
                 turn_pairs,
                 float_tile,
                 panel_tile,
+                put_sums,
                 fill,
                 round_panel,
                 dot,

@@ -9,7 +9,9 @@
 //! reduction per block.
 
 mod tile;
-pub(crate) use tile::{PANEL_SCALES, PANEL_STRIDE, PANEL_SUPERS, PanelTile, panel_tile};
+pub(crate) use tile::{
+    PANEL_SCALES, PANEL_STRIDE, PANEL_SUPERS, PanelTile, Place, panel_tile, put_sums,
+};
 
 use super::activations::ZeroTermsOf;
 use super::{AHEAD, Target};
@@ -211,6 +213,11 @@ impl PanelProduct<'_> {
                     // SAFETY: a chunk of weights lies in the scratch, the tokens lie in the
                     // activations, and there are sums for them.
                     unsafe { kernels.panel_tile(&tile) }
+                }
+                if first == self.panel_row(first) && end - first == panels * ROWS {
+                    // SAFETY: outputs of these tokens and of rows that no other task has.
+                    unsafe { kernels.put_sums(sums, to.place(tokens.start, first), end - first) }
+                    continue;
                 }
                 for (token, sums) in tokens.clone().zip(sums.chunks_exact(panels * ROWS)) {
                     for (panel, sums) in sums.as_chunks::<ROWS>().0.iter().enumerate() {

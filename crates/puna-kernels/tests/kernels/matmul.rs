@@ -339,7 +339,7 @@ fn superblocks_of_the_largest_integers() {
             let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
             // Quants of 127 and -127, of one sign in whole sub-blocks and superblocks, and mixed.
             for period in [1, 16, 32, 512, 1024] {
-                let sign = |i: usize| if i / period % 2 == 0 { 1.0f32 } else { -1.0 };
+                let sign = |i: usize| if (i / period).is_multiple_of(2) { 1.0f32 } else { -1.0 };
                 let x: Vec<f32> = (0..tokens * cols).map(sign).collect();
                 let expected = reference(&w, &x);
                 for kernels in tables() {

@@ -15,6 +15,16 @@ pub(crate) const PANEL_SCALES: usize = SUBS * ROWS;
 /// Factors of superblocks, from those of one panel to those of the next.
 pub(crate) const PANEL_SUPERS: usize = SUPERS * 2 * ROWS;
 
+/// Where outputs go.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) y: *mut f32,
+    /// From those of one token to those of the next.
+    pub(crate) stride: usize,
+    /// Whether to add to what is there.
+    pub(crate) add: bool,
+}
+
 /// A chunk of panels against some tokens; `acc[t, panel, row] += ...`.
 pub(crate) struct PanelTile {
     /// Of the first panel; others lie [`PANEL_STRIDE`] bytes and [`PANEL_SCALES`] values further.
@@ -276,6 +286,24 @@ unsafe fn minimums<S: Simd, const SUB: usize>(
         }
     }
     sums
+}
+
+/// Writes sums, `[tokens, rows]` of whole panels, to their places.
+///
+/// # Safety
+/// There must be a place for each of them.
+#[inline(always)]
+pub(crate) unsafe fn put_sums<S: Simd>(s: S, sums: &[f32], to: Place, rows: usize) {
+    for (token, sums) in sums.chunks_exact(rows).enumerate() {
+        for (panel, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
+            // SAFETY: by contract.
+            unsafe {
+                let y = to.y.add(token * to.stride + panel * LANES);
+                let sums = s.load(sums.as_ptr());
+                s.store(y, if to.add { s.add(s.load(y), sums) } else { sums });
+            }
+        }
+    }
 }
 
 /// Where the integer sums of a sub-block start.
