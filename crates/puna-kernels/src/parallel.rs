@@ -10,6 +10,9 @@ pub(crate) const MIN_TASK: usize = 32 * 1024;
 /// Rows per task are a multiple of this: the rows of an interleaved panel.
 const ROW_STEP: usize = 16;
 
+/// Tokens per task are a multiple of this: the tokens of a tile.
+const TOKEN_STEP: usize = 16;
+
 /// A product `[tokens, rows]` cut into tasks.
 pub(crate) struct Grid {
     rows: usize,
@@ -32,7 +35,7 @@ impl Grid {
         let row_chunk = even.min(limit).next_multiple_of(ROW_STEP);
         let row_tasks = rows.div_ceil(row_chunk);
         let split = if row_tasks >= 2 * threads { 1 } else { (4 * threads).div_ceil(row_tasks) };
-        let token_chunk = tokens.div_ceil(split).next_multiple_of(8);
+        let token_chunk = tokens.div_ceil(split).next_multiple_of(TOKEN_STEP);
         Self { row_chunk, token_chunk, ..whole }
     }
 

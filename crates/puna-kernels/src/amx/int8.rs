@@ -30,7 +30,7 @@ struct Sums([[i32; ROWS * WORDS]; SLOTS]);
 /// Sums, tokens and weights.
 static SUB_BLOCKS: Config = {
     let (sums, tokens, weights) = ((16, 64), (16, SUB as u16), (SUB as u8 / 4, 64));
-    Config::new([sums, tokens, weights, (0, 0), (0, 0), (0, 0), (0, 0), (0, 0)])
+    Config::new([sums, tokens, weights, sums, tokens, weights, (0, 0), (0, 0)])
 };
 
 /// [`crate::matmul::panel_tile`], in tiles where these are quicker; the rest by `avx512`.
@@ -95,7 +95,7 @@ unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
         let w_scales = tile.weights.scales.add(panel * PANEL_SCALES);
         let x = tile.x.x.add(token * tile.cols);
         let x_blocks = tile.cols / SUB;
-        let x_scales = tile.x.scales.add(token * x_blocks);
+        let x_scales = tile.x.by_sixteen.add(token * x_blocks);
         let (acc_at, acc_step) =
             (tile.acc.add((token * tile.panels + panel) * WORDS), tile.panels * WORDS);
         let mut acc = [s.splat(0.0); ROWS];
@@ -105,7 +105,7 @@ unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
         let slots = sums.as_mut_ptr().cast::<[i32; ROWS * WORDS]>();
         let slot = |sub: usize| slots.add(sub % SLOTS).cast::<i32>();
         let multiply = |sub: usize| {
-            product(((x.add(sub * SUB), tile.cols), w.add(sub * SUB * WORDS)), slot(sub));
+            product(((x.add(sub * SUB), tile.cols), w.add(sub * SUB * WORDS)), slot(sub), sub);
         };
         (0..tile.subs.min(SLOTS - 1)).for_each(multiply);
         for sub in 0..tile.subs {
@@ -120,7 +120,7 @@ unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
             let sums = slot(sub).cast_const();
             let w_scale = s.load(w_scales.add(sub * WORDS));
             for (t, acc) in acc.iter_mut().enumerate() {
-                let scale = s.mul(w_scale, s.splat(*x_scales.add(t * x_blocks + sub)));
+                let scale = s.mul(w_scale, s.splat(*x_scales.add(sub * ROWS + t)));
                 *acc = s.fma(s.to_f(s.load_i(sums.add(t * WORDS).cast())), scale, *acc);
             }
         }
@@ -130,24 +130,35 @@ unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
     }
 }
 
-/// The integer products of a sub-block of 16 tokens, `stride` bytes apart, and a panel.
+/// One sub-block in three of the tiles.
+macro_rules! sub_block {
+    ($sums:tt, $x:tt, $w:tt, $tokens:ident, $weights:ident, $out:ident) => {
+        asm!(
+            concat!("tileloadd ", $x, ", [{x} + 1*{stride}]"),
+            concat!("tileloadd ", $w, ", [{w} + 1*{line}]"),
+            concat!("tilezero ", $sums),
+            concat!("tdpbssd ", $sums, ", ", $x, ", ", $w),
+            concat!("tilestored [{out} + 1*{line}], ", $sums),
+            x = in(reg) $tokens.0, stride = in(reg) $tokens.1, w = in(reg) $weights,
+            line = in(reg) 64usize, out = in(reg) $out,
+            out($sums) _, out($x) _, out($w) _,
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
+/// The integer products of a sub-block of 16 tokens, `stride` bytes apart, and a panel. Those of
+/// neighbors use other tiles.
 ///
 /// # Safety
 /// Both must be readable, 16 x 16 sums writable at `out`, and tiles configured.
 #[inline(always)]
-unsafe fn product(((x, stride), w): ((*const i8, usize), *const u8), out: *mut i32) {
+unsafe fn product((x, w): ((*const i8, usize), *const u8), out: *mut i32, number: usize) {
     // SAFETY: by contract.
     unsafe {
-        asm!(
-            "tileloadd tmm1, [{x} + 1*{stride}]",
-            "tileloadd tmm2, [{w} + 1*{line}]",
-            "tilezero tmm0",
-            "tdpbssd tmm0, tmm1, tmm2",
-            "tilestored [{out} + 1*{line}], tmm0",
-            x = in(reg) x, stride = in(reg) stride, w = in(reg) w, line = in(reg) 64usize,
-            out = in(reg) out,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _,
-            options(nostack, preserves_flags)
-        );
+        match number % 2 {
+            0 => sub_block!("tmm0", "tmm1", "tmm2", x, w, out),
+            _ => sub_block!("tmm3", "tmm4", "tmm5", x, w, out),
+        }
     }
 }

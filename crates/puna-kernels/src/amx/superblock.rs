@@ -311,6 +311,7 @@ impl<const SUB: usize, const BIAS: bool> Product<'_, SUB, BIAS> {
         // SAFETY: by contract.
         unsafe {
             let s = Avx512::assume();
+            let step = tile.panels * WORDS;
             for panel in 0..tile.panels {
                 let at = tile.weights.supers.add(panel * PANEL_SUPERS + 2 * index * ROWS);
                 let d = s.load(at);
@@ -318,8 +319,8 @@ impl<const SUB: usize, const BIAS: bool> Product<'_, SUB, BIAS> {
                 let low = (&raw const (*sums.add(panel)).low).cast::<u8>();
                 let high = (&raw const (*sums.add(panel)).high).cast::<u8>();
                 let minimums = (&raw const (*sums.add(panel)).minimums).cast::<f32>();
-                let x_scales = tile.x.scales.add(token * supers + index);
-                let acc = tile.acc.add((token * tile.panels + panel) * WORDS);
+                let x_scales = tile.x.by_sixteen.add(token * supers + index * ROWS);
+                let acc = tile.acc.add(token * step + panel * WORDS);
                 // Of the tokens behind those that are being multiplied.
                 let x = (token + 2 * ROWS) * tile.cols + index * SUPERBLOCK;
                 let ahead = tile.x.x.wrapping_add(x + panel * SUPERBLOCK / PANELS);
@@ -331,8 +332,8 @@ impl<const SUB: usize, const BIAS: bool> Product<'_, SUB, BIAS> {
                     let sum = s.add_i(high, s.load_i(low.add(64 * t)));
                     let minus =
                         if BIAS { Some((minus, s.load(minimums.add(WORDS * t)))) } else { None };
-                    let acc = acc.add(t * tile.panels * WORDS);
-                    let to = (s.splat(*x_scales.add(t * supers)), s.load(acc));
+                    let acc = acc.add(t * step);
+                    let to = (s.splat(*x_scales.add(t)), s.load(acc));
                     s.store(acc, add_minimums(s, (d, sum), minus, to));
                 }
             }

@@ -40,6 +40,8 @@ struct Quantized {
     quants: Vec<i8>,
     /// `[tokens, cols / block]`.
     scales: Vec<f32>,
+    /// `[tokens / 16, cols / block, 16]`: those of 16 tokens side by side, for products in tiles.
+    by_sixteen: Vec<f32>,
     /// `[tokens, cols / 16]`: sums of 16 quants.
     sums: Vec<i32>,
     terms: Vec<ZeroTerms>,
@@ -137,6 +139,9 @@ impl Prepared {
         let form = &mut self.quantized[form(layout)];
         if !std::mem::replace(&mut form.is_live, true) {
             form.quantize(kernels, (x, cols), layout.activations_per_scale());
+            if kernels.isa() == Isa::Amx {
+                form.put_scales_side_by_side(cols / layout.activations_per_scale());
+            }
         }
         form.add_zero_terms(layout, kernels.isa() == Isa::Amx);
     }
@@ -150,7 +155,8 @@ impl Prepared {
         let layout = source.layout();
         let form = &self.quantized[form(layout)];
         let terms = form.terms(layout).map(ZeroTerms::lend).unwrap_or_default();
-        PanelProduct { source, w, quants: &form.quants, scales: &form.scales, terms }
+        let (quants, scales) = (&form.quants, &form.scales);
+        PanelProduct { source, w, quants, scales, by_sixteen: &form.by_sixteen, terms }
     }
 }
 
@@ -184,6 +190,15 @@ impl Quantized {
                 _ => kernels.quantize_activations(&x[range.clone()], q, s, t),
             }
         });
+    }
+
+    fn put_scales_side_by_side(&mut self, per_token: usize) {
+        self.by_sixteen.clear();
+        for scales in self.scales.chunks_exact(16 * per_token) {
+            for block in 0..per_token {
+                self.by_sixteen.extend((0..16).map(|token| scales[token * per_token + block]));
+            }
+        }
     }
 
     /// Computes what a form of weights needs beside the quants, if it is not there.

@@ -176,6 +176,8 @@ pub(super) struct PanelProduct<'a> {
     pub(super) quants: &'a [i8],
     /// `[tokens, cols / 32]`, or one per superblock where the weights have these.
     pub(super) scales: &'a [f32],
+    /// The same of 16 tokens side by side; empty for other instruction sets than AMX.
+    pub(super) by_sixteen: &'a [f32],
     pub(super) terms: ZeroTermsOf<'a>,
 }
 
@@ -268,6 +270,12 @@ impl PanelProduct<'_> {
             self.scales[at / layout.activations_per_scale()..].as_ptr(),
         );
         let mut columns = Columns::new(x, scales);
+        if token.is_multiple_of(16) {
+            let block = layout.activations_per_scale();
+            let first = token * (self.w.cols / block) + col / block * 16;
+            columns.by_sixteen =
+                self.by_sixteen.get(first..).map_or(std::ptr::null(), <[f32]>::as_ptr);
+        }
         match (layout.zero, layout.scales) {
             (Zero::Constant(_), _) => {
                 columns.zeros = self.terms.integers[at / layout.sub..].as_ptr()

@@ -119,6 +119,8 @@ pub(crate) struct Columns {
     pub(crate) x: *const i8,
     /// `[cols / 32]`, or `[cols / 256]` for superblocks.
     pub(crate) scales: *const f32,
+    /// Those of 16 tokens side by side, `[cols / 32, 16]`; null where nobody asked for it.
+    pub(crate) by_sixteen: *const f32,
     /// `[cols / sub]`: where integer sums start; null for weights with biases.
     pub(crate) zeros: *const i32,
     /// `[cols / sub]`: factors of the biases; null for weights without.
@@ -136,8 +138,9 @@ pub(crate) const DIGIT: i32 = 64;
 impl Columns {
     /// Columns whose zeros add nothing.
     pub(crate) fn new(x: *const i8, scales: *const f32) -> Self {
-        let (zeros, sums) = (std::ptr::null(), std::ptr::null());
-        Self { x, scales, zeros, sums, digits: std::ptr::null(), words: std::ptr::null() }
+        let (zeros, sums, by_sixteen) = (std::ptr::null(), std::ptr::null(), std::ptr::null());
+        let (digits, words) = (std::ptr::null(), std::ptr::null());
+        Self { x, scales, by_sixteen, zeros, sums, digits, words }
     }
 
     /// Adds the products of dwords of columns `col ..` with this token.

@@ -52,6 +52,7 @@ impl PanelTile {
             x: Columns {
                 x: self.x.x.wrapping_add(tokens.start * self.cols),
                 scales: self.x.scales.wrapping_add(scales),
+                by_sixteen: self.x.by_sixteen.wrapping_add(scales),
                 zeros: self.x.zeros.wrapping_add(subs),
                 sums: self.x.sums.wrapping_add(subs),
                 digits: self.x.digits.wrapping_add(2 * subs),
