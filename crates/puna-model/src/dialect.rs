@@ -373,13 +373,22 @@ impl RowOrder {
     /// Copies rows from the stored order into puna's.
     #[must_use]
     pub fn to_natural(self, bytes: &[u8], rows: usize) -> Vec<u8> {
-        self.permute(bytes, rows, |natural, stored| (natural, stored))
+        let mut out = vec![0; bytes.len()];
+        self.to_natural_into(bytes, rows, &mut out);
+        out
+    }
+
+    /// [`RowOrder::to_natural`] into memory of as many bytes.
+    pub fn to_natural_into(self, bytes: &[u8], rows: usize, out: &mut [u8]) {
+        self.permute(bytes, rows, |natural, stored| (natural, stored), out);
     }
 
     /// Copies rows from puna's order into the stored one.
     #[must_use]
     pub fn from_natural(self, bytes: &[u8], rows: usize) -> Vec<u8> {
-        self.permute(bytes, rows, |natural, stored| (stored, natural))
+        let mut out = vec![0; bytes.len()];
+        self.permute(bytes, rows, |natural, stored| (stored, natural), &mut out);
+        out
     }
 
     fn permute(
@@ -387,12 +396,12 @@ impl RowOrder {
         bytes: &[u8],
         rows: usize,
         order: impl Fn(usize, usize) -> (usize, usize),
-    ) -> Vec<u8> {
-        let RowOrder::InterleavedPairs { heads } = self else { return bytes.to_vec() };
+        out: &mut [u8],
+    ) {
+        let RowOrder::InterleavedPairs { heads } = self else { return out.copy_from_slice(bytes) };
         let row_bytes = bytes.len() / rows.max(1);
         let head_dim = rows / heads.max(1);
         let half = head_dim / 2;
-        let mut out = vec![0u8; bytes.len()];
         for head in 0..heads {
             for i in 0..head_dim {
                 // half-split row i is member i / half of pair i % half
@@ -403,7 +412,6 @@ impl RowOrder {
                     .copy_from_slice(&bytes[from * row_bytes..(from + 1) * row_bytes]);
             }
         }
-        out
     }
 }
 

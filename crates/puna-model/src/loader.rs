@@ -183,8 +183,12 @@ impl<'a> Loader<'a> {
                 Ok(Linear::new(Arc::new(Weight::GroupPanels(panels)), bias))
             }
             (Weight::Block(block), WeightLayout::Panels) => {
-                let pages = part_of(&self.stored(&name)?.bytes, block.bytes());
-                let streamed = move |weight: &Weight| streamed(weight, &pages);
+                let stored = &self.stored(&name)?.bytes;
+                let Some(pages) = part_of(stored, block.bytes()) else {
+                    stored.release();
+                    return Ok(Linear::new(in_place_of_copy(weight), bias));
+                };
+                let streamed = move |weight: &Weight| streamed(weight, Some(&pages));
                 Ok(Linear::new(weight, bias).streamed_by(Box::new(streamed)))
             }
             _ => Ok(Linear::new(weight, bias)),
@@ -327,8 +331,14 @@ impl<'a> Loader<'a> {
             (_, RowOrder::Natural) => Ok(weight),
             (Weight::Block(block), order) => {
                 let (rows, cols) = (weight.rows(), weight.cols());
-                let bytes = order.to_natural(block.bytes(), rows);
-                Ok(Weight::Block(BlockWeight::new(block.format(), rows, cols, Arc::new(bytes))?))
+                let natural: SharedBytes = match StreamBytes::zeros(block.bytes().len()) {
+                    Some(mut copy) => {
+                        order.to_natural_into(block.bytes(), rows, &mut copy);
+                        Arc::new(copy)
+                    }
+                    None => Arc::new(order.to_natural(block.bytes(), rows)),
+                };
+                Ok(Weight::Block(BlockWeight::new(block.format(), rows, cols, natural)?))
             }
             _ => Err(self.quantized_error(name, "rotary pairs of this format cannot be reordered")),
         }
@@ -375,9 +385,9 @@ impl<'a> Loader<'a> {
 }
 
 /// Blocks on huge pages, where they stream faster than from a file's small ones: quantized ones
-/// interleaved, floats as they are. They leave the pages of their file; `None` where there is no memory
-/// for them (the file's pages do, more slowly, and the system may drop them).
-fn streamed(weight: &Weight, pages: &TensorBytes) -> Option<Weight> {
+/// interleaved, floats as they are. They leave the pages of their file, if they lie in some; `None`
+/// where there is no memory for them (the file's pages do, more slowly, and the system may drop them).
+fn streamed(weight: &Weight, pages: Option<&TensorBytes>) -> Option<Weight> {
     let Weight::Block(block) = weight else { return None };
     let (format, rows, cols) = (block.format(), weight.rows(), weight.cols());
     let row_bytes = format.row_bytes(cols)?;
@@ -402,7 +412,7 @@ fn streamed(weight: &Weight, pages: &TensorBytes) -> Option<Weight> {
             }
             None => to.copy_from_slice(from),
         }
-        if let Some(pages) = pages.slice(start..end) {
+        if let Some(pages) = pages.and_then(|pages| pages.slice(start..end)) {
             pages.release();
         }
     });
@@ -416,17 +426,27 @@ fn streamed(weight: &Weight, pages: &TensorBytes) -> Option<Weight> {
     }))
 }
 
+/// A weight whose bytes are a copy already, since its rows lie otherwise in the file: it gets the form
+/// that streams at once, as it would else be in memory twice.
+fn in_place_of_copy(weight: Arc<Weight>) -> Arc<Weight> {
+    match &*weight {
+        Weight::Block(block) if block.format().block_len() > 1 => {
+            streamed(&weight, None).map_or(weight, Arc::new)
+        }
+        _ => weight,
+    }
+}
+
 /// Bytes that are copied before their file's pages are given back.
 const PIECE_BYTES: usize = 4 << 20;
 
 /// Memory that is left to others when weights get their own.
 const SPARE_BYTES: usize = 256 << 20;
 
-/// The part of a stored tensor that a weight's bytes are; all of it where they are a copy.
-fn part_of(stored: &TensorBytes, bytes: &[u8]) -> TensorBytes {
-    let offset = (bytes.as_ptr() as usize).wrapping_sub(stored.as_ptr() as usize);
-    let part = offset.checked_add(bytes.len()).and_then(|end| stored.slice(offset..end));
-    part.unwrap_or_else(|| stored.clone())
+/// The part of a stored tensor that a weight's bytes are; `None` where they are a copy.
+fn part_of(stored: &TensorBytes, bytes: &[u8]) -> Option<TensorBytes> {
+    let offset = (bytes.as_ptr() as usize).checked_sub(stored.as_ptr() as usize)?;
+    stored.slice(offset..offset.checked_add(bytes.len())?)
 }
 
 /// Tensors that files hold although they follow from the config: rotary tables, causal masks,
