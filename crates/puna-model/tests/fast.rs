@@ -1,6 +1,7 @@
 //! Fast mode: how far it may be from the reference, on every golden case.
 
 use puna_model::{LoadOptions, Model, Precision, WeightLayout};
+use puna_nn::{BlockOrder, LayerSlot, Slot, Weight};
 
 use crate::support::{cases, greedy, load, model_path, prefill, prompts, rms_over_std};
 
@@ -54,4 +55,25 @@ fn weights_in_memory_of_their_own_give_the_bits_of_those_in_the_files_pages() {
             assert!(logits[0] == logits[1], "{}", case.display());
         }
     }
+}
+
+/// Rows of queries and keys that a GGUF file has in another order are copied when they are loaded: at
+/// once in the form for products, and not in both.
+#[test]
+fn reordered_rows_are_in_memory_once() {
+    let Some(cases) = cases("gguf") else { return };
+    let mut seen = 0;
+    for case in cases {
+        let model = load(&case, Precision::Fast);
+        for (slot, linear) in model.decoder.linears() {
+            let Weight::Block(block) = &**linear.weight() else { continue };
+            if block.order() == BlockOrder::Panels {
+                // Everything else stays in the file's pages until it is needed.
+                let reordered = matches!(slot, Slot::Layer(_, LayerSlot::Query | LayerSlot::Key));
+                assert!(reordered, "{} {slot:?}", case.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 0, "no reordered rows in any case");
 }
