@@ -42,7 +42,7 @@ pub(crate) struct ComputeArgs {
     no_repack: bool,
 
     /// Read prompts of bfloat16 and quantized models in tiles of bfloat16 where the processor has them
-    /// (AMX): two to five times as fast, but the last bits of a result then depend on how a prompt is
+    /// (AMX): up to five times as fast, but the last bits of a result then depend on how a prompt is
     /// cut and batched
     #[arg(long)]
     prompt_tiles: bool,

@@ -6,7 +6,8 @@
 //! the bit.
 //!
 //! A core with tiles at work has one vector unit less for floats, so this is quicker than products by
-//! vectors only where a sub-block has 32 columns and no bias (docs/performance.md).
+//! vectors only where a sub-block has 32 columns and no bias (docs/performance.md). Superblocks have
+//! their own way ([`super::superblock`]).
 
 use super::{Config, ROWS, Tiles, WORDS};
 use crate::blocks::{Scales, Zero};

@@ -3,8 +3,9 @@
 //! A [`Source`] gives the dwords and halfs of a block for 16 rows, a format's function does its bit
 //! arithmetic on them, with scales and minimums for 16 rows at once, and a [`Sink`] or [`SuperSink`]
 //! takes what comes out: dwords of four columns, a scale and perhaps a bias per sub-block. One kind of
-//! sink writes it down for many tokens to come by, the other multiplies it at once with the only one. The values are
-//! those of [`super::unpack`], which does single rows for exact dequantization; a test compares.
+//! sink writes it down for many tokens to come by, the other multiplies it at once with the only one.
+//! The values are those of [`super::unpack`], which does single rows for exact dequantization; a test
+//! compares.
 
 /// A loop written out, so that what depends on its counter is known when it is compiled. Not for the
 /// parts of superblocks: their loads would be too far apart for the hardware to follow

@@ -15,6 +15,9 @@ use crate::simd::{LANES, Simd};
 /// Values from which conversion is worth a second thread.
 pub(super) const MIN_PARALLEL: usize = 16 * 1024;
 
+/// Tokens that products in tiles take at a time.
+const TOKENS_OF_A_TILE: usize = 16;
+
 /// Tokens in one order of the columns, in the forms that were asked for.
 #[derive(Default)]
 pub(super) struct Prepared {
@@ -136,14 +139,15 @@ impl Prepared {
         layout: Layout,
     ) {
         let x = if self.order.is_some() { &self.reordered } else { x };
-        let form = &mut self.quantized[form(layout)];
+        let (form, per_scale) = (&mut self.quantized[form(layout)], layout.activations_per_scale());
+        let tiles = kernels.isa() == Isa::Amx && x.len() >= TOKENS_OF_A_TILE * cols;
         if !std::mem::replace(&mut form.is_live, true) {
-            form.quantize(kernels, (x, cols), layout.activations_per_scale());
-            if kernels.isa() == Isa::Amx {
-                form.put_scales_side_by_side(cols / layout.activations_per_scale());
+            form.quantize(kernels, (x, cols), per_scale);
+            if tiles {
+                form.put_scales_side_by_side(cols / per_scale);
             }
         }
-        form.add_zero_terms(layout, kernels.isa() == Isa::Amx);
+        form.add_zero_terms(layout, tiles);
     }
 
     /// The product of these tokens with a matrix for whose form they were quantized.
@@ -192,11 +196,13 @@ impl Quantized {
         });
     }
 
+    /// The scales of 16 tokens, for products in tiles.
     fn put_scales_side_by_side(&mut self, per_token: usize) {
         self.by_sixteen.clear();
-        for scales in self.scales.chunks_exact(16 * per_token) {
+        for scales in self.scales.chunks_exact(TOKENS_OF_A_TILE * per_token) {
             for block in 0..per_token {
-                self.by_sixteen.extend((0..16).map(|token| scales[token * per_token + block]));
+                let tokens = scales[block..].iter().step_by(per_token);
+                self.by_sixteen.extend(tokens.take(TOKENS_OF_A_TILE));
             }
         }
     }

@@ -4,9 +4,11 @@
 //! is an output. Activations are broadcast, so there is no horizontal sum, and one unpacking
 //! serves all tokens. Each output is, over its sub-blocks from left to right,
 //! `acc += float(sum (q - zero) x) * (scale_w * scale_x)`, for formats with biases followed by
-//! `acc += bias_w * sum_x`: the same for one token as for many. A constant zero costs nothing: it
-//! is where the integer sum starts. The alternative, a dot product per row as ggml has it, needs a
-//! reduction per block.
+//! `acc += bias_w * sum_x`: the same for one token as for many. Superblocks, whose scales and minimums
+//! are integers, stay integers up to their end:
+//! `acc += scale_x (d sum scale sum (q - zero) x - dmin sum minimum sum x)`. A constant zero costs
+//! nothing: it is where the integer sum starts. The alternative, a dot product per row as ggml has
+//! it, needs a reduction per block.
 
 mod tile;
 pub(crate) use tile::{

@@ -119,7 +119,8 @@ pub(crate) struct Columns {
     pub(crate) x: *const i8,
     /// `[cols / 32]`, or `[cols / 256]` for superblocks.
     pub(crate) scales: *const f32,
-    /// Those of 16 tokens side by side, `[cols / 32, 16]`; null where nobody asked for it.
+    /// Those of this token and the 15 that follow side by side, `[cols / 32, 16]` or `[cols / 256, 16]`;
+    /// null where nobody asked for it.
     pub(crate) by_sixteen: *const f32,
     /// `[cols / sub]`: where integer sums start; null for weights with biases.
     pub(crate) zeros: *const i32,
