@@ -10,11 +10,13 @@
 //! as one behind a filter of system calls, goes on with AVX-512.
 
 mod bf16;
+mod fixed;
 mod int8;
 mod peak;
 mod superblock;
 
 pub(crate) use bf16::gemm_block;
+pub(crate) use fixed::KERNELS as FIXED;
 pub(crate) use int8::panel_tile;
 pub(crate) use peak::{peak_bf16, peak_int8};
 

@@ -14,7 +14,7 @@ use crate::flash::{GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{Block, Steps, Words};
 use crate::logit_loss::CrossEntropyRow;
-use crate::matmul::{FloatTile, PanelTile, Place};
+use crate::matmul::{FixedKernels, FloatTile, PanelTile, Place};
 use crate::training::AdamWStep;
 
 /// Instruction sets with a kernel table.
@@ -120,6 +120,8 @@ pub struct Kernels {
     pub(crate) panels: usize,
     /// Columns of a tile of a general product.
     pub(crate) gemm_cols: usize,
+    /// Products of Q8_0 in integers of 16 bits; `None` where 8-bit activations are quicker.
+    pub(crate) fixed: Option<&'static FixedKernels>,
     gemm_block: unsafe fn(&Block),
     gate_gradient: unsafe fn(GateActivation, &[f32], &mut [f32], &mut [f32]),
     norm_gradient: NormGradient,

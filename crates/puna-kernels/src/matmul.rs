@@ -10,6 +10,7 @@
 //! one parallel region: see [`Input::matmul_all`].
 
 mod activations;
+mod fixed;
 mod float;
 mod input;
 mod pairs;
@@ -17,6 +18,8 @@ mod panel;
 mod tokens;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
+pub(crate) use fixed::{FixedKernels, FixedPanel, FixedTile};
+use fixed::{FixedProduct, FixedWeights};
 use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, bf16_tile_by_f32, float_tile};
 pub use input::{Input, InputBuffers, Output, prompt_tiles, set_prompt_tiles};
@@ -30,7 +33,7 @@ use crate::blocks::panel::ROWS;
 use crate::gemm::MatRef;
 use crate::kernels::{FloatPair, Kernels};
 use crate::matrix::{DequantizeScratch, Matrix, MatrixData, dequantize_cols};
-use crate::parallel::OutPtr;
+use crate::parallel::{Grid, OutPtr};
 use crate::{BlockFormat, Isa};
 use pairs::Rounded;
 use panel::{PanelProduct, PanelSource};
@@ -85,6 +88,7 @@ impl Kernels {
 enum Path<'a> {
     InPlace { pair: FloatPair, weights: &'a [u8] },
     Panels(PanelSource<'a>),
+    Fixed(FixedWeights<'a>),
     Dequantized,
 }
 
@@ -120,7 +124,7 @@ impl<'a> Path<'a> {
     }
 }
 
-fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
+fn choose<'a>(kernels: &Kernels, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
     let fast = precision == Precision::Fast;
     let panels = fast && w.rows >= ROWS;
     match w.data {
@@ -128,9 +132,12 @@ fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
             let pair = match format {
                 BlockFormat::F32 => FloatPair::F32,
                 BlockFormat::F16 => FloatPair::F16,
-                BlockFormat::BF16 if fast && isa != Isa::Avx2 => FloatPair::Bf16Bf16,
+                BlockFormat::BF16 if fast && kernels.isa() != Isa::Avx2 => FloatPair::Bf16Bf16,
                 BlockFormat::BF16 => FloatPair::Bf16,
                 _ => {
+                    if panels && FixedWeights::takes(kernels, format, w.cols) {
+                        return Path::Fixed(FixedWeights { bytes, in_panels: false });
+                    }
                     return match layout(format) {
                         Some(layout) if panels => {
                             Path::Panels(PanelSource::Block { format, layout, bytes })
@@ -140,6 +147,11 @@ fn choose<'a>(isa: Isa, w: &Matrix<'a>, precision: Precision) -> Path<'a> {
                 }
             };
             Path::InPlace { pair, weights: bytes }
+        }
+        MatrixData::Panels { format, bytes }
+            if fast && FixedWeights::takes(kernels, format, w.cols) =>
+        {
+            Path::Fixed(FixedWeights { bytes, in_panels: true })
         }
         MatrixData::Panels { format, bytes } => match layout(format) {
             Some(layout) if fast => Path::Panels(PanelSource::Panels { format, layout, bytes }),
@@ -200,6 +212,7 @@ enum Ready<'a> {
         x_stride: usize,
     },
     Panels(PanelProduct<'a>),
+    Fixed(FixedProduct<'a>),
     /// Weights that are dequantized a few rows at a time.
     Dequantized {
         x: &'a [f32],
@@ -207,6 +220,15 @@ enum Ready<'a> {
 }
 
 impl Ready<'_> {
+    /// How a product is cut into tasks.
+    fn grid(&self, w: &Matrix, tokens: usize) -> Grid {
+        let grid = Grid::new(w.rows, tokens, w.cols);
+        match self {
+            Ready::Fixed(_) => grid.of_tokens(fixed::TOKENS),
+            _ => grid,
+        }
+    }
+
     /// The outputs of some rows and tokens.
     fn run(
         &self,
@@ -217,6 +239,11 @@ impl Ready<'_> {
     ) {
         match self {
             Ready::Panels(product) => product.run(kernels, (rows, tokens), to),
+            Ready::Fixed(product) => {
+                if let Some(kernels) = kernels.fixed {
+                    product.run(kernels, (rows, tokens), to);
+                }
+            }
             Ready::InPlace { pair, weights, x, x_stride } => {
                 let w_stride = weights.len() / w.rows;
                 let tile = FloatTile {

@@ -99,11 +99,20 @@ pub enum GroupQuants<'a> {
     Signed(&'a [i8]),
 }
 
+/// Bytes before the blocks of a panel: the largest scale of each row, where products need it.
+pub(crate) const fn panel_head(format: BlockFormat) -> usize {
+    match format {
+        BlockFormat::Q8_0 => size_of::<[f32; ROWS]>(),
+        _ => 0,
+    }
+}
+
 /// Bytes of `rows` x `cols` weights in panels of 16 rows; `None` for floats, partial blocks and
 /// sizes beyond the address space.
 pub fn panel_bytes(format: BlockFormat, rows: usize, cols: usize) -> Option<usize> {
     layout(format)?;
-    format.row_bytes(cols)?.checked_mul(rows.checked_next_multiple_of(ROWS)?)
+    let panel = format.row_bytes(cols)?.checked_mul(ROWS)?.checked_add(panel_head(format))?;
+    panel.checked_mul(rows.div_ceil(ROWS))
 }
 
 /// Bytes of a row of nibbles: 16 per 32 columns or part of them.

@@ -7,6 +7,8 @@
 
 use crate::blocks::panel::{ROWS, fields};
 use crate::kernels::Kernels;
+use crate::matrix::panel_head;
+use crate::numbers::f16_to_f32;
 use crate::parallel::for_each_chunk_mut;
 use crate::{BlockFormat, KernelError, panel_bytes};
 
@@ -25,7 +27,7 @@ pub fn pack_panels(
     bytes: &[u8],
     out: &mut [u8],
 ) -> Result<(), KernelError> {
-    let block = format.block_len();
+    let (block, block_bytes) = (format.block_len(), format.block_bytes());
     let partial = KernelError::PartialBlock { format, cols, block };
     let size = panel_bytes(format, rows, cols).ok_or(partial.clone())?;
     let row_bytes = format.row_bytes(cols).ok_or(partial)?;
@@ -36,9 +38,12 @@ pub fn pack_panels(
     if out.len() != size {
         return Err(KernelError::Size { what: "panel bytes", expected: size, got: out.len() });
     }
-    let (kernels, panel) = (Kernels::get(), ROWS * row_bytes);
-    for_each_chunk_mut(out, panel, |first, out| {
+    let (kernels, panel, head) = (Kernels::get(), ROWS * row_bytes, panel_head(format));
+    for_each_chunk_mut(out, head + panel, |first, out| {
+        let first = first / (head + panel) * panel;
         let from = &bytes[first..bytes.len().min(first + panel)];
+        let (head, out) = out.split_at_mut(head);
+        put_largest(from, (row_bytes, block_bytes), head);
         let pack = |from: &[u8], out: &mut [u8]| {
             // SAFETY: `from` holds 16 rows and `out` as many bytes.
             unsafe {
@@ -56,6 +61,20 @@ pub fn pack_panels(
     Ok(())
 }
 
+/// Writes the largest scale of each row whose blocks begin with it, if there is room for one.
+fn put_largest(rows: &[u8], (row_bytes, block_bytes): (usize, usize), out: &mut [u8]) {
+    let (largest, _) = out.as_chunks_mut::<4>();
+    for (row, out) in rows.chunks_exact(row_bytes).zip(largest) {
+        let scales =
+            row.chunks_exact(block_bytes).map(|b| f16_to_f32(u16::from_le_bytes([b[0], b[1]])));
+        // A NaN stays.
+        let most = scales.fold(0.0f32, |most, scale| {
+            if scale.abs() <= most || most.is_nan() { most } else { scale.abs() }
+        });
+        *out = most.to_le_bytes();
+    }
+}
+
 /// Copies blocks `first ..` of a row out of panels, as many as fit into `out`.
 pub(crate) fn row_blocks(
     format: BlockFormat,
@@ -64,7 +83,8 @@ pub(crate) fn row_blocks(
     out: &mut [u8],
 ) {
     let (bytes, fields) = (format.block_bytes(), fields(format));
-    let panel = &panels[row / ROWS * blocks_per_row * bytes * ROWS..];
+    let head = panel_head(format);
+    let panel = &panels[row / ROWS * (head + blocks_per_row * bytes * ROWS) + head..];
     for (i, out) in out.chunks_exact_mut(bytes).enumerate() {
         let block = &panel[(first + i) * bytes * ROWS..][..bytes * ROWS];
         let (halfs, dwords) = block.split_at(2 * ROWS * fields.halfs);

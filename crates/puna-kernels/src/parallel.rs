@@ -39,6 +39,18 @@ impl Grid {
         Self { row_chunk, token_chunk, ..whole }
     }
 
+    /// The same with even cells of at most so many tokens, a multiple of 16, and of more rows.
+    pub(crate) fn of_tokens(self, most: usize) -> Self {
+        if self.cells() == 1 || self.tokens <= 8 {
+            return self;
+        }
+        let even = self.tokens.div_ceil(self.tokens.div_ceil(most)).next_multiple_of(TOKEN_STEP);
+        let token_chunk = self.token_chunk.min(even);
+        let tasks = (4 * pool::threads()).div_ceil(self.tokens.div_ceil(token_chunk));
+        let row_chunk = self.rows.div_ceil(tasks).min(256).next_multiple_of(32);
+        Self { token_chunk, row_chunk, ..self }
+    }
+
     /// Number of cells.
     pub(crate) fn cells(&self) -> usize {
         self.rows.div_ceil(self.row_chunk) * self.tokens.div_ceil(self.token_chunk)

@@ -398,10 +398,15 @@ fn streamed(weight: &Weight, pages: Option<&TensorBytes>) -> Option<Weight> {
     }
     let mut copy = StreamBytes::zeros(size)?;
     // Piece by piece, so that file and copy are hardly ever both in memory.
-    let piece = (PIECE_BYTES / row_bytes.max(1)).next_multiple_of(16).max(16);
+    let panels = (PIECE_BYTES / (16 * row_bytes).max(1)).max(1);
+    let (piece, copied) = match panel_bytes(format, 16, cols) {
+        Some(panel) => (panels * 16 * row_bytes, panels * panel),
+        None => (panels * 16 * row_bytes, panels * 16 * row_bytes),
+    };
     let packed = AtomicBool::new(true);
-    puna_kernels::for_each_chunk_mut(&mut copy, piece * row_bytes, |start, to| {
-        let end = block.bytes().len().min(start + piece * row_bytes);
+    puna_kernels::for_each_chunk_mut(&mut copy, copied, |start, to| {
+        let start = start / copied * piece;
+        let end = block.bytes().len().min(start + piece);
         let from = &block.bytes()[start..end];
         match in_panels {
             Some(_) => {

@@ -50,14 +50,14 @@ mod sink;
 mod source;
 pub(crate) use group::{GroupPanel, GroupRows, Integers};
 pub(crate) use sink::{Columns, DIGIT, PanelBuffers, add_minimums, add_superblock};
-pub(crate) use source::fields;
+pub(crate) use source::{Panel, Rows, Source, fields};
 
 use crate::BlockFormat;
 use crate::blocks::{Layout, Width, Zero};
 use crate::simd::{LANES, Simd};
 use group::PanelOf;
 use sink::{Dots, Fill, Sink, SuperDots, SuperSink};
-use source::{Block, Panel, Rows, Source};
+use source::Block;
 use std::marker::PhantomData;
 
 /// Rows of a panel.
@@ -103,7 +103,7 @@ impl Blocks {
 macro_rules! formats {
     ($($format:ident => $module:ident::$body:ident, $dots:ident;)*) => {
         $(#[derive(Clone, Copy)]
-        struct $format;
+        pub(crate) struct $format;
         impl Block for $format {
             const FORMAT: BlockFormat = BlockFormat::$format;
         })*

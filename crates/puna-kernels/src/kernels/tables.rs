@@ -111,6 +111,7 @@ macro_rules! table {
                 isa: $isa,
                 panels: $p,
                 gemm_cols: $v * crate::simd::LANES,
+                fixed: None,
                 gemm_block,
                 gate_gradient,
                 norm_gradient,
@@ -172,6 +173,7 @@ table!(
 #[cfg(target_arch = "x86_64")]
 pub(super) static AMX: &Kernels = &Kernels {
     isa: Isa::Amx,
+    fixed: Some(&crate::amx::FIXED),
     gemm_block: amx_gemm_block,
     float_tile: amx_float_tile,
     panel_tile: amx_panel_tile,

@@ -1,6 +1,7 @@
 //! Activations on their way into products, in each form that a product has asked for.
 
 use super::activations::Prepared;
+use super::fixed::{FixedProduct, FixedTokens};
 use super::tokens::AlignedTokens;
 use super::{Path, Ready, Target, Tiled, choose};
 use crate::gemm::{Operand, Right, Write, gemm_in_tiles};
@@ -40,6 +41,8 @@ pub struct InputBuffers {
     rests: [AlignedTokens; 2],
     /// The 8-bit form in the order of the columns, and those in act-order.
     prepared: Vec<Prepared>,
+    /// Integers of 16 bits for tiles, and for a single token.
+    fixed: [FixedTokens; 2],
 }
 
 /// Tokens that one or more matrices are multiplied with.
@@ -109,6 +112,7 @@ impl<'a> Input<'a> {
         x: &'a [f32],
         buffers: &'a mut InputBuffers,
     ) -> Self {
+        buffers.fixed.iter_mut().for_each(FixedTokens::begin);
         Self {
             kernels,
             x,
@@ -159,7 +163,7 @@ impl<'a> Input<'a> {
         let tiles = self.tiles && self.kernels.isa() == Isa::Amx;
         let mut ways = Vec::with_capacity(products.len());
         for (w, _) in products.iter() {
-            let path = choose(self.kernels.isa(), w, precision);
+            let path = choose(self.kernels, w, precision);
             let way = if tiles { path.in_tiles(w, tokens) } else { Err(path) };
             match &way {
                 Ok(tiled) => self.prepare_tiles(tiled, w),
@@ -204,8 +208,7 @@ impl<'a> Input<'a> {
     }
 
     fn run(&self, ready: &[(Ready<'_>, Matrix<'_>, Target)], tokens: usize) {
-        let grids: Vec<_> =
-            ready.iter().map(|(_, w, _)| Grid::new(w.rows, tokens, w.cols)).collect();
+        let grids: Vec<_> = ready.iter().map(|(ready, w, _)| ready.grid(w, tokens)).collect();
         let total = grids.iter().map(Grid::cells).sum();
         pool::run(total, |mut cell| {
             for (grid, (ready, w, target)) in grids.iter().zip(ready) {
@@ -231,6 +234,13 @@ impl<'a> Input<'a> {
             Path::Panels(source) => {
                 let (kernels, x) = (self.kernels, self.x);
                 self.form(w).quantize(kernels, (x, w.cols), source.layout());
+            }
+            Path::Fixed(weights) => {
+                let words = weights.wants_words(self.x.len() / w.cols);
+                if let Some(kernels) = self.kernels.fixed {
+                    let form = usize::from(words);
+                    self.buffers.fixed[form].convert(kernels, (self.x, w.cols), words);
+                }
             }
             Path::Dequantized if order(w).is_some() => {
                 self.form(w);
@@ -307,6 +317,11 @@ impl<'a> Input<'a> {
                 Ready::InPlace { pair, weights, x, x_stride }
             }
             (Path::Panels(source), Some(form)) => Ready::Panels(form.product(source, w)),
+            (Path::Fixed(weights), _) => {
+                let words = weights.wants_words(self.x.len() / w.cols);
+                let tokens = &self.buffers.fixed[usize::from(words)];
+                Ready::Fixed(FixedProduct { weights, w, tokens })
+            }
             (Path::Dequantized, Some(form)) if order(w).is_some() => {
                 Ready::Dequantized { x: form.reordered() }
             }

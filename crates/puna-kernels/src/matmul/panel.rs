@@ -23,7 +23,9 @@ use crate::blocks::panel::{
 };
 use crate::blocks::{CHUNK, Layout, SUPERBLOCK, Scales, Width, Zero};
 use crate::kernels::Kernels;
-use crate::matrix::{GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix, nibble_row_bytes};
+use crate::matrix::{
+    GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix, nibble_row_bytes, panel_head,
+};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -106,13 +108,21 @@ impl PanelSource<'_> {
         }
     }
 
+    /// Bytes of the heads up to the blocks of a row's panel.
+    fn heads(&self, row: usize) -> usize {
+        match self {
+            PanelSource::Panels { format, .. } => (row / ROWS + 1) * panel_head(*format),
+            _ => 0,
+        }
+    }
+
     /// The blocks of a corner.
     pub(super) fn blocks(&self, w: &Matrix, at: &Corner) -> Blocks {
         let (first, stride, (block_len, block_bytes)) = self.rows(w);
         let col_bytes = at.cols.start / block_len * block_bytes;
         let count = at.cols.len() / block_len;
         let in_rows = first.wrapping_add(at.row * stride + col_bytes);
-        let in_panels = first.wrapping_add(at.row * stride + ROWS * col_bytes);
+        let in_panels = first.wrapping_add(at.row * stride + ROWS * col_bytes + self.heads(at.row));
         let from = match self {
             PanelSource::Panels { format, .. } => From16::Panel { format: *format, at: in_panels },
             PanelSource::GroupPanels(panels) => From16::GroupPanel(GroupPanel {

@@ -362,6 +362,61 @@ fn superblocks_of_the_largest_integers() {
     }
 }
 
+/// With AMX sums of 16-bit integers: the largest there can be, one row of tiles more than whole steps, and
+/// blocks far below the largest of their row.
+#[test]
+fn q8_0_with_the_largest_integers_and_uneven_scales() {
+    let format = BlockFormat::Q8_0;
+    for (cols, tokens) in [(32, 1), (288, 17), (1056, 40), (4128, 3)] {
+        for fill in [0x80, 0x7f, 0x81] {
+            for scales in [[1.0, 1.0], [-1.0, 1.0], [1.0, 1e-4], [0.0, 0.0]] {
+                let rows = 48;
+                let mut bytes = vec![fill; rows * cols / 32 * format.block_bytes()];
+                for (i, block) in bytes.chunks_exact_mut(format.block_bytes()).enumerate() {
+                    let scale = half::f16::from_f32(scales[i % 2]);
+                    block[..2].copy_from_slice(&scale.to_le_bytes());
+                }
+                let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+                for period in [1, 32, 4096] {
+                    let sign =
+                        |i: usize| if (i / period).is_multiple_of(2) { 1.0f32 } else { -1.0 };
+                    let x: Vec<f32> = (0..tokens * cols).map(sign).collect();
+                    let expected = reference(&w, &x);
+                    for kernels in tables() {
+                        let y = product(kernels, &w, &x, Precision::Fast);
+                        let what = format!("{:?} {cols} {fill:#x} {scales:?}", kernels.isa());
+                        for (y, (value, scale)) in y.iter().zip(&expected) {
+                            let error = (f64::from(*y) - value).abs();
+                            assert!(error <= 2e-4 * scale, "{what}: {y}, not {value}");
+                        }
+                        for (x, y) in x.chunks(cols).zip(y.chunks(rows)) {
+                            let one = product(kernels, &w, x, Precision::Fast);
+                            assert!(bits(y) == bits(&one), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// With AMX neither weights nor activations are rounded to 8 bits.
+#[test]
+fn q8_0_with_amx_is_more_exact_than_8_bits() {
+    let Some(kernels) = Kernels::for_isa(puna_kernels::Isa::Amx) else { return };
+    let mut random = Random(20);
+    let (rows, cols, format) = (256, 2048, BlockFormat::Q8_0);
+    let bytes = random_blocks(&mut random, format, rows * cols / 32);
+    let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+    for outlier in [1.0, 100.0] {
+        let mut x = random.normals(20 * cols);
+        x[77] *= outlier;
+        let expected = reference(&w, &x);
+        let error = relative_error(&product(kernels, &w, &x, Precision::Fast), &expected);
+        assert!(error < 4e-4, "{error}");
+    }
+}
+
 #[test]
 fn products_of_one_input_are_those_of_each_alone_and_can_be_added() {
     let mut random = Random(9);

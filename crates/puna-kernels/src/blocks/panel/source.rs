@@ -36,7 +36,7 @@ pub(crate) const fn fields(format: BlockFormat) -> Fields {
 }
 
 /// A quantized format as a type.
-pub(super) trait Block: Copy {
+pub(crate) trait Block: Copy {
     const FORMAT: BlockFormat;
     const FIELDS: Fields = fields(Self::FORMAT);
     const BYTES: usize = Self::FORMAT.block_bytes();
@@ -47,7 +47,7 @@ pub(super) trait Block: Copy {
 }
 
 /// Block `index` of 16 rows.
-pub(super) trait Source<S: Simd>: Copy {
+pub(crate) trait Source<S: Simd>: Copy {
     /// The block `index` blocks further.
     ///
     /// # Safety
@@ -81,10 +81,17 @@ pub(super) trait Source<S: Simd>: Copy {
 
 /// Rows as a file has them, `stride` bytes apart.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<B> {
+pub(crate) struct Rows<B> {
     pub(super) p: *const u8,
     pub(super) stride: usize,
     pub(super) format: PhantomData<B>,
+}
+
+impl<B: Block> Rows<B> {
+    #[inline(always)]
+    pub(crate) fn new(p: *const u8, stride: usize) -> Self {
+        Self { p, stride, format: PhantomData }
+    }
 }
 
 impl<S: Simd, B: Block> Source<S> for Rows<B> {
@@ -119,7 +126,7 @@ impl<S: Simd, B: Block> Source<S> for Rows<B> {
 
 /// A stored panel.
 #[derive(Clone, Copy)]
-pub(super) struct Panel<B> {
+pub(crate) struct Panel<B> {
     p: *const u8,
     format: PhantomData<B>,
 }
@@ -129,7 +136,7 @@ impl<B: Block> Panel<B> {
     const HALFS: usize = 2 * LANES * B::FIELDS.halfs;
 
     #[inline(always)]
-    pub(super) fn new(p: *const u8) -> Self {
+    pub(crate) fn new(p: *const u8) -> Self {
         Self { p, format: PhantomData }
     }
 }

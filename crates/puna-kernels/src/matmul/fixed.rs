@@ -1,0 +1,253 @@
+//! Products of Q8_0 in integers of 16 bits (`amx/fixed.rs`), where the instruction set has them.
+
+use super::{AHEAD, Target};
+use crate::blocks::panel::ROWS;
+use crate::kernels::Kernels;
+use crate::line::Line;
+use crate::matrix::{Matrix, panel_head};
+use crate::parallel::OutPtr;
+use crate::{BlockFormat, pool};
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Panels that are multiplied together.
+const PANELS: usize = 16;
+
+/// Tokens that are multiplied together at most: their sums with all panels of a tile take a MiB of a
+/// second-level cache.
+pub(super) const TOKENS: usize = 512;
+
+/// Tokens of a tile.
+const SIXTEEN: usize = 16;
+
+/// Columns of a step of tiles.
+const STEP: usize = 64;
+
+/// Lines of the weights of a panel that are unpacked at a time.
+const WEIGHT_LINES: usize = 256;
+
+/// Lines of the sums of a panel and 16 tokens.
+const SUM_LINES: usize = 32;
+
+/// Most columns whose sums of byte products fit into 32 bits.
+const MOST_COLS: usize = 60 * 1024;
+
+/// The inner loops.
+pub(crate) struct FixedKernels {
+    /// A token as a row of tiles; returns its scale.
+    pub(crate) digits: unsafe fn(&[f32], *mut u8) -> f32,
+    /// A single token as words; returns its scale.
+    pub(crate) words: unsafe fn(&[f32], *mut i32) -> f32,
+    /// So many blocks of a panel times a single token and its scale.
+    pub(crate) one: unsafe fn(&FixedPanel, usize, (*const i32, f32), &mut [f32; ROWS]),
+    pub(crate) multiply: unsafe fn(&FixedTile),
+}
+
+/// 16 rows.
+#[derive(Clone, Copy)]
+pub(crate) struct FixedPanel {
+    /// Their first block.
+    pub(crate) at: *const u8,
+    /// Bytes from row to row; interleaved where there is none.
+    pub(crate) stride: Option<usize>,
+    /// The largest scales of the rows, only where they are interleaved.
+    pub(crate) largest: *const f32,
+    /// How many bytes ahead of its use memory is asked for.
+    pub(crate) ahead: usize,
+    /// The rows whose outputs are wanted, a bit each.
+    pub(crate) lanes: u16,
+    /// Where they go, from the tile's first output on (wrapping).
+    pub(crate) row: usize,
+}
+
+/// Panels against some tokens.
+pub(crate) struct FixedTile<'a> {
+    /// One to sixteen.
+    pub(crate) panels: &'a [FixedPanel],
+    /// Blocks of a row.
+    pub(crate) blocks: usize,
+    /// Pairs of tiles of the first 16 tokens, step after step.
+    pub(crate) x: *const u8,
+    pub(crate) x_scales: *const f32,
+    pub(crate) tokens: usize,
+    pub(crate) to: super::Place,
+    /// Memory for the weights of two panels, and for the sums of each with all tokens.
+    pub(crate) weights: *mut u8,
+    pub(crate) sums: *mut u8,
+}
+
+impl FixedTile<'_> {
+    /// The sums of a panel and the 16 tokens from `token` on.
+    #[inline(always)]
+    pub(crate) fn sums_at(&self, panel: usize, token: usize) -> *mut u8 {
+        let index = panel * self.tokens.div_ceil(SIXTEEN) + token / SIXTEEN;
+        self.sums.wrapping_add(index * SUM_LINES * size_of::<Line>())
+    }
+}
+
+/// Tokens as integers of 16 bits.
+#[derive(Default)]
+pub(super) struct FixedTokens {
+    lines: Vec<Line>,
+    scales: Vec<f32>,
+    /// Whether they are in words, as one token of interleaved weights takes them.
+    words: bool,
+    is_live: bool,
+}
+
+impl FixedTokens {
+    pub(super) fn begin(&mut self) {
+        self.is_live = false;
+    }
+
+    /// Takes tokens of `cols` values over, if they are not there in this form.
+    pub(super) fn convert(
+        &mut self,
+        kernels: &FixedKernels,
+        (x, cols): (&[f32], usize),
+        words: bool,
+    ) {
+        if std::mem::replace(&mut self.is_live, true) && self.words == words {
+            return;
+        }
+        self.words = words;
+        let tokens = x.len() / cols;
+        self.scales.resize(tokens, 0.0);
+        let steps = cols.div_ceil(STEP);
+        let lines =
+            if words { steps * 4 + 1 } else { tokens.div_ceil(SIXTEEN) * steps * 2 * SIXTEEN };
+        self.lines.resize(lines, Line::ZERO);
+        let (at, scales) = (OutPtr::new(&mut self.lines), OutPtr::new(&mut self.scales));
+        let chunk = super::activations::MIN_PARALLEL.div_ceil(cols);
+        pool::run(tokens.div_ceil(chunk), |index| {
+            for token in index * chunk..tokens.min((index + 1) * chunk) {
+                let x = &x[token * cols..][..cols];
+                let row = token / SIXTEEN * steps * 2 * SIXTEEN + token % SIXTEEN;
+                // SAFETY: the table's instructions exist; the lines have room for every token, each
+                // has its own rows of them, and its own scale.
+                unsafe {
+                    *scales.at(token) = if words {
+                        (kernels.words)(x, at.at(0).cast())
+                    } else {
+                        (kernels.digits)(x, at.at(row).cast())
+                    };
+                }
+            }
+        });
+    }
+}
+
+thread_local! {
+    /// A thread's weights and sums.
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Rows of Q8_0, interleaved or not.
+#[derive(Clone, Copy)]
+pub(super) struct FixedWeights<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) in_panels: bool,
+}
+
+impl FixedWeights<'_> {
+    /// Whether a matrix of this format can be multiplied so.
+    pub(super) fn takes(kernels: &Kernels, format: BlockFormat, cols: usize) -> bool {
+        kernels.fixed.is_some() && format == BlockFormat::Q8_0 && cols <= MOST_COLS
+    }
+
+    /// Whether so many tokens are needed as words.
+    pub(super) fn wants_words(&self, tokens: usize) -> bool {
+        self.in_panels && tokens == 1
+    }
+}
+
+/// What all cells of a product share.
+pub(super) struct FixedProduct<'a> {
+    pub(super) weights: FixedWeights<'a>,
+    pub(super) w: &'a Matrix<'a>,
+    pub(super) tokens: &'a FixedTokens,
+}
+
+impl FixedProduct<'_> {
+    /// The outputs of a cell of the grid.
+    pub(super) fn run(
+        &self,
+        kernels: &FixedKernels,
+        (rows, tokens): (Range<usize>, Range<usize>),
+        to: Target,
+    ) {
+        let blocks = self.w.cols / 32;
+        if self.tokens.words {
+            let x = (self.tokens.lines.as_ptr().cast(), self.tokens.scales[0]);
+            for row in rows.clone().step_by(ROWS) {
+                let (panel, mut out) = (self.panel(row..rows.end, row), [0.0; ROWS]);
+                // SAFETY: `Matrix::check_sizes` holds and the panel lies in the matrix; the token has as
+                // many columns. Outputs of this token and of rows that no other task has.
+                unsafe {
+                    (kernels.one)(&panel, blocks, x, &mut out);
+                    to.put(0, row, &out[..ROWS.min(rows.end - row)]);
+                }
+            }
+            return;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let weights = 2 * WEIGHT_LINES;
+            for tokens in pieces(tokens, TOKENS) {
+                let sums = PANELS * tokens.len().div_ceil(SIXTEEN) * SUM_LINES;
+                if scratch.len() < weights + sums {
+                    scratch.resize(weights + sums, Line::ZERO);
+                }
+                let (weights, sums) = scratch.split_at_mut(weights);
+                for rows in pieces(rows.clone(), PANELS * ROWS) {
+                    let panels: [FixedPanel; PANELS] = std::array::from_fn(|index| {
+                        let first = rows.end.min(rows.start + index * ROWS);
+                        self.panel(first..rows.end, rows.start)
+                    });
+                    let lines = tokens.start * self.w.cols.div_ceil(STEP) * 2;
+                    let tile = FixedTile {
+                        panels: &panels[..rows.len().div_ceil(ROWS)],
+                        blocks,
+                        x: self.tokens.lines[lines..].as_ptr().cast(),
+                        x_scales: self.tokens.scales[tokens.start..].as_ptr(),
+                        tokens: tokens.len(),
+                        to: to.place(tokens.start, rows.start),
+                        weights: weights.as_mut_ptr().cast(),
+                        sums: sums.as_mut_ptr().cast(),
+                    };
+                    // SAFETY: `Matrix::check_sizes` holds and the panels lie in the matrix; cells begin
+                    // at whole tiles of tokens; the scratch has room. Outputs of these tokens and of rows
+                    // that no other task has.
+                    unsafe { (kernels.multiply)(&tile) }
+                }
+            }
+        });
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.w.cols / 32 * BlockFormat::Q8_0.block_bytes()
+    }
+
+    /// The panel with the first of some rows, whose outputs go behind those of row `first`; the last one
+    /// of rows that are not interleaved reaches back.
+    fn panel(&self, rows: Range<usize>, first: usize) -> FixedPanel {
+        let FixedWeights { bytes, in_panels } = self.weights;
+        let row_bytes = self.row_bytes();
+        let base = if in_panels { rows.start } else { rows.start.min(self.w.rows - ROWS) };
+        let (skip, end) = (rows.start - base, ROWS.min(rows.end - base));
+        let lanes = ((1u32 << end) - (1 << skip)) as u16;
+        let head = panel_head(BlockFormat::Q8_0);
+        let at = bytes.as_ptr();
+        let (largest, at, stride) = if in_panels {
+            let panel = at.wrapping_add(base / ROWS * (head + ROWS * row_bytes));
+            (panel.cast(), panel.wrapping_add(head), None)
+        } else {
+            (std::ptr::null(), at.wrapping_add(base * row_bytes), Some(row_bytes))
+        };
+        FixedPanel { at, stride, largest, ahead: AHEAD, lanes, row: base.wrapping_sub(first) }
+    }
+}
+
+/// A range cut into pieces of at most `len`.
+fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(len).map(move |start| start..range.end.min(start + len))
+}
