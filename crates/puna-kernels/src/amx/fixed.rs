@@ -7,12 +7,13 @@
 //!
 //! Both are split into signed bytes, `w = 256 w1 + w0` and `x = 256 x1 + x0`. Tiles sum up `w1 x1` and
 //! `w0 x1 + w1 x0`; `w0 x0`, at most 1/65,000 of a product of the largest ones, is left out everywhere.
-//! Sums are exact, so tokens in tiles get the bits of a single one by vectors ([`one`]).
+//! Sums are exact, so tokens in tiles get the bits of a single one by vectors ([`few`]).
 
-mod one;
+mod few;
 mod tokens;
 
 use super::{FULL, ROWS, Tiles};
+use crate::BlockFormat;
 use crate::blocks::panel::{Panel, Q8_0, Rows, Source};
 use crate::matmul::{FixedKernels, FixedPanel, FixedTile};
 use crate::simd::{Avx512, Simd};
@@ -28,7 +29,7 @@ use std::arch::x86_64::{
 
 /// The entry points.
 pub(crate) static KERNELS: FixedKernels =
-    FixedKernels { digits: tokens::digits, words: tokens::words, one: one::one, multiply };
+    FixedKernels { digits: tokens::digits, words: tokens::words, few: few::few, multiply };
 
 /// Columns of a row of a tile of bytes.
 const STEP: usize = 64;
@@ -42,6 +43,9 @@ const STEPS: usize = 8;
 
 /// Columns of a block.
 const BLOCK: usize = 32;
+
+/// Bytes of a block.
+const BLOCK_BYTES: usize = BlockFormat::Q8_0.block_bytes();
 
 /// Most panels of a tile: as many as one part of the tokens' columns meets before the next one comes.
 pub(crate) const PANELS: usize = 16;
@@ -167,7 +171,7 @@ unsafe fn in_pieces(tile: &FixedTile) {
                 let panels = tile.panels.iter().zip(scales).skip(pair).take(2);
                 for (index, (panel, scale)) in panels.enumerate() {
                     let to = tile.weights.add(index * WEIGHT_BYTES);
-                    unpack(s, panel, blocks, inverse(s, scale), to);
+                    unpack(s, panel, (blocks, tile.panels.len() <= 2), inverse(s, scale), to);
                 }
                 for token in (0..tile.tokens).step_by(ROWS) {
                     sixteen(s, tile, (pair, token), part);
@@ -198,7 +202,8 @@ impl Part {
     }
 }
 
-/// Some blocks of a panel as tiles of high and low bytes, step after step.
+/// Some blocks of a panel, the first and how many, as tiles of high and low bytes, step after step. Those
+/// two panels further are asked for meanwhile, if they come next.
 ///
 /// # Safety
 /// The panel must have them, and `to` room for them.
@@ -206,7 +211,7 @@ impl Part {
 unsafe fn unpack(
     s: Avx512,
     panel: &FixedPanel,
-    blocks: (usize, usize),
+    (blocks, ask): ((usize, usize), bool),
     inverse: __m512,
     to: *mut u8,
 ) {
@@ -214,10 +219,16 @@ unsafe fn unpack(
     unsafe {
         match panel.stride {
             Some(stride) => {
-                unpack_from(s, Rows::<Q8_0>::new(panel.at, stride), blocks, inverse, to)
+                let from = Rows::<Q8_0>::new(panel.at, stride);
+                let at = 2 * ROWS * stride + blocks.0 * BLOCK_BYTES;
+                let ahead = ask.then_some((panel.at.wrapping_add(at), stride));
+                unpack_from(s, from, blocks, ahead, inverse, to);
             }
             None => {
-                unpack_from(s, Panel::<Q8_0>::new(panel.at), blocks, inverse, to);
+                let from = Panel::<Q8_0>::new(panel.at);
+                let at = 2 * panel.bytes + blocks.0 * BLOCK_BYTES * ROWS;
+                let ahead = ask.then_some((panel.at.wrapping_add(at), BLOCK_BYTES * ROWS));
+                unpack_from(s, from, blocks, ahead, inverse, to);
             }
         }
     }
@@ -230,6 +241,7 @@ unsafe fn unpack_from<R: Source<Avx512>>(
     s: Avx512,
     from: R,
     (first, count): (usize, usize),
+    ahead: Option<(*const u8, usize)>,
     inverse: __m512,
     to: *mut u8,
 ) {
@@ -240,6 +252,12 @@ unsafe fn unpack_from<R: Source<Avx512>>(
             let block = from.block(first + index);
             let factor = factor(s, block.half(s, 0), inverse);
             let to = to.add(index / 2 * 2 * TILE + index % 2 * TILE / 2);
+            if let Some((at, stride)) = ahead {
+                // Sixteen rows have as much in sixteen blocks as one block has of all.
+                for line in 0..9 {
+                    s.prefetch(at.wrapping_add(index * stride + 64 * line));
+                }
+            }
             for four in 0..2 {
                 let dwords = block.dwords4(s, 4 * four);
                 for (line, q) in dwords.into_iter().enumerate() {

@@ -17,6 +17,9 @@ const PANELS: usize = 16;
 /// second-level cache.
 pub(super) const TOKENS: usize = 512;
 
+/// Tokens up to which all of a row's columns of two panels are taken before the next.
+const FEW: usize = 64;
+
 /// Tokens of a tile.
 const SIXTEEN: usize = 16;
 
@@ -36,11 +39,20 @@ const MOST_COLS: usize = 60 * 1024;
 pub(crate) struct FixedKernels {
     /// A token as a row of tiles; returns its scale.
     pub(crate) digits: unsafe fn(&[f32], *mut u8) -> f32,
-    /// A single token as words; returns its scale.
+    /// One of few tokens as words; returns its scale.
     pub(crate) words: unsafe fn(&[f32], *mut i32) -> f32,
-    /// So many blocks of a panel times a single token and its scale.
-    pub(crate) one: unsafe fn(&FixedPanel, usize, (*const i32, f32), &mut [f32; ROWS]),
+    /// So many blocks of a panel times few tokens.
+    pub(crate) few: unsafe fn(&FixedPanel, usize, &FewTokens, *mut f32),
     pub(crate) multiply: unsafe fn(&FixedTile),
+}
+
+/// Tokens as words.
+pub(crate) struct FewTokens {
+    pub(crate) words: *const i32,
+    /// Words from token to token.
+    pub(crate) stride: usize,
+    pub(crate) scales: *const f32,
+    pub(crate) count: usize,
 }
 
 /// 16 rows.
@@ -52,8 +64,10 @@ pub(crate) struct FixedPanel {
     pub(crate) stride: Option<usize>,
     /// The largest scales of the rows, only where they are interleaved.
     pub(crate) largest: *const f32,
-    /// How many bytes ahead of its use memory is asked for.
+    /// How many bytes ahead of its use memory is asked for, where there are few tokens.
     pub(crate) ahead: usize,
+    /// Bytes of a panel with its head, where they are interleaved.
+    pub(crate) bytes: usize,
     /// The rows whose outputs are wanted, a bit each.
     pub(crate) lanes: u16,
     /// Where they go, from the tile's first output on (wrapping).
@@ -90,8 +104,6 @@ impl FixedTile<'_> {
 pub(super) struct FixedTokens {
     lines: Vec<Line>,
     scales: Vec<f32>,
-    /// Whether they are in words, as one token of interleaved weights takes them.
-    words: bool,
     is_live: bool,
 }
 
@@ -101,33 +113,28 @@ impl FixedTokens {
     }
 
     /// Takes tokens of `cols` values over, if they are not there in this form.
-    pub(super) fn convert(
-        &mut self,
-        kernels: &FixedKernels,
-        (x, cols): (&[f32], usize),
-        words: bool,
-    ) {
-        if std::mem::replace(&mut self.is_live, true) && self.words == words {
+    pub(super) fn convert(&mut self, kernels: &FixedKernels, (x, cols): (&[f32], usize)) {
+        if std::mem::replace(&mut self.is_live, true) {
             return;
         }
-        self.words = words;
         let tokens = x.len() / cols;
         self.scales.resize(tokens, 0.0);
-        let steps = cols.div_ceil(STEP);
+        let words = tokens < SIXTEEN;
+        let sixteen = cols.div_ceil(STEP) * 2 * SIXTEEN;
         let lines =
-            if words { steps * 4 + 1 } else { tokens.div_ceil(SIXTEEN) * steps * 2 * SIXTEEN };
+            if words { tokens * word_lines(cols) } else { tokens.div_ceil(SIXTEEN) * sixteen };
         self.lines.resize(lines, Line::ZERO);
         let (at, scales) = (OutPtr::new(&mut self.lines), OutPtr::new(&mut self.scales));
         let chunk = super::activations::MIN_PARALLEL.div_ceil(cols);
         pool::run(tokens.div_ceil(chunk), |index| {
             for token in index * chunk..tokens.min((index + 1) * chunk) {
                 let x = &x[token * cols..][..cols];
-                let row = token / SIXTEEN * steps * 2 * SIXTEEN + token % SIXTEEN;
+                let row = token / SIXTEEN * sixteen + token % SIXTEEN;
                 // SAFETY: the table's instructions exist; the lines have room for every token, each
                 // has its own rows of them, and its own scale.
                 unsafe {
                     *scales.at(token) = if words {
-                        (kernels.words)(x, at.at(0).cast())
+                        (kernels.words)(x, at.at(token * word_lines(cols)).cast())
                     } else {
                         (kernels.digits)(x, at.at(row).cast())
                     };
@@ -135,6 +142,11 @@ impl FixedTokens {
             }
         });
     }
+}
+
+/// Lines of a token in words: as many as it has values, and one more.
+fn word_lines(cols: usize) -> usize {
+    (cols + 1).div_ceil(size_of::<Line>() / size_of::<i32>())
 }
 
 thread_local! {
@@ -154,11 +166,6 @@ impl FixedWeights<'_> {
     pub(super) fn takes(kernels: &Kernels, format: BlockFormat, cols: usize) -> bool {
         kernels.fixed.is_some() && format == BlockFormat::Q8_0 && cols <= MOST_COLS
     }
-
-    /// Whether so many tokens are needed as words.
-    pub(super) fn wants_words(&self, tokens: usize) -> bool {
-        self.in_panels && tokens == 1
-    }
 }
 
 /// What all cells of a product share.
@@ -176,19 +183,8 @@ impl FixedProduct<'_> {
         (rows, tokens): (Range<usize>, Range<usize>),
         to: Target,
     ) {
-        let blocks = self.w.cols / 32;
-        if self.tokens.words {
-            let x = (self.tokens.lines.as_ptr().cast(), self.tokens.scales[0]);
-            for row in rows.clone().step_by(ROWS) {
-                let (panel, mut out) = (self.panel(row..rows.end, row), [0.0; ROWS]);
-                // SAFETY: `Matrix::check_sizes` holds and the panel lies in the matrix; the token has as
-                // many columns. Outputs of this token and of rows that no other task has.
-                unsafe {
-                    (kernels.one)(&panel, blocks, x, &mut out);
-                    to.put(0, row, &out[..ROWS.min(rows.end - row)]);
-                }
-            }
-            return;
+        if self.tokens.scales.len() < SIXTEEN {
+            return self.run_few(kernels, (rows, tokens), to);
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let weights = 2 * WEIGHT_LINES;
@@ -198,7 +194,9 @@ impl FixedProduct<'_> {
                     scratch.resize(weights + sums, Line::ZERO);
                 }
                 let (weights, sums) = scratch.split_at_mut(weights);
-                for rows in pieces(rows.clone(), PANELS * ROWS) {
+                // Few tokens stream weights, and do so panel by panel.
+                let together = if tokens.len() <= FEW { 2 } else { PANELS };
+                for rows in pieces(rows.clone(), together * ROWS) {
                     let panels: [FixedPanel; PANELS] = std::array::from_fn(|index| {
                         let first = rows.end.min(rows.start + index * ROWS);
                         self.panel(first..rows.end, rows.start)
@@ -206,7 +204,7 @@ impl FixedProduct<'_> {
                     let lines = tokens.start * self.w.cols.div_ceil(STEP) * 2;
                     let tile = FixedTile {
                         panels: &panels[..rows.len().div_ceil(ROWS)],
-                        blocks,
+                        blocks: self.w.cols / 32,
                         x: self.tokens.lines[lines..].as_ptr().cast(),
                         x_scales: self.tokens.scales[tokens.start..].as_ptr(),
                         tokens: tokens.len(),
@@ -227,6 +225,36 @@ impl FixedProduct<'_> {
         self.w.cols / 32 * BlockFormat::Q8_0.block_bytes()
     }
 
+    /// Fewer tokens than a tile has.
+    fn run_few(
+        &self,
+        kernels: &FixedKernels,
+        (rows, tokens): (Range<usize>, Range<usize>),
+        to: Target,
+    ) {
+        let lines = word_lines(self.w.cols);
+        let x = FewTokens {
+            words: self.tokens.lines[tokens.start * lines..].as_ptr().cast(),
+            stride: lines * size_of::<Line>() / size_of::<i32>(),
+            scales: self.tokens.scales[tokens.start..].as_ptr(),
+            count: tokens.len(),
+        };
+        let mut sums = [[0.0; ROWS]; SIXTEEN];
+        for row in rows.clone().step_by(ROWS) {
+            let panel = self.panel(row..rows.end, row);
+            let skip = panel.lanes.trailing_zeros() as usize;
+            let lanes = skip..skip + panel.lanes.count_ones() as usize;
+            // SAFETY: `Matrix::check_sizes` holds and the panel lies in the matrix; the tokens have as
+            // many columns. Outputs of these tokens and of rows that no other task has.
+            unsafe {
+                (kernels.few)(&panel, self.w.cols / 32, &x, sums.as_mut_ptr().cast());
+                for (token, sums) in tokens.clone().zip(&sums) {
+                    to.put(token, row, &sums[lanes.clone()]);
+                }
+            }
+        }
+    }
+
     /// The panel with the first of some rows, whose outputs go behind those of row `first`; the last one
     /// of rows that are not interleaved reaches back.
     fn panel(&self, rows: Range<usize>, first: usize) -> FixedPanel {
@@ -243,7 +271,16 @@ impl FixedProduct<'_> {
         } else {
             (std::ptr::null(), at.wrapping_add(base * row_bytes), Some(row_bytes))
         };
-        FixedPanel { at, stride, largest, ahead: AHEAD, lanes, row: base.wrapping_sub(first) }
+        let bytes = head + ROWS * row_bytes;
+        FixedPanel {
+            at,
+            stride,
+            largest,
+            ahead: AHEAD,
+            bytes,
+            lanes,
+            row: base.wrapping_sub(first),
+        }
     }
 }
 

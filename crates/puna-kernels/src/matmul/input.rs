@@ -41,8 +41,8 @@ pub struct InputBuffers {
     rests: [AlignedTokens; 2],
     /// The 8-bit form in the order of the columns, and those in act-order.
     prepared: Vec<Prepared>,
-    /// Integers of 16 bits for tiles, and for a single token.
-    fixed: [FixedTokens; 2],
+    /// Integers of 16 bits.
+    fixed: FixedTokens,
 }
 
 /// Tokens that one or more matrices are multiplied with.
@@ -112,7 +112,7 @@ impl<'a> Input<'a> {
         x: &'a [f32],
         buffers: &'a mut InputBuffers,
     ) -> Self {
-        buffers.fixed.iter_mut().for_each(FixedTokens::begin);
+        buffers.fixed.begin();
         Self {
             kernels,
             x,
@@ -235,11 +235,9 @@ impl<'a> Input<'a> {
                 let (kernels, x) = (self.kernels, self.x);
                 self.form(w).quantize(kernels, (x, w.cols), source.layout());
             }
-            Path::Fixed(weights) => {
-                let words = weights.wants_words(self.x.len() / w.cols);
+            Path::Fixed(_) => {
                 if let Some(kernels) = self.kernels.fixed {
-                    let form = usize::from(words);
-                    self.buffers.fixed[form].convert(kernels, (self.x, w.cols), words);
+                    self.buffers.fixed.convert(kernels, (self.x, w.cols));
                 }
             }
             Path::Dequantized if order(w).is_some() => {
@@ -318,8 +316,7 @@ impl<'a> Input<'a> {
             }
             (Path::Panels(source), Some(form)) => Ready::Panels(form.product(source, w)),
             (Path::Fixed(weights), _) => {
-                let words = weights.wants_words(self.x.len() / w.cols);
-                let tokens = &self.buffers.fixed[usize::from(words)];
+                let tokens = &self.buffers.fixed;
                 Ready::Fixed(FixedProduct { weights, w, tokens })
             }
             (Path::Dequantized, Some(form)) if order(w).is_some() => {

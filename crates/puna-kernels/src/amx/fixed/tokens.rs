@@ -83,7 +83,7 @@ pub(super) unsafe fn digits(x: &[f32], out: *mut u8) -> f32 {
     }
 }
 
-/// A token as words, in the order in which [`super::one`] takes them, and behind them the sum of its
+/// A token as words, in the order in which [`super::few`] takes them, and behind them the sum of its
 /// low bytes. Returns its scale.
 ///
 /// # Safety
