@@ -43,7 +43,7 @@ pub(crate) struct ComputeArgs {
 
     /// Read prompts of bfloat16 and quantized models in tiles of bfloat16 where the processor has them
     /// (AMX): up to five times as fast, but the last bits of a result then depend on how a prompt is
-    /// cut and batched
+    /// cut and batched. Q8_0 has tiles of its own, which keep its bits
     #[arg(long)]
     prompt_tiles: bool,
 

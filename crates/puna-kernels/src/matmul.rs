@@ -46,7 +46,8 @@ pub enum Precision {
     Exact,
     /// The quickest kernel for the format: BF16 with activations rounded to bfloat16 (AVX2 has no
     /// instruction for it and takes f32 ones), block and group formats with 8-bit activations (one
-    /// scale per 32, per 256 for superblocks); F32, F16, codebook and FP8 weights as [`Precision::Exact`]. So are groups
+    /// scale per 32, per 256 for superblocks; with AMX Q8_0 has weights and activations of 16 bits);
+    /// F32, F16, codebook and FP8 weights as [`Precision::Exact`]. So are groups
     /// that are not whole blocks of 32 columns, and matrices of fewer than 16 rows.
     Fast,
 }

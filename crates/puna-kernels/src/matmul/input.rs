@@ -20,7 +20,7 @@ static PROMPT_TILES: AtomicBool = AtomicBool::new(false);
 /// several times as fast, but the last bits of a token then depend on how many others are computed
 /// with it. For more than eight tokens bfloat16 weights are, with activations rounded as
 /// [`Precision::Fast`] has them or, for [`Precision::Exact`], split into three bfloat16 each. From 32
-/// tokens on quantized weights are for [`Precision::Fast`], weights and activations rounded to
+/// tokens on quantized weights but Q8_0 are for [`Precision::Fast`], weights and activations rounded to
 /// bfloat16. Training is not concerned.
 pub fn set_prompt_tiles(wanted: bool) {
     PROMPT_TILES.store(wanted, Ordering::Relaxed);
