@@ -18,7 +18,10 @@ mod panel;
 mod tokens;
 
 pub(crate) use activations::{quantize_activations, round_bf16};
-pub(crate) use fixed::{FewTokens, FixedKernels, FixedPanel, FixedTile};
+pub(crate) use fixed::{
+    FewTokens, FixedKernels, FixedPanel, FixedTile, PANELS as FIXED_PANELS,
+    SUM_BYTES as FIXED_SUM_BYTES, WEIGHT_BYTES as FIXED_WEIGHT_BYTES,
+};
 use fixed::{FixedProduct, FixedWeights};
 use float::FEW_TOKENS;
 pub(crate) use float::{FloatTile, bf16_tile_by_f32, float_tile};

@@ -15,7 +15,9 @@ mod tokens;
 use super::{FULL, ROWS, Tiles};
 use crate::BlockFormat;
 use crate::blocks::panel::{Panel, Q8_0, Rows, Source};
-use crate::matmul::{FixedKernels, FixedPanel, FixedTile};
+use crate::matmul::{
+    FIXED_PANELS, FIXED_SUM_BYTES, FIXED_WEIGHT_BYTES, FixedKernels, FixedPanel, FixedTile,
+};
 use crate::simd::{Avx512, Simd};
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -37,24 +39,14 @@ const STEP: usize = 64;
 /// Bytes of a tile.
 const TILE: usize = 64 * ROWS;
 
-/// Steps of weights that are unpacked at a time: those of two panels fill two thirds of a first-level
-/// cache.
-const STEPS: usize = 8;
+/// Steps of weights that are unpacked at a time.
+const STEPS: usize = FIXED_WEIGHT_BYTES / (2 * TILE);
 
 /// Columns of a block.
 const BLOCK: usize = 32;
 
 /// Bytes of a block.
 const BLOCK_BYTES: usize = BlockFormat::Q8_0.block_bytes();
-
-/// Most panels of a tile: as many as one part of the tokens' columns meets before the next one comes.
-pub(crate) const PANELS: usize = 16;
-
-/// Sums of 16 tokens and 16 rows: of high digits, and of unlike ones.
-const SUMS: usize = 2;
-
-/// Bytes of the weights of a panel that are unpacked at a time, in two digits.
-pub(crate) const WEIGHT_BYTES: usize = 2 * STEPS * TILE;
 
 /// `F` of a block whose scale is its row's largest: so that quants of -128 leave room to round the high
 /// byte up.
@@ -159,7 +151,7 @@ unsafe fn in_pieces(tile: &FixedTile) {
     unsafe {
         let s = Avx512::assume();
         let _tiles = Tiles::configure(&FULL);
-        let mut scales = [s.splat(0.0); PANELS];
+        let mut scales = [s.splat(0.0); FIXED_PANELS];
         for (scale, panel) in scales.iter_mut().zip(tile.panels) {
             *scale = largest(s, panel, tile.blocks);
         }
@@ -170,7 +162,7 @@ unsafe fn in_pieces(tile: &FixedTile) {
             for pair in (0..tile.panels.len()).step_by(2) {
                 let panels = tile.panels.iter().zip(scales).skip(pair).take(2);
                 for (index, (panel, scale)) in panels.enumerate() {
-                    let to = tile.weights.add(index * WEIGHT_BYTES);
+                    let to = tile.weights.add(index * FIXED_WEIGHT_BYTES);
                     unpack(s, panel, (blocks, tile.panels.len() <= 2), inverse(s, scale), to);
                 }
                 for token in (0..tile.tokens).step_by(ROWS) {
@@ -304,7 +296,7 @@ unsafe fn sixteen(s: Avx512, tile: &FixedTile, (pair, token): (usize, usize), pa
                 options(nostack, preserves_flags, readonly)
             );
         }
-        let [w0, w1] = [0, second - pair].map(|panel| tile.weights.add(panel * WEIGHT_BYTES));
+        let [w0, w1] = [0, second - pair].map(|panel| tile.weights.add(panel * FIXED_WEIGHT_BYTES));
         let x = tile.x.add((token / ROWS * part.of + part.first) * 2 * TILE);
         // What these tokens have for the next steps, a share with each pair: the third-level cache is too
         // slow for tiles.
@@ -326,8 +318,8 @@ unsafe fn sixteen(s: Avx512, tile: &FixedTile, (pair, token): (usize, usize), pa
                 }
             }
             // The sums of the next tokens.
-            for line in 0..SUMS * TILE / 64 / STEPS {
-                let line = SUMS * TILE + 64 * (SUMS * TILE / 64 / STEPS * step + line);
+            for line in 0..FIXED_SUM_BYTES / 64 / STEPS {
+                let line = FIXED_SUM_BYTES + 64 * (FIXED_SUM_BYTES / 64 / STEPS * step + line);
                 _mm_prefetch::<_MM_HINT_T0>(to0.wrapping_add(line).cast());
                 _mm_prefetch::<_MM_HINT_T0>(to1.wrapping_add(line).cast());
             }

@@ -10,8 +10,8 @@ use crate::{BlockFormat, pool};
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Panels that are multiplied together.
-const PANELS: usize = 16;
+/// Panels that are multiplied together: they meet a part of the tokens' columns before the next one comes.
+pub(crate) const PANELS: usize = 16;
 
 /// Tokens that are multiplied together at most: their sums with all panels of a tile take a MiB of a
 /// second-level cache.
@@ -20,17 +20,21 @@ pub(super) const TOKENS: usize = 512;
 /// Tokens up to which all of a row's columns of two panels are taken before the next.
 const FEW: usize = 64;
 
+/// Most tokens that are multiplied by vectors. Tiles take sixteen as soon as one.
+const BY_VECTORS: usize = 8;
+
 /// Tokens of a tile.
 const SIXTEEN: usize = 16;
 
 /// Columns of a step of tiles.
 const STEP: usize = 64;
 
-/// Lines of the weights of a panel that are unpacked at a time.
-const WEIGHT_LINES: usize = 256;
+/// Bytes of the weights of a panel that are unpacked at a time, 512 columns in two bytes: those of two
+/// panels fill two thirds of a first-level cache.
+pub(crate) const WEIGHT_BYTES: usize = 16 * 1024;
 
-/// Lines of the sums of a panel and 16 tokens.
-const SUM_LINES: usize = 32;
+/// Bytes of the sums of a panel and 16 tokens: two of 32 bits for each output.
+pub(crate) const SUM_BYTES: usize = 2048;
 
 /// Most columns whose sums of byte products fit into 32 bits.
 const MOST_COLS: usize = 60 * 1024;
@@ -95,7 +99,7 @@ impl FixedTile<'_> {
     #[inline(always)]
     pub(crate) fn sums_at(&self, panel: usize, token: usize) -> *mut u8 {
         let index = panel * self.tokens.div_ceil(SIXTEEN) + token / SIXTEEN;
-        self.sums.wrapping_add(index * SUM_LINES * size_of::<Line>())
+        self.sums.wrapping_add(index * SUM_BYTES)
     }
 }
 
@@ -119,7 +123,7 @@ impl FixedTokens {
         }
         let tokens = x.len() / cols;
         self.scales.resize(tokens, 0.0);
-        let words = tokens < SIXTEEN;
+        let words = tokens <= BY_VECTORS;
         let sixteen = cols.div_ceil(STEP) * 2 * SIXTEEN;
         let lines =
             if words { tokens * word_lines(cols) } else { tokens.div_ceil(SIXTEEN) * sixteen };
@@ -183,13 +187,13 @@ impl FixedProduct<'_> {
         (rows, tokens): (Range<usize>, Range<usize>),
         to: Target,
     ) {
-        if self.tokens.scales.len() < SIXTEEN {
+        if self.tokens.scales.len() <= BY_VECTORS {
             return self.run_few(kernels, (rows, tokens), to);
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let weights = 2 * WEIGHT_LINES;
+            let weights = 2 * WEIGHT_BYTES / size_of::<Line>();
             for tokens in pieces(tokens, TOKENS) {
-                let sums = PANELS * tokens.len().div_ceil(SIXTEEN) * SUM_LINES;
+                let sums = PANELS * tokens.len().div_ceil(SIXTEEN) * SUM_BYTES / size_of::<Line>();
                 if scratch.len() < weights + sums {
                     scratch.resize(weights + sums, Line::ZERO);
                 }
@@ -225,7 +229,7 @@ impl FixedProduct<'_> {
         self.w.cols / 32 * BlockFormat::Q8_0.block_bytes()
     }
 
-    /// Fewer tokens than a tile has.
+    /// Tokens by vectors.
     fn run_few(
         &self,
         kernels: &FixedKernels,
@@ -239,7 +243,7 @@ impl FixedProduct<'_> {
             scales: self.tokens.scales[tokens.start..].as_ptr(),
             count: tokens.len(),
         };
-        let mut sums = [[0.0; ROWS]; SIXTEEN];
+        let mut sums = [[0.0; ROWS]; BY_VECTORS];
         for row in rows.clone().step_by(ROWS) {
             let panel = self.panel(row..rows.end, row);
             let skip = panel.lanes.trailing_zeros() as usize;
