@@ -120,7 +120,7 @@ pub struct Kernels {
     pub(crate) panels: usize,
     /// Columns of a tile of a general product.
     pub(crate) gemm_cols: usize,
-    /// Products of Q8_0 in integers of 16 bits; `None` where 8-bit activations are quicker.
+    /// Products of Q8_0 in integers of 16 bits; `None` without tiles.
     pub(crate) fixed: Option<&'static FixedKernels>,
     gemm_block: unsafe fn(&Block),
     gate_gradient: unsafe fn(GateActivation, &[f32], &mut [f32], &mut [f32]),

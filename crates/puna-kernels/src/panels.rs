@@ -1,9 +1,9 @@
 //! Matrices whose rows are interleaved 16 at a time, for decoding at the speed of memory.
 //!
 //! The bytes are those of the file in another order (`blocks/panel/source.rs`), so that nothing is
-//! lost and a row can be taken out again. Reading 16 rows where they lie costs about 70 vector
-//! instructions per 16 blocks of Q4_0 only to transpose them and 16 streams of memory; from a panel
-//! it is a load each.
+//! lost and a row can be taken out again; panels of Q8_0 begin with the largest scale of each row.
+//! Reading 16 rows where they lie costs about 70 vector instructions per 16 blocks of Q4_0 only to
+//! transpose them and 16 streams of memory; from a panel it is a load each.
 
 use crate::blocks::panel::{ROWS, fields};
 use crate::kernels::Kernels;
@@ -64,7 +64,7 @@ pub fn pack_panels(
 /// Writes the largest scale of each row whose blocks begin with it, if there is room for one.
 fn put_largest(rows: &[u8], (row_bytes, block_bytes): (usize, usize), out: &mut [u8]) {
     let (largest, _) = out.as_chunks_mut::<4>();
-    for (row, out) in rows.chunks_exact(row_bytes).zip(largest) {
+    for (row, out) in rows.chunks_exact(row_bytes.max(1)).zip(largest) {
         let scales =
             row.chunks_exact(block_bytes).map(|b| f16_to_f32(u16::from_le_bytes([b[0], b[1]])));
         // A NaN stays.

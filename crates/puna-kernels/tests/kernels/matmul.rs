@@ -172,6 +172,8 @@ fn packing_refuses_floats_and_wrong_sizes() {
     assert!(pack_panels(q4_0, (1, 33), &[0; 18], &mut out).is_err());
     assert!(pack_panels(q4_0, (1, 32), &[0; 18], &mut out[1..]).is_err());
     assert!(pack_panels(q4_0, (1, 32), &[0; 18], &mut out).is_ok());
+    // Rows without columns have heads and nothing else.
+    assert!(pack_panels(BlockFormat::Q8_0, (1, 0), &[], &mut out[..64]).is_ok());
 }
 
 #[test]
