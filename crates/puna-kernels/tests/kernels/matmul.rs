@@ -402,20 +402,23 @@ fn q8_0_with_the_largest_integers_and_uneven_scales() {
     }
 }
 
-/// With AMX neither weights nor activations are rounded to 8 bits.
+/// With AMX neither weights nor activations are rounded to 8 bits, which one large column in each token
+/// does not change.
 #[test]
 fn q8_0_with_amx_is_more_exact_than_8_bits() {
-    let Some(kernels) = Kernels::for_isa(puna_kernels::Isa::Amx) else { return };
     let mut random = Random(20);
     let (rows, cols, format) = (256, 2048, BlockFormat::Q8_0);
     let bytes = random_blocks(&mut random, format, rows * cols / 32);
     let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
     for outlier in [1.0, 100.0] {
         let mut x = random.normals(20 * cols);
-        x[77] *= outlier;
+        x.iter_mut().skip(77).step_by(cols).for_each(|x| *x *= outlier);
         let expected = reference(&w, &x);
-        let error = relative_error(&product(kernels, &w, &x, Precision::Fast), &expected);
-        assert!(error < 2e-5, "{error}");
+        for kernels in tables() {
+            let error = relative_error(&product(kernels, &w, &x, Precision::Fast), &expected);
+            let bound = if kernels.isa() == puna_kernels::Isa::Amx { 2e-5 } else { EIGHT_BIT };
+            assert!(error < bound, "{:?}, outlier {outlier}: {error}", kernels.isa());
+        }
     }
 }
 
