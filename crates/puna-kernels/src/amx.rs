@@ -9,12 +9,14 @@
 //! The system hands tiles out on request ([`is_available`]); a process that may not have them, such
 //! as one behind a filter of system calls, goes on with AVX-512.
 
+mod attention;
 mod bf16;
 mod fixed;
 mod int8;
 mod peak;
 mod superblock;
 
+pub(crate) use attention::attend;
 pub(crate) use bf16::gemm_block;
 pub(crate) use fixed::KERNELS as FIXED;
 pub(crate) use int8::panel_tile;

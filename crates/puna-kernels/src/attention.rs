@@ -12,8 +12,9 @@ mod tile;
 
 pub use page::{KV_PAGE, KvLayout, KvPage, KvType};
 pub(crate) use {
-    head::{HeadTask, attend},
+    head::{Expanded, HeadTask, PageKernel, Scratch, attend, attend_by, expand},
     page::{PageWrite, write_page},
+    tile::{Halfs, HeadPage, Rows, Singles, Values, maxima},
 };
 
 use crate::kernels::Kernels;
@@ -140,6 +141,9 @@ impl Kernels {
     }
 }
 
+/// Rows of a task, if there are so many: whole groups, however rows are taken together.
+const LEAST_ROWS: usize = 64;
+
 /// How the rows of a call become tasks.
 struct Plan {
     rows: usize,
@@ -153,13 +157,17 @@ impl Plan {
     /// the threads, splits are tasks, and merging them is another round.
     fn run(&self, work: usize, width: usize, run: impl Fn(usize, Range<usize>, Step) + Sync) {
         let Self { rows, kv_heads, .. } = *self;
-        let tiles = rows.div_ceil(TILE_ROWS);
+        let (splits, threads) = (self.splits.len(), pool::threads());
+        // Many rows share what a page costs to be made ready, if that leaves tasks for every thread.
+        let tile_rows = rows * kv_heads / (4 * threads) / LEAST_ROWS * LEAST_ROWS;
+        let tile_rows = tile_rows.clamp(LEAST_ROWS, TILE_ROWS);
+        let tiles = rows.div_ceil(tile_rows);
         let tile = |i: usize| {
             // The newest rows first: they see most, and the tasks that end last should be short.
-            let first = (tiles - 1 - i / kv_heads) * TILE_ROWS;
-            (i % kv_heads, first..rows.min(first + TILE_ROWS))
+            let first = (tiles - 1 - i / kv_heads) * tile_rows;
+            (i % kv_heads, first..rows.min(first + tile_rows))
         };
-        let (tasks, splits, threads) = (tiles * kv_heads, self.splits.len(), pool::threads());
+        let tasks = tiles * kv_heads;
         if threads == 1 || work < 2 * MIN_TASK {
             for i in 0..tasks {
                 let (head, rows) = tile(i);

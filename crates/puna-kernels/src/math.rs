@@ -27,17 +27,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
         p = s.fma(p, r, s.splat(c));
     }
     let p = s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0));
-    // 2^n in two factors: n reaches from -150 to 129.
-    let n = s.sub_i(s.bits(shifted), s.splat_i(12_582_912f32.to_bits().cast_signed()));
-    let half = s.sra1(n);
-    let value = s.mul(s.mul(p, power_of_two(s, half)), power_of_two(s, s.sub_i(n, half)));
-    s.select_lt(given, lowest, s.splat(0.0), value)
-}
-
-/// `2^n` for n from -126 to 127.
-#[inline(always)]
-fn power_of_two<S: Simd>(s: S, n: S::I) -> S::F {
-    s.of_bits(s.shl23(s.add_i(n, s.splat_i(127))))
+    s.select_lt(given, lowest, s.splat(0.0), s.scale(p, n))
 }
 
 /// `1 / (1 + e^-x)` per lane.

@@ -51,6 +51,17 @@ pub(crate) trait Simd: Copy {
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a < b ? yes : no` per lane.
     fn select_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
+    /// `v * 2^n` for whole `n` from -252 to 254, rounded once.
+    #[inline(always)]
+    fn scale(self, v: Self::F, n: Self::F) -> Self::F {
+        // In two factors. Adding 1.5 * 2^23 leaves a whole number in the low mantissa bits.
+        let magic = 12_582_912f32;
+        let bits = self.bits(self.add(n, self.splat(magic)));
+        let n = self.sub_i(bits, self.splat_i(magic.to_bits().cast_signed()));
+        let half = self.sra1(n);
+        let power = |n| self.of_bits(self.shl23(self.add_i(n, self.splat_i(127))));
+        self.mul(self.mul(v, power(half)), power(self.sub_i(n, half)))
+    }
     /// Sum of the lanes: i with i + 8, then i + 4, i + 2, i + 1.
     fn sum(self, v: Self::F) -> f32;
     /// The bits as integers.

@@ -22,8 +22,11 @@ pub(super) const SPLIT_PAGES: usize = 8;
 /// Positions of a split.
 pub(super) const SPLIT: usize = SPLIT_PAGES * KV_PAGE;
 
-/// Rows of a task: what one pass over a page serves.
-pub(super) const TILE_ROWS: usize = 64;
+/// Most rows of a task: what one pass over a page serves.
+pub(super) const TILE_ROWS: usize = 256;
+
+/// Most rows that a [`PageKernel`] takes at a time.
+const MOST_TOGETHER: usize = 32;
 
 /// A tile of rows over one key/value head.
 pub(crate) struct HeadTask<'a> {
@@ -58,6 +61,31 @@ pub(super) fn partial_width(kv: &KvView<'_>) -> usize {
 }
 
 impl HeadTask<'_> {
+    /// Query rows.
+    pub(crate) fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// How pages store values.
+    pub(crate) fn kv_type(&self) -> KvType {
+        self.kv.layout.kv_type
+    }
+
+    /// Features of a head, and those of a row of V.
+    pub(crate) fn dims(&self) -> (usize, usize) {
+        (self.shape.head_dim, self.kv.layout.padded_dim())
+    }
+
+    /// A head's query of a row of the task, not scaled.
+    pub(crate) fn query(&self, r: usize) -> &[f32] {
+        &self.q[self.offset(self.rows.start + r)..][..self.shape.head_dim]
+    }
+
+    /// What happens to scores.
+    pub(crate) fn scores(&self) -> &ScoreTransform {
+        &self.scores
+    }
+
     fn group(&self) -> usize {
         self.shape.heads / self.shape.kv_heads
     }
@@ -80,22 +108,48 @@ impl HeadTask<'_> {
     }
 }
 
+/// How the rows of a task meet the keys and values of a page.
+pub(crate) trait PageKernel<S: Simd> {
+    /// Floats of what it makes of the queries, of a page, and of what else it needs.
+    fn sizes(task: &HeadTask<'_>) -> [usize; 3];
+
+    /// Floats from row to row of the sums, at least those of a row of V.
+    fn row(task: &HeadTask<'_>) -> usize;
+
+    /// Lays the queries out in the scratch, scaled.
+    ///
+    /// # Safety
+    /// The scratch must be the task's.
+    unsafe fn pack(s: S, task: &HeadTask<'_>, scratch: &Scratch);
+
+    /// Adds what the rows see of a page to their sums; `visible` holds the slots of each, `next` the
+    /// page that comes then.
+    ///
+    /// # Safety
+    /// The scratch must be the task's, with packed queries; the pages of its layout.
+    unsafe fn attend(
+        s: S,
+        task: &HeadTask<'_>,
+        scratch: &Scratch,
+        pages: (&KvPage, &KvPage),
+        visible: &[Range<usize>],
+    );
+}
+
 /// Buffers of a task, parts of one allocation that each thread keeps.
-struct Scratch {
-    /// `[rows / PACK][D][PACK]`, scaled.
-    q: *mut f32,
-    /// `[PACK][64]`
-    weights: *mut f32,
-    /// `[rows][padded D]` of the split.
-    out: *mut f32,
+pub(crate) struct Scratch {
+    /// Of the [`PageKernel`]: queries, a page, and what else it needs.
+    pub(crate) q: *mut f32,
+    pub(crate) page: *mut f32,
+    pub(crate) more: *mut f32,
+    /// `[rows][row]` of the split.
+    pub(crate) out: *mut f32,
     /// `[rows]`
-    max: *mut f32,
+    pub(crate) max: *mut f32,
     /// `[rows][16]`
-    sum: *mut f32,
+    pub(crate) sum: *mut f32,
     /// `[rows][partial_width]` of all splits so far.
     total: *mut f32,
-    /// `[D][64]` and `[64][padded D]`: a page as f32.
-    page: *mut f32,
 }
 
 /// Floats of a line.
@@ -107,18 +161,12 @@ thread_local! {
 
 impl Scratch {
     /// Lays the parts out in a buffer, which is enlarged as needed.
-    fn new(task: &HeadTask<'_>, buffer: &mut Vec<Line>) -> Self {
-        let (dim, padded) = (task.shape.head_dim, task.kv.layout.padded_dim());
-        let rows = task.rows.len().next_multiple_of(PACK);
-        let sizes = [
-            rows * dim,
-            PACK * KV_PAGE,
-            rows * padded,
-            rows,
-            rows * LANES,
-            rows * (padded + LANES),
-            KV_PAGE * (dim + padded),
-        ];
+    fn new<S: Simd, K: PageKernel<S>>(task: &HeadTask<'_>, buffer: &mut Vec<Line>) -> Self {
+        // Rows are taken in groups, of which the last may be short.
+        let rows = task.rows.len().next_multiple_of(MOST_TOGETHER);
+        let [q, page, more] = K::sizes(task);
+        let total = rows * partial_width(&task.kv);
+        let sizes = [q, page, more, rows * K::row(task), rows, rows * LANES, total];
         let lines = sizes.map(|floats| floats.div_ceil(LINE_FLOATS));
         let needed: usize = lines.iter().sum();
         if buffer.len() < needed {
@@ -126,33 +174,43 @@ impl Scratch {
         }
         let base = buffer.as_mut_ptr();
         let mut at = 0;
-        let [q, weights, out, max, sum, total, page] = lines.map(|lines| {
+        let [q, page, more, out, max, sum, total] = lines.map(|lines| {
             at += lines;
             base.wrapping_add(at - lines).cast::<f32>()
         });
-        Self { q, weights, out, max, sum, total, page }
+        Self { q, page, more, out, max, sum, total }
     }
 }
 
-/// Runs a task.
+/// Runs a task by lane vectors.
 ///
 /// # Safety
 /// Its lengths must agree, its pages be there, and nobody else use its rows of the output.
 #[inline(always)]
 pub(crate) unsafe fn attend<S: Simd>(s: S, task: &HeadTask<'_>) {
+    // SAFETY: by contract.
+    unsafe { attend_by::<S, ByLanes>(s, task) }
+}
+
+/// Runs a task.
+///
+/// # Safety
+/// As [`attend`].
+#[inline(always)]
+pub(crate) unsafe fn attend_by<S: Simd, K: PageKernel<S>>(s: S, task: &HeadTask<'_>) {
     let mut buffer = BUFFER.take();
-    let scratch = Scratch::new(task, &mut buffer);
-    let (rows, width) = (task.rows.len(), partial_width(&task.kv));
+    let scratch = Scratch::new::<S, K>(task, &mut buffer);
+    let (rows, row, width) = (task.rows.len(), K::row(task), partial_width(&task.kv));
     // SAFETY: the scratch covers the task; the rest by contract.
     unsafe {
         match task.step {
             Step::Whole => {
-                pack(task, &scratch);
+                K::pack(s, task, &scratch);
                 for split in task.splits() {
-                    attend_split(s, task, &scratch, split);
+                    attend_split::<S, K>(s, task, &scratch, split);
                     for r in 0..rows {
                         if task.sees(r, split) {
-                            let sums = scratch.sums(s, r, width - LANES);
+                            let sums = scratch.sums(s, r, row);
                             task.gather(s, r, split, scratch.total.add(r * width), sums);
                         }
                     }
@@ -162,10 +220,10 @@ pub(crate) unsafe fn attend<S: Simd>(s: S, task: &HeadTask<'_>) {
                 }
             }
             Step::Split(split, to) => {
-                pack(task, &scratch);
-                attend_split(s, task, &scratch, split);
+                K::pack(s, task, &scratch);
+                attend_split::<S, K>(s, task, &scratch, split);
                 for r in 0..rows {
-                    let (sums, to) = (scratch.sums(s, r, width - LANES), to.at(r * width));
+                    let (sums, to) = (scratch.sums(s, r, row), to.at(r * width));
                     std::ptr::copy_nonoverlapping(sums.0, to, width - LANES);
                     *to.add(width - LANES) = sums.1;
                     *to.add(width - LANES + 1) = sums.2;
@@ -193,11 +251,11 @@ impl Scratch {
     /// # Safety
     /// The row must be in the scratch.
     #[inline(always)]
-    unsafe fn sums<S: Simd>(&self, s: S, r: usize, padded: usize) -> (*const f32, f32, f32) {
+    unsafe fn sums<S: Simd>(&self, s: S, r: usize, row: usize) -> (*const f32, f32, f32) {
         // SAFETY: by contract.
         unsafe {
             let sum = s.sum(s.load(self.sum.add(r * LANES)));
-            (self.out.add(r * padded).cast_const(), *self.max.add(r), sum)
+            (self.out.add(r * row).cast_const(), *self.max.add(r), sum)
         }
     }
 }
@@ -262,30 +320,17 @@ impl HeadTask<'_> {
     }
 }
 
-/// Scales the queries and lays [`PACK`] rows side by side.
-///
-/// # Safety
-/// The scratch must be the task's.
-#[inline(always)]
-unsafe fn pack(task: &HeadTask<'_>, scratch: &Scratch) {
-    let dim = task.shape.head_dim;
-    for (r, row) in task.rows.clone().enumerate() {
-        let q = &task.q[task.offset(row)..][..dim];
-        let first = r / PACK * PACK * dim + r % PACK;
-        for (d, &q) in q.iter().enumerate() {
-            // SAFETY: rows of the task, features of a head.
-            unsafe { *scratch.q.add(first + d * PACK) = q * task.scores.scale };
-        }
-    }
-}
-
 /// The sums of one split, from nothing.
 ///
 /// # Safety
 /// The scratch must be the task's, with packed queries.
 #[inline(always)]
-unsafe fn attend_split<S: Simd>(s: S, task: &HeadTask<'_>, scratch: &Scratch, split: usize) {
-    let (dim, padded) = (task.shape.head_dim, task.kv.layout.padded_dim());
+unsafe fn attend_split<S: Simd, K: PageKernel<S>>(
+    s: S,
+    task: &HeadTask<'_>,
+    scratch: &Scratch,
+    split: usize,
+) {
     let count = task.rows.len();
     let mut seen = [const { 0..0 }; TILE_ROWS];
     for (row, seen) in task.rows.clone().zip(&mut seen) {
@@ -294,30 +339,81 @@ unsafe fn attend_split<S: Simd>(s: S, task: &HeadTask<'_>, scratch: &Scratch, sp
     let (oldest, newest) = (seen[0].start, seen[count - 1].end);
     let pages =
         oldest.max(split * SPLIT) / KV_PAGE..newest.min((split + 1) * SPLIT).div_ceil(KV_PAGE);
-    // SAFETY: the scratch covers rows, features and a page.
+    // SAFETY: the scratch covers rows and features.
     unsafe {
-        std::slice::from_raw_parts_mut(scratch.out, count * padded).fill(0.0);
+        std::slice::from_raw_parts_mut(scratch.out, count * K::row(task)).fill(0.0);
         std::slice::from_raw_parts_mut(scratch.sum, count * LANES).fill(0.0);
         std::slice::from_raw_parts_mut(scratch.max, count).fill(f32::NEG_INFINITY);
         for index in pages {
             let Some(Some(page)) = task.kv.pages.get(index) else { continue };
             let next = task.kv.pages.get(index + 1).and_then(Option::as_ref).unwrap_or(page);
-            let expanded = expand(s, task, (page, next), scratch);
-            for at in (0..count).step_by(PACK) {
-                let first = index * KV_PAGE;
-                let mut visible = [const { 0..0 }; PACK];
-                let rows = PACK.min(count - at);
-                for (seen, visible) in seen[at..at + rows].iter().zip(&mut visible) {
+            let first = index * KV_PAGE;
+            // Every row sees all of most pages.
+            let all = seen[count - 1].start <= first && first + KV_PAGE <= seen[0].end;
+            let mut visible = [const { 0..KV_PAGE }; TILE_ROWS];
+            if !all {
+                for (seen, visible) in seen[..count].iter().zip(&mut visible) {
                     let end = seen.end.saturating_sub(first).min(KV_PAGE);
                     *visible = seen.start.saturating_sub(first).min(end)..end;
                 }
+            }
+            K::attend(s, task, scratch, (page, next), &visible[..count]);
+        }
+    }
+}
+
+/// [`PACK`] rows side by side against lanes of f32.
+struct ByLanes;
+
+impl<S: Simd> PageKernel<S> for ByLanes {
+    /// `[rows / PACK][D][PACK]`; `[D][64]` and `[64][padded D]`, a page as f32; `[PACK][64]` scores.
+    #[inline(always)]
+    fn sizes(task: &HeadTask<'_>) -> [usize; 3] {
+        let (dim, padded) = (task.shape.head_dim, task.kv.layout.padded_dim());
+        let rows = task.rows.len().next_multiple_of(PACK);
+        [rows * dim, KV_PAGE * (dim + padded), PACK * KV_PAGE]
+    }
+
+    #[inline(always)]
+    fn row(task: &HeadTask<'_>) -> usize {
+        task.kv.layout.padded_dim()
+    }
+
+    #[inline(always)]
+    unsafe fn pack(_: S, task: &HeadTask<'_>, scratch: &Scratch) {
+        let dim = task.shape.head_dim;
+        for r in 0..task.rows.len() {
+            let first = r / PACK * PACK * dim + r % PACK;
+            for (d, &q) in task.query(r).iter().enumerate() {
+                // SAFETY: rows of the task, features of a head.
+                unsafe { *scratch.q.add(first + d * PACK) = q * task.scores.scale };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn attend(
+        s: S,
+        task: &HeadTask<'_>,
+        scratch: &Scratch,
+        pages: (&KvPage, &KvPage),
+        visible: &[Range<usize>],
+    ) {
+        let (dim, padded) = (task.shape.head_dim, task.kv.layout.padded_dim());
+        // SAFETY: by contract.
+        unsafe {
+            // Few rows read halves as they lie, and wait for memory; many find the next page in the cache.
+            let few = task.rows.len() <= PACK;
+            let expanded = expand(s, task, pages, scratch.page, (few, few));
+            for (index, visible) in visible.chunks(PACK).enumerate() {
+                let at = index * PACK;
                 let rows = Rows {
                     q: scratch.q.add(at * dim),
-                    weights: scratch.weights,
+                    weights: scratch.more,
                     out: scratch.out.add(at * padded),
                     max: scratch.max.add(at),
                     sum: scratch.sum.add(at * LANES),
-                    visible: &visible[..rows],
+                    visible,
                 };
                 match expanded {
                     Expanded::Singles(page) => {
@@ -334,36 +430,37 @@ unsafe fn attend_split<S: Simd>(s: S, task: &HeadTask<'_>, scratch: &Scratch, sp
 
 /// A head's page as the products read it.
 #[derive(Clone, Copy)]
-enum Expanded {
+pub(crate) enum Expanded {
     Singles(HeadPage),
     Halfs(HeadPage),
 }
 
-/// Makes a head's page readable: f32 and, for few rows, f16 as they lie, else in the scratch.
+/// Makes a head's page readable: f32 and, if they are to stay so, f16 as they lie, else in `to`. The next
+/// page is asked for on request.
 ///
 /// # Safety
-/// The scratch must be the task's.
+/// The pages must be the task's, with room for one of f32 in `to`.
 #[inline(always)]
-unsafe fn expand<S: Simd>(
+pub(crate) unsafe fn expand<S: Simd>(
     s: S,
     task: &HeadTask<'_>,
     (page, next): (&KvPage, &KvPage),
-    scratch: &Scratch,
+    to: *mut f32,
+    (keep_halfs, ask): (bool, bool),
 ) -> Expanded {
     let (layout, from) = (task.kv.layout, page.head(task.head));
     let (dim, padded_dim, parts) = (layout.head_dim, layout.padded_dim(), layout.parts());
-    // Few rows wait for memory, many find the next page in the cache.
     let ahead = next.head(task.head);
-    let ahead_bytes = if task.rows.len() <= PACK { layout.kv_type.value_bytes() } else { 0 };
+    let ahead_bytes = if ask { layout.kv_type.value_bytes() } else { 0 };
     let ahead = (ahead, ahead.wrapping_add(parts.v), ahead_bytes);
     let v = from.wrapping_add(parts.v);
     let as_stored = HeadPage { k: from, v, ahead, dim, padded_dim };
-    let (k, v) = (scratch.page, scratch.page.wrapping_add(dim * KV_PAGE));
-    // SAFETY: a head's share of the page; the scratch holds a page.
+    let (k, v) = (to, to.wrapping_add(dim * KV_PAGE));
+    // SAFETY: a head's share of the page; `to` holds a page.
     unsafe {
         match layout.kv_type {
             KvType::F32 => return Expanded::Singles(as_stored),
-            KvType::F16 if task.rows.len() <= PACK => return Expanded::Halfs(as_stored),
+            KvType::F16 if keep_halfs => return Expanded::Halfs(as_stored),
             KvType::F16 => {
                 for at in (0..dim * KV_PAGE).step_by(LANES) {
                     s.store(k.add(at), s.load_f16(from.add(2 * at)));

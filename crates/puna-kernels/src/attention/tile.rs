@@ -18,7 +18,7 @@ pub(super) const PACK: usize = 8;
 const VECTORS: usize = KV_PAGE / LANES;
 
 /// How a page's values are loaded.
-pub(super) trait Values<S: Simd> {
+pub(crate) trait Values<S: Simd> {
     /// Bytes of a value.
     const BYTES: usize;
     /// # Safety
@@ -27,7 +27,7 @@ pub(super) trait Values<S: Simd> {
 }
 
 /// Values as f32.
-pub(super) struct Singles;
+pub(crate) struct Singles;
 impl<S: Simd> Values<S> for Singles {
     const BYTES: usize = 4;
     #[inline(always)]
@@ -38,7 +38,7 @@ impl<S: Simd> Values<S> for Singles {
 }
 
 /// Values as f16.
-pub(super) struct Halfs;
+pub(crate) struct Halfs;
 impl<S: Simd> Values<S> for Halfs {
     const BYTES: usize = 2;
     #[inline(always)]
@@ -50,33 +50,33 @@ impl<S: Simd> Values<S> for Halfs {
 
 /// One head's keys and values of one page.
 #[derive(Clone, Copy)]
-pub(super) struct HeadPage {
+pub(crate) struct HeadPage {
     /// `[D][64]`
-    pub(super) k: *const u8,
+    pub(crate) k: *const u8,
     /// `[64][padded D]`
-    pub(super) v: *const u8,
+    pub(crate) v: *const u8,
     /// Keys and values to fetch into the cache meanwhile, and bytes of each of their values; 0: do
     /// not.
-    pub(super) ahead: (*const u8, *const u8, usize),
-    pub(super) dim: usize,
-    pub(super) padded_dim: usize,
+    pub(crate) ahead: (*const u8, *const u8, usize),
+    pub(crate) dim: usize,
+    pub(crate) padded_dim: usize,
 }
 
 /// Rows of one group of [`PACK`], and what they have gathered so far.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     /// `[D][PACK]`, at the first of the rows.
-    pub(super) q: *const f32,
+    pub(crate) q: *const f32,
     /// `[rows][64]`, scratch for scores and weights.
-    pub(super) weights: *mut f32,
+    pub(crate) weights: *mut f32,
     /// `[rows][padded D]`, not yet divided by the sum of weights.
-    pub(super) out: *mut f32,
+    pub(crate) out: *mut f32,
     /// `[rows]`, largest score.
-    pub(super) max: *mut f32,
+    pub(crate) max: *mut f32,
     /// `[rows][16]`, sums of weights per lane.
-    pub(super) sum: *mut f32,
+    pub(crate) sum: *mut f32,
     /// Slots of the page that each row sees.
-    pub(super) visible: &'a [Range<usize>],
+    pub(crate) visible: &'a [Range<usize>],
 }
 
 /// Rows against a page: as many at a time as the instruction set takes.
@@ -155,12 +155,12 @@ unsafe fn attend_rows<S: Simd, E: Values<S>, const R: usize, const V: usize>(
             let all = if first < last { first..last } else { KV_PAGE..KV_PAGE };
             for (r, (seen, correction)) in visible.iter().zip(corrections).enumerate() {
                 let before = seen.start..seen.end.min(all.start);
-                mix::<S, E, 1, 4>(s, page, &rows.row(r, &page), [correction], before);
+                mix::<S, E, 1, 4>(s, page, &rows.row(r, &page), [correction; LANES], before);
             }
-            mix::<S, E, R, V>(s, page, &rows, [1.0; R], all.clone());
+            mix::<S, E, R, V>(s, page, &rows, [1.0; LANES], all.clone());
             for (r, seen) in visible.iter().enumerate() {
                 let behind = seen.start.max(all.end)..seen.end;
-                mix::<S, E, 1, 4>(s, page, &rows.row(r, &page), [1.0], behind);
+                mix::<S, E, 1, 4>(s, page, &rows.row(r, &page), [1.0; LANES], behind);
             }
         }
     }
@@ -241,11 +241,42 @@ unsafe fn weigh<S: Simd, const R: usize>(
     s: S,
     rows: &Rows<'_>,
     transform: &ScoreTransform,
-) -> [f32; R] {
+) -> [f32; LANES] {
+    // SAFETY: rows and slots are in range by contract.
+    unsafe {
+        let (corrections, shifts) = maxima::<S, R>(s, rows, transform);
+        for (r, visible) in rows.visible[..R].iter().enumerate() {
+            if visible.is_empty() {
+                continue;
+            }
+            let (weights, shift) = (rows.weights.add(r * KV_PAGE), s.splat(shifts[r]));
+            let sum = rows.sum.add(r * LANES);
+            let mut total = s.mul(s.load(sum), s.splat(corrections[r]));
+            for v in 0..VECTORS {
+                let x = math::exp(s, s.sub(s.load(weights.add(v * LANES)), shift));
+                s.store(weights.add(v * LANES), x);
+                total = s.add(total, x);
+            }
+            s.store(sum, total);
+        }
+        corrections
+    }
+}
+
+/// Transforms the scores of `R` rows, with minus infinity where a row sees nothing, and updates their
+/// maxima; returns the factors that bring older sums to these, and these.
+///
+/// # Safety
+/// As [`attend_page`], for at least `R` rows.
+#[inline(always)]
+pub(crate) unsafe fn maxima<S: Simd, const R: usize>(
+    s: S,
+    rows: &Rows<'_>,
+    transform: &ScoreTransform,
+) -> ([f32; LANES], [f32; LANES]) {
     let mut lanes = [0f32; KV_PAGE];
     lanes.iter_mut().enumerate().for_each(|(i, lane)| *lane = i as f32);
-    let mut old = [0f32; LANES];
-    let mut new = [0f32; LANES];
+    let (mut old, mut new) = ([0f32; LANES], [0f32; LANES]);
     // SAFETY: rows and slots are in range by contract; the arrays are lane vectors.
     unsafe {
         for (r, visible) in rows.visible[..R].iter().enumerate() {
@@ -255,18 +286,20 @@ unsafe fn weigh<S: Simd, const R: usize>(
             let weights = rows.weights.add(r * KV_PAGE);
             let (first, end) = (s.splat(visible.start as f32), s.splat(visible.end as f32));
             let hidden = s.splat(f32::NEG_INFINITY);
-            let mut largest = hidden;
+            let (all, mut largest) = (visible.len() == KV_PAGE, hidden);
             for v in 0..VECTORS {
                 let mut x = s.load(weights.add(v * LANES));
                 if let Some(cap) = transform.softcap {
                     let cap = s.splat(cap);
                     x = s.mul(cap, math::tanh(s, s.div(x, cap)));
                 }
-                if visible.len() < KV_PAGE {
+                if !all {
                     let lane = s.load(lanes.as_ptr().add(v * LANES));
                     x = s.select_lt(lane, end, s.select_lt(lane, first, hidden, x), hidden);
                 }
-                s.store(weights.add(v * LANES), x);
+                if !all || transform.softcap.is_some() {
+                    s.store(weights.add(v * LANES), x);
+                }
                 largest = s.max(largest, x);
             }
             old[r] = *rows.max.add(r);
@@ -276,24 +309,8 @@ unsafe fn weigh<S: Simd, const R: usize>(
         }
         let corrections = math::exp(s, s.sub(s.load(old.as_ptr()), s.load(new.as_ptr())));
         s.store(old.as_mut_ptr(), corrections);
-        for (r, visible) in rows.visible[..R].iter().enumerate() {
-            if visible.is_empty() {
-                continue;
-            }
-            let (weights, shift) = (rows.weights.add(r * KV_PAGE), s.splat(new[r]));
-            let sum = rows.sum.add(r * LANES);
-            let mut total = s.mul(s.load(sum), s.splat(old[r]));
-            for v in 0..VECTORS {
-                let x = math::exp(s, s.sub(s.load(weights.add(v * LANES)), shift));
-                s.store(weights.add(v * LANES), x);
-                total = s.add(total, x);
-            }
-            s.store(sum, total);
-        }
     }
-    let mut corrections = [0.0; R];
-    corrections.copy_from_slice(&old[..R]);
-    corrections
+    (old, new)
 }
 
 /// `out[r] = corrections[r] out[r] + sum of weights[r][key] v[key]` over the keys.
@@ -305,7 +322,7 @@ unsafe fn mix<S: Simd, E: Values<S>, const R: usize, const V: usize>(
     s: S,
     page: HeadPage,
     rows: &Rows<'_>,
-    corrections: [f32; R],
+    corrections: [f32; LANES],
     keys: Range<usize>,
 ) {
     let vectors = page.padded_dim / LANES;
@@ -332,7 +349,7 @@ unsafe fn mix_vectors<S: Simd, E: Values<S>, const R: usize, const V: usize>(
     s: S,
     page: HeadPage,
     rows: &Rows<'_>,
-    corrections: [f32; R],
+    corrections: [f32; LANES],
     (keys, at): (Range<usize>, usize),
 ) {
     // SAFETY: rows, keys and features are in range by contract.

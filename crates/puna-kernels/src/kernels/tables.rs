@@ -174,6 +174,7 @@ table!(
 pub(super) static AMX: &Kernels = &Kernels {
     isa: Isa::Amx,
     fixed: Some(&crate::amx::FIXED),
+    attend: amx_attend,
     gemm_block: amx_gemm_block,
     float_tile: amx_float_tile,
     panel_tile: amx_panel_tile,
@@ -181,8 +182,14 @@ pub(super) static AMX: &Kernels = &Kernels {
 };
 
 #[cfg(target_arch = "x86_64")]
-unsafe fn amx_gemm_block(block: &Block) {
+unsafe fn amx_attend(task: &HeadTask) {
     // SAFETY: by contract; a table is only used where the CPU has its instructions.
+    unsafe { crate::amx::attend(AVX512, task) }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn amx_gemm_block(block: &Block) {
+    // SAFETY: as above.
     unsafe { crate::amx::gemm_block(AVX512, block) }
 }
 

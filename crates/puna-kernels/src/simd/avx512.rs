@@ -104,6 +104,7 @@ impl Simd for Avx512 {
             let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
             _mm512_permutexvar_epi16(_mm512_loadu_si512(PAIRS.as_ptr().cast()), both)
         };
+        fn scale(v: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(v, n);
         fn round_bf16(a: __m512, b: __m512) -> __m512i =
             std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
         fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 = _mm512_dpbf16_ps(
