@@ -104,6 +104,9 @@ impl FromStr for AdapterArg {
     }
 }
 
+/// Addresses that are prepared for a prompt's activations: some hundred tokens of the widest models.
+const ACTIVATION_BYTES: usize = 256 << 20;
+
 /// [`KvType`] as typed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum KvTypeArg {
@@ -172,7 +175,9 @@ impl ComputeArgs {
             KvTypeArg::Q8_0 => KvType::Q8_0,
         });
         load.device = open(self.device)?;
-        if load.device.is_some() && load.kv_type.is_some() {
+        if load.device.is_none() {
+            puna_kernels::prepare_heap(ACTIVATION_BYTES);
+        } else if load.kv_type.is_some() {
             return Err(anyhow!("on a GPU the KV cache has the type of the weights"))
                 .hint("leave --kv-type out, or compute on the CPU with --device cpu");
         }

@@ -160,17 +160,17 @@ unsafe fn in_pieces(tile: &FixedTile) {
             let part = Part { first, steps: STEPS.min(steps - first), of: steps };
             let blocks = (2 * first, (2 * part.steps).min(tile.blocks - 2 * first));
             for pair in (0..tile.panels.len()).step_by(2) {
-                let panels = tile.panels.iter().zip(scales).skip(pair).take(2);
-                for (index, (panel, scale)) in panels.enumerate() {
-                    let to = tile.weights.add(index * FIXED_WEIGHT_BYTES);
-                    unpack(s, panel, (blocks, tile.panels.len() <= 2), inverse(s, scale), to);
+                let (two, ask) = (pair..tile.panels.len().min(pair + 2), tile.panels.len() <= 2);
+                for panel in two.clone() {
+                    let to = tile.weights.add((panel - pair) * FIXED_WEIGHT_BYTES);
+                    let inverse = inverse(s, scales[panel]);
+                    unpack(s, &tile.panels[panel], (blocks, ask), inverse, to);
                 }
                 for token in (0..tile.tokens).step_by(ROWS) {
                     sixteen(s, tile, (pair, token), part);
                     if part.is_last() {
-                        let scales = scales.into_iter().enumerate().skip(pair);
-                        for (panel, scale) in scales.take(2.min(tile.panels.len() - pair)) {
-                            finish(s, tile, (panel, token), scale);
+                        for panel in two.clone() {
+                            finish(s, tile, (panel, token), scales[panel]);
                         }
                     }
                 }
