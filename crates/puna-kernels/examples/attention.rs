@@ -44,7 +44,7 @@ fn product_gigaflops(kernels: &'static Kernels) -> f64 {
     use puna_kernels::{BlockFormat, Matrix, MatrixData, Precision};
     let (rows, cols, tokens) = (2048, 2048, PREFILL);
     let bytes: Vec<u8> = values(rows * cols).iter().flat_map(|x| x.to_le_bytes()).collect();
-    let data = MatrixData::Block { format: BlockFormat::F32, bytes: &bytes };
+    let data = MatrixData::Block { format: BlockFormat::F32, bytes: &bytes, scales: None };
     let (x, mut y) = (values(tokens * cols), vec![0.0; tokens * rows]);
     let matrix = Matrix { rows, cols, data };
     let secs = best(5, || kernels.matmul(&matrix, &x, &mut y, Precision::Exact));

@@ -55,7 +55,11 @@ fn measure(rows: usize, cols: usize, tokens: usize) {
                 let Some(row) = format.row_bytes(cols) else { continue };
                 let matrices: Vec<Matrix> = bytes
                     .chunks_exact(row * rows)
-                    .map(|bytes| Matrix { rows, cols, data: MatrixData::Block { format, bytes } })
+                    .map(|bytes| Matrix {
+                        rows,
+                        cols,
+                        data: MatrixData::Block { format, bytes, scales: None },
+                    })
                     .collect();
                 let x: Vec<f32> = (0..tokens * cols).map(|i| (i % 37) as f32 - 18.0).collect();
                 let mut y = vec![0.0; tokens * rows];

@@ -67,7 +67,7 @@ pub use machine::{IsaPeak, MachineLimits, available_memory};
 pub use matmul::{Input, InputBuffers, Output, Precision, matmul, prompt_tiles, set_prompt_tiles};
 pub use matrix::{
     Absmax, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix,
-    MatrixData, nibble_place, nibble_row_bytes, panel_bytes,
+    MatrixData, RowScales, nibble_place, nibble_row_bytes, panel_bytes,
 };
 pub use memory::{LineAligned, StreamBytes, prepare_heap};
 pub use norm::{rms_norm, rms_norm_new};

@@ -132,7 +132,7 @@ fn choose<'a>(kernels: &Kernels, w: &Matrix<'a>, precision: Precision) -> Path<'
     let fast = precision == Precision::Fast;
     let panels = fast && w.rows >= ROWS;
     match w.data {
-        MatrixData::Block { format, bytes } => {
+        MatrixData::Block { format, bytes, scales } => {
             let pair = match format {
                 BlockFormat::F32 => FloatPair::F32,
                 BlockFormat::F16 => FloatPair::F16,
@@ -140,7 +140,7 @@ fn choose<'a>(kernels: &Kernels, w: &Matrix<'a>, precision: Precision) -> Path<'
                 BlockFormat::BF16 => FloatPair::Bf16,
                 _ => {
                     if panels && FixedWeights::takes(kernels, format, w.cols) {
-                        return Path::Fixed(FixedWeights { bytes, in_panels: false });
+                        return Path::Fixed(FixedWeights { bytes, in_panels: false, scales });
                     }
                     return match layout(format) {
                         Some(layout) if panels => {
@@ -155,7 +155,7 @@ fn choose<'a>(kernels: &Kernels, w: &Matrix<'a>, precision: Precision) -> Path<'
         MatrixData::Panels { format, bytes }
             if fast && FixedWeights::takes(kernels, format, w.cols) =>
         {
-            Path::Fixed(FixedWeights { bytes, in_panels: true })
+            Path::Fixed(FixedWeights { bytes, in_panels: true, scales: None })
         }
         MatrixData::Panels { format, bytes } => match layout(format) {
             Some(layout) if fast => Path::Panels(PanelSource::Panels { format, layout, bytes }),

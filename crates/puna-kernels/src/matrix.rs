@@ -8,8 +8,10 @@ pub(crate) use dequantize::{DequantizeScratch, dequantize_cols, expand};
 
 use crate::blocks::layout;
 use crate::blocks::panel::ROWS;
-use crate::panels::{GroupLayout, GroupScales};
+use crate::panels::{GroupLayout, GroupScales, largest_scale};
+use crate::parallel::for_each_chunk_mut;
 use crate::{BlockFormat, KernelError};
+use std::sync::OnceLock;
 
 /// A matrix `[rows, cols]` whose rows are output features, as it is stored.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,8 @@ pub enum MatrixData<'a> {
         format: BlockFormat,
         /// `rows * format.row_bytes(cols)` bytes.
         bytes: &'a [u8],
+        /// Where products keep the rows' largest scales, if there is such a place.
+        scales: Option<&'a RowScales>,
     },
     /// Quantized blocks of 16 rows at a time, interleaved for the integer products
     /// ([`pack_panels`](crate::pack_panels)); rows past the last are zero.
@@ -49,6 +53,30 @@ pub enum MatrixData<'a> {
     /// FP8 E4M3 with a scale per two-dimensional block.
     Fp8(Fp8Matrix<'a>),
 }
+
+/// The largest scale of each row of Q8_0, which products in integers of 16 bits take before its quants:
+/// computed by the first one of many tokens.
+#[derive(Debug, Default)]
+pub struct RowScales(OnceLock<Box<[f32]>>);
+
+impl RowScales {
+    /// Those of rows of so many bytes, computed on the thread pool if they are not there.
+    pub(crate) fn of_rows(&self, bytes: &[u8], row_bytes: usize) -> &[f32] {
+        self.0.get_or_init(|| {
+            let mut scales = vec![0.0; bytes.len() / row_bytes.max(1)];
+            for_each_chunk_mut(&mut scales, SCALES_TASK, |first, scales| {
+                let rows = bytes[first * row_bytes..].chunks_exact(row_bytes);
+                for (row, scale) in rows.zip(scales) {
+                    *scale = largest_scale(row, BlockFormat::Q8_0.block_bytes());
+                }
+            });
+            scales.into()
+        })
+    }
+}
+
+/// Rows of a task.
+const SCALES_TASK: usize = 64;
 
 /// `w[o, i] = scales[o, g] (q[o, i] - zeros[o, g])` with `g = i / group_size`, `i` in stored order.
 #[derive(Debug, Clone, Copy)]
@@ -221,7 +249,7 @@ impl<'a> Matrix<'a> {
         let too_large = KernelError::TooLarge { rows: self.rows, cols: self.cols };
         let weights = self.rows.checked_mul(self.cols).ok_or(too_large.clone())?;
         match self.data {
-            MatrixData::Block { format, bytes } => {
+            MatrixData::Block { format, bytes, .. } => {
                 let row = format.row_bytes(self.cols).ok_or(KernelError::PartialBlock {
                     format,
                     cols: self.cols,

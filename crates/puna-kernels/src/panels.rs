@@ -65,14 +65,15 @@ pub fn pack_panels(
 fn put_largest(rows: &[u8], (row_bytes, block_bytes): (usize, usize), out: &mut [u8]) {
     let (largest, _) = out.as_chunks_mut::<4>();
     for (row, out) in rows.chunks_exact(row_bytes.max(1)).zip(largest) {
-        let scales =
-            row.chunks_exact(block_bytes).map(|b| f16_to_f32(u16::from_le_bytes([b[0], b[1]])));
-        // A NaN stays.
-        let most = scales.fold(0.0f32, |most, scale| {
-            if scale.abs() <= most || most.is_nan() { most } else { scale.abs() }
-        });
-        *out = most.to_le_bytes();
+        *out = largest_scale(row, block_bytes).to_le_bytes();
     }
+}
+
+/// The largest of the scales with which blocks begin; NaN if one is.
+pub(crate) fn largest_scale(row: &[u8], block_bytes: usize) -> f32 {
+    // Bits of |scale| order like the values, with NaN above infinity.
+    let scales = row.chunks_exact(block_bytes).map(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7fff);
+    f16_to_f32(scales.max().unwrap_or(0))
 }
 
 /// Copies blocks `first ..` of a row out of panels, as many as fit into `out`.

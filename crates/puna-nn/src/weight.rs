@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use puna_kernels::{
     Absmax, BlockFormat, CodebookMatrix, Fp8Matrix, GroupMatrix, GroupPanels, GroupQuants,
-    GroupZeros, Matrix, MatrixData, PackedGroups,
+    GroupZeros, Matrix, MatrixData, PackedGroups, RowScales,
 };
 
 use crate::packed::PackedWeight;
@@ -61,6 +61,7 @@ pub struct BlockWeight {
     order: BlockOrder,
     bytes: SharedBytes,
     span: Range<usize>,
+    scales: Arc<RowScales>,
 }
 
 /// In which order the blocks of a [`BlockWeight`] lie.
@@ -91,7 +92,8 @@ impl BlockWeight {
     ) -> Result<Self, NnError> {
         let got = bytes.as_ref().as_ref().len();
         let order = BlockOrder::Rows;
-        let weight = Self { format, rows, cols, order, bytes, span: 0..got };
+        let weight =
+            Self { format, rows, cols, order, bytes, span: 0..got, scales: Arc::default() };
         weight.matrix().validate()?;
         Ok(weight)
     }
@@ -102,7 +104,8 @@ impl BlockWeight {
     /// If these do not have the size of the panels.
     pub fn with_panels(&self, bytes: SharedBytes) -> Result<Self, NnError> {
         let span = 0..bytes.as_ref().as_ref().len();
-        let weight = Self { order: BlockOrder::Panels, bytes, span, ..self.clone() };
+        let scales = Arc::default();
+        let weight = Self { order: BlockOrder::Panels, bytes, span, scales, ..*self };
         weight.matrix().validate()?;
         Ok(weight)
     }
@@ -133,7 +136,7 @@ impl BlockWeight {
     fn matrix(&self) -> Matrix<'_> {
         let (format, bytes) = (self.format, self.bytes());
         let data = match self.order {
-            BlockOrder::Rows => MatrixData::Block { format, bytes },
+            BlockOrder::Rows => MatrixData::Block { format, bytes, scales: Some(&self.scales) },
             BlockOrder::Panels => MatrixData::Panels { format, bytes },
         };
         Matrix { rows: self.rows, cols: self.cols, data }
@@ -143,7 +146,13 @@ impl BlockWeight {
         let row_bytes = self.span.len() / self.rows.max(1);
         let start = self.span.start + rows.start * row_bytes;
         let span = start..start + rows.len() * row_bytes;
-        Self { rows: rows.len(), span, bytes: Arc::clone(&self.bytes), ..*self }
+        Self {
+            rows: rows.len(),
+            span,
+            bytes: Arc::clone(&self.bytes),
+            scales: Arc::default(),
+            ..*self
+        }
     }
 }
 

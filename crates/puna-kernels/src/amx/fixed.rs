@@ -109,7 +109,9 @@ fn inverse(s: Avx512, largest: __m512) -> __m512 {
 unsafe fn largest(s: Avx512, panel: &FixedPanel, blocks: usize) -> __m512 {
     // SAFETY: by contract.
     unsafe {
-        let Some(stride) = panel.stride else { return s.load(panel.largest) };
+        let Some(stride) = panel.stride.filter(|_| panel.largest.is_null()) else {
+            return s.load(panel.largest);
+        };
         // Bits of |scale| order like the values, with NaN above infinity.
         let mut most = [0u16; ROWS];
         let offsets = _mm512_mullo_epi32(s.load_i(LANES_AT.as_ptr().cast()), s.splat_i(34));
@@ -166,8 +168,9 @@ unsafe fn in_pieces(tile: &FixedTile) {
                     let inverse = inverse(s, scales[panel]);
                     unpack(s, &tile.panels[panel], (blocks, ask), inverse, to);
                 }
+                let mut ahead = Ahead::new(tile, pair, part);
                 for token in (0..tile.tokens).step_by(ROWS) {
-                    sixteen(s, tile, (pair, token), part);
+                    sixteen(s, tile, (pair, token), part, &mut ahead);
                     if part.is_last() {
                         for panel in two.clone() {
                             finish(s, tile, (panel, token), scales[panel]);
@@ -191,6 +194,54 @@ struct Part {
 impl Part {
     fn is_last(self) -> bool {
         self.first + self.steps == self.of
+    }
+}
+
+/// The weights that are unpacked next, which are asked for a few lines at a time: they come from memory.
+struct Ahead {
+    /// The first lines of 16 rows each, how many, and the bytes from row to row.
+    panels: [*const u8; 2],
+    row: usize,
+    lines: usize,
+    /// Lines asked for so far, and at a time.
+    next: usize,
+    each: usize,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn new(tile: &FixedTile, pair: usize, part: Part) -> Self {
+        // The next panels at these columns, then the first ones at the next.
+        let same = pair + 2 < tile.panels.len();
+        let panel = if same { pair + 2 } else { 0 };
+        let block = 2 * (part.first + if same { 0 } else { part.steps });
+        let blocks =
+            if same { 2 * part.steps } else { 2 * STEPS }.min(tile.blocks.saturating_sub(block));
+        let at = |index: usize| {
+            let panel = &tile.panels[(panel + index).min(tile.panels.len() - 1)];
+            let bytes = block * BLOCK_BYTES;
+            panel.at.wrapping_add(if panel.stride.is_some() { bytes } else { ROWS * bytes })
+        };
+        let row = tile.panels[panel].stride.unwrap_or(blocks * BLOCK_BYTES);
+        let lines = (blocks * BLOCK_BYTES).div_ceil(64);
+        // Few tokens leave no time for it, and find their rows in the cache where scales were looked for.
+        let slots = part.steps * tile.tokens.div_ceil(ROWS);
+        let few = tile.panels.len() <= 2;
+        let each = if few { 0 } else { (2 * ROWS * lines).div_ceil(slots) };
+        Self { panels: [at(0), at(1)], row, lines, next: 0, each }
+    }
+
+    /// Asks for the next ones.
+    #[inline(always)]
+    fn ask(&mut self, s: Avx512) {
+        for _ in 0..self.each {
+            let (row, line) = (self.next / self.lines, self.next % self.lines);
+            if row < 2 * ROWS {
+                let at = self.panels[row / ROWS].wrapping_add(row % ROWS * self.row + 64 * line);
+                s.prefetch(at);
+            }
+            self.next += 1;
+        }
     }
 }
 
@@ -274,7 +325,13 @@ unsafe fn unpack_from<R: Source<Avx512>>(
 /// # Safety
 /// The tile's pointers must cover its shape, its weights be unpacked, and tiles be configured.
 #[inline(always)]
-unsafe fn sixteen(s: Avx512, tile: &FixedTile, (pair, token): (usize, usize), part: Part) {
+unsafe fn sixteen(
+    s: Avx512,
+    tile: &FixedTile,
+    (pair, token): (usize, usize),
+    part: Part,
+    ahead: &mut Ahead,
+) {
     let second = (tile.panels.len() - 1).min(pair + 1);
     // SAFETY: by contract. Nothing else touches tiles from one block of instructions to the next.
     unsafe {
@@ -305,6 +362,7 @@ unsafe fn sixteen(s: Avx512, tile: &FixedTile, (pair, token): (usize, usize), pa
         let next = x.wrapping_add(part.steps * (2 * TILE + pair / 2 * 64 * lines));
         for step in 0..part.steps {
             let at = step * 2 * TILE;
+            ahead.ask(s);
             for line in 0..lines {
                 s.prefetch(next.wrapping_add(64 * (step * lines + line)));
             }

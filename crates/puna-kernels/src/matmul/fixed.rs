@@ -4,7 +4,7 @@ use super::{AHEAD, Target};
 use crate::blocks::panel::ROWS;
 use crate::kernels::Kernels;
 use crate::line::Line;
-use crate::matrix::{Matrix, panel_head};
+use crate::matrix::{Matrix, RowScales, panel_head};
 use crate::parallel::OutPtr;
 use crate::{BlockFormat, pool};
 use std::cell::RefCell;
@@ -66,7 +66,8 @@ pub(crate) struct FixedPanel {
     pub(crate) at: *const u8,
     /// Bytes from row to row; interleaved where there is none.
     pub(crate) stride: Option<usize>,
-    /// The largest scales of the rows, only where they are interleaved.
+    /// The largest scales of the rows; null where they are not known, which is only where these are not
+    /// interleaved.
     pub(crate) largest: *const f32,
     /// How many bytes ahead of its use memory is asked for, where there are few tokens.
     pub(crate) ahead: usize,
@@ -163,18 +164,29 @@ thread_local! {
 pub(super) struct FixedWeights<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) in_panels: bool,
+    /// Of rows that are not interleaved.
+    pub(super) scales: Option<&'a RowScales>,
 }
 
-impl FixedWeights<'_> {
+impl<'a> FixedWeights<'a> {
     /// Whether a matrix of this format can be multiplied so.
     pub(super) fn takes(kernels: &Kernels, format: BlockFormat, cols: usize) -> bool {
         kernels.fixed.is_some() && format == BlockFormat::Q8_0 && cols <= MOST_COLS
+    }
+
+    /// The largest scales of rows that many tokens are multiplied with. Few look for them on the way, as
+    /// that brings the rows into the cache in their order, which is what they wait for.
+    pub(super) fn scales(&self, w: &Matrix, tokens: usize) -> Option<&'a [f32]> {
+        let scales = self.scales.filter(|_| tokens > FEW)?;
+        Some(scales.of_rows(self.bytes, row_bytes(w)))
     }
 }
 
 /// What all cells of a product share.
 pub(super) struct FixedProduct<'a> {
     pub(super) weights: FixedWeights<'a>,
+    /// The largest scales of rows that are not interleaved, where they are known.
+    pub(super) scales: Option<&'a [f32]>,
     pub(super) w: &'a Matrix<'a>,
     pub(super) tokens: &'a FixedTokens,
 }
@@ -225,10 +237,6 @@ impl FixedProduct<'_> {
         });
     }
 
-    fn row_bytes(&self) -> usize {
-        self.w.cols / 32 * BlockFormat::Q8_0.block_bytes()
-    }
-
     /// Tokens by vectors.
     fn run_few(
         &self,
@@ -262,8 +270,8 @@ impl FixedProduct<'_> {
     /// The panel with the first of some rows, whose outputs go behind those of row `first`; the last one
     /// of rows that are not interleaved reaches back.
     fn panel(&self, rows: Range<usize>, first: usize) -> FixedPanel {
-        let FixedWeights { bytes, in_panels } = self.weights;
-        let row_bytes = self.row_bytes();
+        let FixedWeights { bytes, in_panels, .. } = self.weights;
+        let row_bytes = row_bytes(self.w);
         let base = if in_panels { rows.start } else { rows.start.min(self.w.rows - ROWS) };
         let (skip, end) = (rows.start - base, ROWS.min(rows.end - base));
         let lanes = ((1u32 << end) - (1 << skip)) as u16;
@@ -273,7 +281,8 @@ impl FixedProduct<'_> {
             let panel = at.wrapping_add(base / ROWS * (head + ROWS * row_bytes));
             (panel.cast(), panel.wrapping_add(head), None)
         } else {
-            (std::ptr::null(), at.wrapping_add(base * row_bytes), Some(row_bytes))
+            let scales = self.scales.map_or(std::ptr::null(), |scales| scales[base..].as_ptr());
+            (scales, at.wrapping_add(base * row_bytes), Some(row_bytes))
         };
         let bytes = head + ROWS * row_bytes;
         FixedPanel {
@@ -286,6 +295,10 @@ impl FixedProduct<'_> {
             row: base.wrapping_sub(first),
         }
     }
+}
+
+fn row_bytes(w: &Matrix) -> usize {
+    w.cols / 32 * BlockFormat::Q8_0.block_bytes()
 }
 
 /// A range cut into pieces of at most `len`.

@@ -235,7 +235,8 @@ impl<'a> Input<'a> {
                 let (kernels, x) = (self.kernels, self.x);
                 self.form(w).quantize(kernels, (x, w.cols), source.layout());
             }
-            Path::Fixed(_) => {
+            Path::Fixed(weights) => {
+                weights.scales(w, self.x.len() / w.cols);
                 if let Some(kernels) = self.kernels.fixed {
                     self.buffers.fixed.convert(kernels, (self.x, w.cols));
                 }
@@ -317,7 +318,8 @@ impl<'a> Input<'a> {
             (Path::Panels(source), Some(form)) => Ready::Panels(form.product(source, w)),
             (Path::Fixed(weights), _) => {
                 let tokens = &self.buffers.fixed;
-                Ready::Fixed(FixedProduct { weights, w, tokens })
+                let scales = weights.scales(w, self.x.len() / w.cols);
+                Ready::Fixed(FixedProduct { weights, scales, w, tokens })
             }
             (Path::Dequantized, Some(form)) if order(w).is_some() => {
                 Ready::Dequantized { x: form.reordered() }

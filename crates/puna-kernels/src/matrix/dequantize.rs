@@ -72,7 +72,7 @@ pub(crate) fn dequantize_cols(
     (out, scratch): (&mut [f32], &mut DequantizeScratch),
 ) {
     match w.data {
-        MatrixData::Block { format, bytes } => {
+        MatrixData::Block { format, bytes, .. } => {
             let stride = bytes.len() / w.rows;
             let at = |col: usize| row * stride + col / format.block_len() * format.block_bytes();
             let bytes = &bytes[at(cols.start)..at(cols.end)];

@@ -33,7 +33,11 @@ fn dequantized_blocks_are_bitwise_those_of_gguf_py() {
     assert_eq!(lines.len(), 11, "every quantized format");
     for (format, bytes, values) in lines {
         let cols = values.len();
-        let w = Matrix { rows: 1, cols, data: MatrixData::Block { format, bytes: &bytes } };
+        let w = Matrix {
+            rows: 1,
+            cols,
+            data: MatrixData::Block { format, bytes: &bytes, scales: None },
+        };
         for kernels in tables() {
             let mut row = vec![f32::NAN; cols];
             kernels.dequantize_row(&w, 0, &mut row);
@@ -67,7 +71,7 @@ fn every_float_value_survives_its_own_format() {
     for format in [BlockFormat::F32, BlockFormat::F16, BlockFormat::BF16] {
         let mut bytes = Vec::new();
         quantize_rows(format, &values, values.len(), &mut bytes).expect("quantizable");
-        let data = MatrixData::Block { format, bytes: &bytes };
+        let data = MatrixData::Block { format, bytes: &bytes, scales: None };
         let w = Matrix { rows: 1, cols: values.len(), data };
         let mut row = vec![0.0; values.len()];
         w.dequantize_row(0, &mut row);
@@ -108,7 +112,7 @@ fn matrices_whose_buffers_do_not_fit_are_refused() {
         block,
     };
     let check = |data| Matrix { rows: 8, cols: 8, data }.validate();
-    let block = |format, bytes| MatrixData::Block { format, bytes };
+    let block = |format, bytes| MatrixData::Block { format, bytes, scales: None };
     assert_eq!(check(MatrixData::Group(group(Some(&[0, 1, 2, 3, 4, 5, 7, 6]), 8))), Ok(()));
     assert_eq!(
         check(MatrixData::Group(group(Some(&[0, 1, 2, 3, 4, 5, 5, 6]), 8))),

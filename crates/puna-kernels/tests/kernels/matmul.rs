@@ -121,7 +121,7 @@ fn block_products_match_f64_and_do_not_depend_on_batch_or_threads() {
         for (rows, blocks, tokens) in [(1, 1, 1), (37, 3, 11), (130, 5, 2), (16, 9, 20)] {
             let bytes = random_blocks(&mut random, format, rows * blocks);
             let cols = blocks * format.block_len();
-            let data = MatrixData::Block { format, bytes: &bytes };
+            let data = MatrixData::Block { format, bytes: &bytes, scales: None };
             check(&Matrix { rows, cols, data }, tokens, fast, format.name());
         }
     }
@@ -140,7 +140,7 @@ fn panels_hold_the_same_weights_and_give_the_same_bits_as_rows() {
             };
             let mut packed = vec![0; size];
             pack_panels(format, (rows, cols), &bytes, &mut packed).expect("sizes agree");
-            let data = MatrixData::Block { format, bytes: &bytes };
+            let data = MatrixData::Block { format, bytes: &bytes, scales: None };
             let plain = Matrix { rows, cols, data };
             let panels = Matrix { data: MatrixData::Panels { format, bytes: &packed }, ..plain };
             panels.validate().expect("valid panels");
@@ -183,7 +183,7 @@ fn float_products_take_any_number_of_columns() {
         let fast = if format == BlockFormat::BF16 { BF16 } else { EXACT };
         for cols in [1, 15, 31, 33, 100, 1025, 2049, 4100] {
             let bytes = random_blocks(&mut random, format, 9 * cols);
-            let data = MatrixData::Block { format, bytes: &bytes };
+            let data = MatrixData::Block { format, bytes: &bytes, scales: None };
             check(&Matrix { rows: 9, cols, data }, 9, fast, format.name());
         }
     }
@@ -294,7 +294,11 @@ fn products_pass_nan_and_infinity_on() {
     for format in [BlockFormat::F32, BlockFormat::BF16, BlockFormat::Q8_0, BlockFormat::Q4K] {
         let cols = 256;
         let bytes = random_blocks(&mut random, format, 4 * cols / format.block_len());
-        let w = Matrix { rows: 4, cols, data: MatrixData::Block { format, bytes: &bytes } };
+        let w = Matrix {
+            rows: 4,
+            cols,
+            data: MatrixData::Block { format, bytes: &bytes, scales: None },
+        };
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = random.normals(2 * cols);
             x[cols + 40] = bad;
@@ -314,7 +318,8 @@ fn products_are_bitwise_the_same_in_a_large_batch_on_many_threads() {
     for format in [BF16, Q4_0, Q6K, Q8_0] {
         let (rows, cols, tokens) = (200, 768, 70);
         let bytes = random_blocks(&mut random, format, rows * cols / format.block_len());
-        let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+        let w =
+            Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes, scales: None } };
         let x = random.normals(tokens * cols);
         let kernels = Kernels::get();
         let y = with_threads(5, || product(kernels, &w, &x, Precision::Fast));
@@ -338,7 +343,11 @@ fn superblocks_of_the_largest_integers() {
                     block[at..at + 2].copy_from_slice(&half::f16::from_f32(1.0).to_le_bytes());
                 }
             }
-            let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+            let w = Matrix {
+                rows,
+                cols,
+                data: MatrixData::Block { format, bytes: &bytes, scales: None },
+            };
             // Quants of 127 and -127, of one sign in whole sub-blocks and superblocks, and mixed.
             for period in [1, 16, 32, 512, 1024] {
                 let sign = |i: usize| if (i / period).is_multiple_of(2) { 1.0f32 } else { -1.0 };
@@ -378,7 +387,11 @@ fn q8_0_with_the_largest_integers_and_uneven_scales() {
                     let scale = half::f16::from_f32(scales[i % 2]);
                     block[..2].copy_from_slice(&scale.to_le_bytes());
                 }
-                let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+                let w = Matrix {
+                    rows,
+                    cols,
+                    data: MatrixData::Block { format, bytes: &bytes, scales: None },
+                };
                 for period in [1, 32, 4096] {
                     let sign =
                         |i: usize| if (i / period).is_multiple_of(2) { 1.0f32 } else { -1.0 };
@@ -409,7 +422,7 @@ fn q8_0_with_amx_is_more_exact_than_8_bits() {
     let mut random = Random(20);
     let (rows, cols, format) = (256, 2048, BlockFormat::Q8_0);
     let bytes = random_blocks(&mut random, format, rows * cols / 32);
-    let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+    let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes, scales: None } };
     for outlier in [1.0, 100.0] {
         let mut x = random.normals(20 * cols);
         x.iter_mut().skip(77).step_by(cols).for_each(|x| *x *= outlier);
@@ -441,7 +454,7 @@ fn products_of_one_input_are_those_of_each_alone_and_can_be_added() {
     let mut matrices: Vec<Matrix> = stored
         .iter()
         .map(|(format, rows, bytes)| {
-            let data = MatrixData::Block { format: *format, bytes };
+            let data = MatrixData::Block { format: *format, bytes, scales: None };
             Matrix { rows: *rows, cols, data }
         })
         .collect();

@@ -57,7 +57,8 @@ fn bfloat16_weights() {
     let format = BlockFormat::BF16;
     for (rows, cols, tokens) in [(70, 130, 9), (5, 64, 33), (300, 2400, 40), (33, 77, 20)] {
         let bytes = random_blocks(&mut random, format, rows * cols);
-        let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+        let w =
+            Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes, scales: None } };
         check(&w, tokens, (Precision::Fast, BF16), "BF16");
         check(&w, tokens, (Precision::Exact, EXACT), "BF16");
     }
@@ -73,7 +74,7 @@ fn quantized_weights_as_rows_and_as_panels() {
         let len = format.block_len();
         for (rows, cols, tokens) in [(48, 512, 33), (64, 2560 + len, 40), (37, 256, 32)] {
             let bytes = random_blocks(&mut random, format, rows * cols / len);
-            let data = MatrixData::Block { format, bytes: &bytes };
+            let data = MatrixData::Block { format, bytes: &bytes, scales: None };
             let w = Matrix { rows, cols, data };
             check(&w, tokens, (Precision::Fast, bound(rows)), format.name());
             let mut packed = vec![0; panel_bytes(format, rows, cols).expect("panels")];
@@ -153,7 +154,7 @@ fn few_tokens_of_quantized_weights_keep_their_bits() {
     let mut random = Random(13);
     let (rows, cols, tokens, format) = (64, 512, 31, BlockFormat::Q4K);
     let bytes = random_blocks(&mut random, format, rows * cols / format.block_len());
-    let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes } };
+    let w = Matrix { rows, cols, data: MatrixData::Block { format, bytes: &bytes, scales: None } };
     let x = random.normals(tokens * cols);
     for kernels in tables() {
         let mut y = vec![0.0; tokens * rows];

@@ -64,7 +64,7 @@ pub(super) fn floats(tensor: &StoredTensor) -> Result<Vec<f32>, ModelError> {
     let format = block_format(dtype).ok_or(ModelError::CannotWrite { dtype: dtype.name() })?;
     let cols = tensor.info.shape.last().copied().unwrap_or(1);
     let rows = tensor.info.elements().unwrap_or(0) / cols.max(1);
-    let data = MatrixData::Block { format, bytes: &tensor.bytes };
+    let data = MatrixData::Block { format, bytes: &tensor.bytes, scales: None };
     let matrix = Matrix { rows, cols, data };
     matrix.validate().map_err(puna_nn::NnError::from)?;
     let mut values = vec![0f32; rows * cols];
