@@ -78,6 +78,9 @@ class Recorded:
 
     def generate(self, first, steps):
         self.place.fill_(first)
+        for layer in self.cache.layers:  # transformers 5 counts for itself
+            if hasattr(layer, "cumulative_length"):
+                layer.cumulative_length.fill_(first)
         for _ in range(steps):
             self.graph.replay()
             self.ids.copy_(self.next)
