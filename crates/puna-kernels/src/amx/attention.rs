@@ -28,7 +28,7 @@ use sums::{Sums, add, begin};
 /// Columns of outputs that are computed together: four tiles.
 const COLS: usize = 4 * WORDS;
 
-/// Elements of a row of a left-hand tile, rows of pairs of a right-hand one twice.
+/// Elements of a row of a left-hand tile: twice the rows of a right-hand one, which are pairs.
 const STEP: usize = 2 * WORDS;
 
 /// Bits of the larger bfloat16 of a float, cut off.
