@@ -428,7 +428,7 @@ pub(crate) enum Words {
 impl Words {
     pub(crate) fn of(elements: Elements, kernels: &Kernels) -> Self {
         match (elements, kernels.isa()) {
-            (Elements::Bf16, Isa::Avx512 | Isa::Amx) => Words::Bf16Pairs,
+            (Elements::Bf16, Isa::Avx512Bf16 | Isa::Amx) => Words::Bf16Pairs,
             _ => Words::F32,
         }
     }

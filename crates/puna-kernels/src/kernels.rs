@@ -17,22 +17,24 @@ use crate::logit_loss::CrossEntropyRow;
 use crate::matmul::{FixedKernels, FloatTile, PanelTile, Place};
 use crate::training::AdamWStep;
 
-/// Instruction sets with a kernel table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Instruction sets with a kernel table, each with all of those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Portable Rust: the specification.
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
-    /// AVX-512 F, BW, DQ, VL, VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later).
+    /// AVX-512 F, BW, DQ, VL and VNNI (Cascade Lake, Ice Lake, Tiger Lake and later).
     Avx512,
+    /// BF16, too (Cooper Lake, Sapphire Rapids, Zen 4 and later).
+    Avx512Bf16,
     /// AVX-512 and AMX, tiles of bfloat16 and bytes (Sapphire Rapids and later).
     Amx,
 }
 
 impl Isa {
     /// Every instruction set, the portable one first.
-    pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
+    pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// How the environment variable `PUNA_ISA` names it.
     #[must_use]
@@ -41,6 +43,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Amx => "amx",
         }
     }
@@ -62,12 +65,13 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
-                    && is_x86_feature_detected!("avx512bf16")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => Isa::Avx512.is_available() && crate::amx::is_available(),
+            Isa::Avx512Bf16 => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512Bf16.is_available() && crate::amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => false,
         }
     }
 }
@@ -193,6 +197,8 @@ impl Kernels {
             Isa::Avx2 => tables::AVX2,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => tables::AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => tables::AVX512_BF16,
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => tables::AMX,
             _ => tables::SCALAR,

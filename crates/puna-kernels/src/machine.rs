@@ -44,7 +44,7 @@ pub struct MachineLimits {
     pub threads: usize,
     /// Bytes per second that the threads together read from memory.
     pub read_bytes_per_sec: f64,
-    /// Arithmetic of every instruction set of the machine that has vector loops; the best is last.
+    /// Arithmetic of the instruction sets with vector loops, up to what the kernels use, which is last.
     pub peaks: Vec<IsaPeak>,
 }
 
@@ -68,7 +68,10 @@ impl MachineLimits {
     /// it).
     #[must_use]
     pub fn measure() -> Self {
-        let peaks = [Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter_map(peak).collect();
+        // Above AVX-512 everything has its loops, too.
+        let used = Kernels::get().isa();
+        let counts = |isa: &Isa| *isa <= used && (*isa != Isa::Avx512 || used == Isa::Avx512);
+        let peaks = Isa::ALL.iter().copied().filter(counts).filter_map(peak).collect();
         Self { threads: pool::threads(), read_bytes_per_sec: read_speed(), peaks }
     }
 
@@ -82,7 +85,7 @@ impl MachineLimits {
     /// The limits of the instruction set that the kernels use.
     #[must_use]
     pub fn best_peak(&self) -> Option<&IsaPeak> {
-        self.peaks.iter().find(|peak| peak.isa == Kernels::get().isa())
+        self.peaks.last()
     }
 }
 
@@ -94,7 +97,8 @@ fn peak(isa: Isa) -> Option<IsaPeak> {
     #[cfg(target_arch = "x86_64")]
     let (f32, bf16, int8): (PeakLoop, Option<PeakLoop>, PeakLoop) = match isa {
         Isa::Avx2 => (x86::avx2_f32, None, x86::avx2_int8),
-        Isa::Avx512 => (x86::avx512_f32, Some(x86::avx512_bf16), x86::avx512_int8),
+        Isa::Avx512 => (x86::avx512_f32, None, x86::avx512_int8),
+        Isa::Avx512Bf16 => (x86::avx512_f32, Some(x86::avx512_bf16), x86::avx512_int8),
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => (x86::avx512_f32, Some(crate::amx::peak_bf16), crate::amx::peak_int8),
         Isa::Scalar => return None,
@@ -144,7 +148,7 @@ type Reader = unsafe fn(&[u8]) -> u64;
 fn reader() -> Reader {
     #[cfg(target_arch = "x86_64")]
     match Kernels::get().isa() {
-        Isa::Avx512 | Isa::Amx => return x86::avx512_read,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => return x86::avx512_read,
         Isa::Avx2 => return x86::avx2_read,
         Isa::Scalar => {}
     }

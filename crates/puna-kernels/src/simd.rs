@@ -16,7 +16,10 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bytes;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use {avx2::Avx2, avx512::Avx512};
+pub(crate) use {
+    avx2::Avx2,
+    avx512::{Avx512, Avx512Bf16},
+};
 
 use crate::blocks::Width;
 
@@ -79,33 +82,20 @@ pub(crate) trait Simd: Copy {
     /// Adds to each i32 the products of its four unsigned bytes of `w` with the four signed bytes
     /// of `x`; these are at least -127, and `width` bounds those of `w`.
     fn dot4(self, acc: Self::I, w: Self::I, x: Self::I, width: Width) -> Self::I;
+    /// Whether [`Simd::dot_bf16`] is one instruction.
+    const DOT_BF16: bool;
     /// Adds to each f32 the products of its two bfloat16 of `a` and `b`.
     fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F;
     /// The nearest bfloat16 of each lane of `low` in the low half of a word, of `high` in the high
     /// half.
     #[inline(always)]
     fn pair_bf16(self, low: Self::F, high: Self::F) -> Self::I {
-        let round = |v| {
-            let bits = self.bits(v);
-            let odd = self.and_i(self.shr_i(bits, 16), self.splat_i(1));
-            self.add_i(self.add_i(bits, self.splat_i(0x7fff)), odd)
-        };
-        let upper = self.splat_i(-0x1_0000);
-        self.or_i(self.shr_i(round(low), 16), self.and_i(round(high), upper))
+        pair_bf16(self, low, high)
     }
     /// The nearest bfloat16 of the 16 lanes of `a`, then of `b`.
     #[inline(always)]
     fn round_bf16(self, a: Self::F, b: Self::F) -> Self::I {
-        let (mut values, mut out) = ([0f32; 2 * LANES], [0u16; 2 * LANES]);
-        // SAFETY: both arrays have the size of what is stored and loaded.
-        unsafe {
-            self.store(values.as_mut_ptr(), a);
-            self.store(values.as_mut_ptr().add(LANES), b);
-            for (out, value) in out.iter_mut().zip(values) {
-                *out = crate::numbers::f32_to_bf16(value);
-            }
-            self.load_i(out.as_ptr().cast())
-        }
+        round_bf16(self, a, b)
     }
 
     /// The lanes of `a` and `b` in turn.
@@ -222,4 +212,31 @@ pub(crate) trait Simd: Copy {
     fn store_b(self, out: &mut [u8; 32], v: Self::B);
     /// Asks for a cache line; any address is fine.
     fn prefetch(self, p: *const u8);
+}
+
+/// [`Simd::pair_bf16`] without an instruction for it.
+#[inline(always)]
+fn pair_bf16<S: Simd>(s: S, low: S::F, high: S::F) -> S::I {
+    let round = |v| {
+        let bits = s.bits(v);
+        let odd = s.and_i(s.shr_i(bits, 16), s.splat_i(1));
+        s.add_i(s.add_i(bits, s.splat_i(0x7fff)), odd)
+    };
+    let upper = s.splat_i(-0x1_0000);
+    s.or_i(s.shr_i(round(low), 16), s.and_i(round(high), upper))
+}
+
+/// [`Simd::round_bf16`] without an instruction for it.
+#[inline(always)]
+fn round_bf16<S: Simd>(s: S, a: S::F, b: S::F) -> S::I {
+    let (mut values, mut out) = ([0f32; 2 * LANES], [0u16; 2 * LANES]);
+    // SAFETY: both arrays have the size of what is stored and loaded.
+    unsafe {
+        s.store(values.as_mut_ptr(), a);
+        s.store(values.as_mut_ptr().add(LANES), b);
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = crate::numbers::f32_to_bf16(value);
+        }
+        s.load_i(out.as_ptr().cast())
+    }
 }

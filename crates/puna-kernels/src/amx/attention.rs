@@ -18,7 +18,7 @@ use crate::attention::{
 use crate::kernels::Kernels;
 use crate::line::Line;
 use crate::math;
-use crate::simd::{Avx512, LANES, Simd};
+use crate::simd::{Avx512Bf16, LANES, Simd};
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_loadu_si512, _mm512_permutex2var_epi16, _mm512_ternarylogic_epi32,
 };
@@ -67,7 +67,7 @@ unsafe fn attend_in_tiles(task: &HeadTask) {
     // SAFETY: by contract.
     unsafe {
         let _tiles = Tiles::configure(&config);
-        attention::attend_by::<_, InTiles>(Avx512::assume(), task);
+        attention::attend_by::<_, InTiles>(Avx512Bf16::assume(), task);
     }
 }
 
@@ -91,7 +91,7 @@ impl Digits {
     /// # Safety
     /// Both parts must be writable there.
     #[inline(always)]
-    unsafe fn store(self, s: Avx512, byte: usize, [high, low]: [__m512i; 2]) {
+    unsafe fn store(self, s: Avx512Bf16, byte: usize, [high, low]: [__m512i; 2]) {
         // SAFETY: by contract.
         unsafe {
             s.store_i(self.at.add(byte), high);
@@ -163,7 +163,7 @@ impl Places {
 
 struct InTiles;
 
-impl PageKernel<Avx512> for InTiles {
+impl PageKernel<Avx512Bf16> for InTiles {
     fn sizes(task: &HeadTask<'_>) -> [usize; 3] {
         let places = Places::new(task);
         let Places { dim, padded, steps, wide, .. } = places;
@@ -177,7 +177,7 @@ impl PageKernel<Avx512> for InTiles {
     }
 
     #[inline(always)]
-    unsafe fn pack(s: Avx512, task: &HeadTask<'_>, scratch: &Scratch) {
+    unsafe fn pack(s: Avx512Bf16, task: &HeadTask<'_>, scratch: &Scratch) {
         let places = Places::new(task);
         let scale = s.splat(task.scores().scale);
         for r in 0..task.count() {
@@ -201,7 +201,7 @@ impl PageKernel<Avx512> for InTiles {
 
     #[inline(always)]
     unsafe fn attend(
-        s: Avx512,
+        s: Avx512Bf16,
         task: &HeadTask<'_>,
         scratch: &Scratch,
         pages: (&KvPage, &KvPage),
@@ -229,7 +229,7 @@ impl PageKernel<Avx512> for InTiles {
 /// The sum of two bfloat16 per lane, those of `a`, then those of `b`; the larger ones are rounded, so that
 /// the smaller ones have either sign.
 #[inline(always)]
-fn in_order(s: Avx512, a: __m512, b: __m512) -> [__m512i; 2] {
+fn in_order(s: Avx512Bf16, a: __m512, b: __m512) -> [__m512i; 2] {
     let (half, upper) = (s.splat_i(0x8000), s.splat_i(HIGH));
     let a_high = s.and_i(s.add_i(s.bits(a), half), upper);
     let b_high = s.and_i(s.add_i(s.bits(b), half), upper);
@@ -244,7 +244,7 @@ fn in_order(s: Avx512, a: __m512, b: __m512) -> [__m512i; 2] {
 /// The same, cut off: those of `a` in the low halves of words and those of `b` in the high ones. What is
 /// left of an f16 by its larger part fits into the smaller one.
 #[inline(always)]
-fn in_pairs(s: Avx512, a: __m512, b: __m512) -> [__m512i; 2] {
+fn in_pairs(s: Avx512Bf16, a: __m512, b: __m512) -> [__m512i; 2] {
     let upper = s.splat_i(HIGH);
     let (a_bits, b_bits) = (s.bits(a), s.bits(b));
     let a_low = s.bits(s.sub(a, s.of_bits(s.and_i(a_bits, upper))));
@@ -263,8 +263,8 @@ fn in_pairs(s: Avx512, a: __m512, b: __m512) -> [__m512i; 2] {
 /// # Safety
 /// As for [`PageKernel::attend`]; the page is the task's.
 #[inline(always)]
-unsafe fn attend_page<E: Values<Avx512>, const G: usize>(
-    s: Avx512,
+unsafe fn attend_page<E: Values<Avx512Bf16>, const G: usize>(
+    s: Avx512Bf16,
     task: &HeadTask<'_>,
     (scratch, places): (&Scratch, &Places),
     page: HeadPage,
@@ -321,7 +321,7 @@ unsafe fn attend_page<E: Values<Avx512>, const G: usize>(
 /// As for [`attend_page`].
 #[inline(always)]
 unsafe fn weigh(
-    s: Avx512,
+    s: Avx512Bf16,
     task: &HeadTask<'_>,
     (scratch, places): (&Scratch, &Places),
     first: usize,
@@ -374,7 +374,7 @@ struct Vectors {
 impl Vectors {
     /// Zeros where the row is not one.
     #[inline(always)]
-    fn new<E: Values<Avx512>>(row: *const u8, is_one: bool) -> Self {
+    fn new<E: Values<Avx512Bf16>>(row: *const u8, is_one: bool) -> Self {
         static ZEROS: Line = Line::ZERO;
         if is_one {
             Self { at: row, step: LANES * E::BYTES }
@@ -386,7 +386,7 @@ impl Vectors {
     /// # Safety
     /// The row must be readable.
     #[inline(always)]
-    unsafe fn load<E: Values<Avx512>>(self, s: Avx512, v: usize) -> __m512 {
+    unsafe fn load<E: Values<Avx512Bf16>>(self, s: Avx512Bf16, v: usize) -> __m512 {
         // SAFETY: by contract.
         unsafe { E::load(s, self.at.add(v * self.step)) }
     }
@@ -406,7 +406,7 @@ impl Operand<'_> {
     /// # Safety
     /// The page must be readable, and the pairs have room.
     #[inline(always)]
-    unsafe fn pair_keys<E: Values<Avx512>>(&self, s: Avx512, features: Range<usize>) {
+    unsafe fn pair_keys<E: Values<Avx512Bf16>>(&self, s: Avx512Bf16, features: Range<usize>) {
         let (ahead, bytes) = (self.page.ahead.0, self.page.ahead.2);
         // SAFETY: by contract; any address may be fetched.
         unsafe {
@@ -432,9 +432,9 @@ impl Operand<'_> {
     /// # Safety
     /// As for [`Self::pair_keys`].
     #[inline(always)]
-    unsafe fn pair_values<E: Values<Avx512>>(
+    unsafe fn pair_values<E: Values<Avx512Bf16>>(
         &self,
-        s: Avx512,
+        s: Avx512Bf16,
         (keys, features): (Range<usize>, Range<usize>),
         seen: &Range<usize>,
     ) -> u32 {
@@ -469,9 +469,9 @@ impl Operand<'_> {
     /// # Safety
     /// As for [`Self::pair_keys`]; where it is not taken by steps, keys are in pairs already.
     #[inline(always)]
-    unsafe fn score<E: Values<Avx512>, const G: usize>(
+    unsafe fn score<E: Values<Avx512Bf16>, const G: usize>(
         &self,
-        s: Avx512,
+        s: Avx512Bf16,
         queries: Digits,
         by_steps: bool,
         to: *mut f32,
@@ -501,9 +501,9 @@ impl Operand<'_> {
     /// # Safety
     /// As for [`Self::score`].
     #[inline(always)]
-    unsafe fn mix<E: Values<Avx512>, const G: usize>(
+    unsafe fn mix<E: Values<Avx512Bf16>, const G: usize>(
         &self,
-        s: Avx512,
+        s: Avx512Bf16,
         weights: Digits,
         seen: Option<&Range<usize>>,
         to: *mut f32,
@@ -535,9 +535,9 @@ impl Operand<'_> {
     /// # Safety
     /// As for [`Self::mix`].
     #[inline(always)]
-    unsafe fn mix_alone<E: Values<Avx512>, const G: usize>(
+    unsafe fn mix_alone<E: Values<Avx512Bf16>, const G: usize>(
         &self,
-        s: Avx512,
+        s: Avx512Bf16,
         (weights, r): (Digits, usize),
         seen: &Range<usize>,
         (out, own): (*mut f32, *mut f32),

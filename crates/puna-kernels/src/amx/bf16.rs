@@ -4,7 +4,7 @@ use super::{Config, FULL, ROWS, Tiles, WORDS};
 use crate::gemm::{Block, Words, room};
 use crate::kernels::Kernels;
 use crate::line::Line;
-use crate::simd::{Avx512, Simd};
+use crate::simd::{Avx512Bf16, Simd};
 use std::arch::asm;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -119,7 +119,7 @@ unsafe fn transposed(block: &Block, own: &mut Vec<Line>) -> Left {
     for group in 0..groups {
         // SAFETY: the steps hold whole groups of rows, and there is room for all tiles.
         unsafe {
-            let s = Avx512::assume();
+            let s = Avx512Bf16::assume();
             let from = block.a.add(group * ROWS);
             let put = |tile: usize, from: *const u32, stride: usize| {
                 for row in (0..ROWS).step_by(4) {

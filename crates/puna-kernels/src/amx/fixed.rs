@@ -18,7 +18,7 @@ use crate::blocks::panel::{Panel, Q8_0, Rows, Source};
 use crate::matmul::{
     FIXED_PANELS, FIXED_SUM_BYTES, FIXED_WEIGHT_BYTES, FixedKernels, FixedPanel, FixedTile,
 };
-use crate::simd::{Avx512, Simd};
+use crate::simd::{Avx512Bf16, Simd};
 use std::arch::asm;
 use std::arch::x86_64::{
     __m512, __m512i, __mmask16, _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi16,
@@ -84,7 +84,7 @@ unsafe fn high_bytes([a, b]: [__m512i; 2], half: __m512i) -> __m512i {
 
 /// `F` of a block, twice in each row.
 #[inline(always)]
-unsafe fn factor(s: Avx512, scale: __m512, inverse: __m512) -> __m512i {
+unsafe fn factor(s: Avx512Bf16, scale: __m512, inverse: __m512) -> __m512i {
     // SAFETY: as for `fixed`.
     unsafe {
         let whole = _mm512_cvtps_epi32(s.mul(scale, inverse));
@@ -96,7 +96,7 @@ unsafe fn factor(s: Avx512, scale: __m512, inverse: __m512) -> __m512i {
 
 /// [`FACTOR`]` / D`, or zero for rows of zeros.
 #[inline(always)]
-fn inverse(s: Avx512, largest: __m512) -> __m512 {
+fn inverse(s: Avx512Bf16, largest: __m512) -> __m512 {
     let zero = s.splat(0.0);
     s.select_lt(zero, largest, s.div(s.splat(FACTOR), largest), zero)
 }
@@ -106,7 +106,7 @@ fn inverse(s: Avx512, largest: __m512) -> __m512 {
 /// # Safety
 /// The panel must have so many blocks.
 #[inline(always)]
-unsafe fn largest(s: Avx512, panel: &FixedPanel, blocks: usize) -> __m512 {
+unsafe fn largest(s: Avx512Bf16, panel: &FixedPanel, blocks: usize) -> __m512 {
     // SAFETY: by contract.
     unsafe {
         let Some(stride) = panel.stride.filter(|_| panel.largest.is_null()) else {
@@ -151,7 +151,7 @@ unsafe fn multiply(tile: &FixedTile) {
 unsafe fn in_pieces(tile: &FixedTile) {
     // SAFETY: by contract.
     unsafe {
-        let s = Avx512::assume();
+        let s = Avx512Bf16::assume();
         let _tiles = Tiles::configure(&FULL);
         let mut scales = [s.splat(0.0); FIXED_PANELS];
         for (scale, panel) in scales.iter_mut().zip(tile.panels) {
@@ -233,7 +233,7 @@ impl Ahead {
 
     /// Asks for the next ones.
     #[inline(always)]
-    fn ask(&mut self, s: Avx512) {
+    fn ask(&mut self, s: Avx512Bf16) {
         for _ in 0..self.each {
             let (row, line) = (self.next / self.lines, self.next % self.lines);
             if row < 2 * ROWS {
@@ -252,7 +252,7 @@ impl Ahead {
 /// The panel must have them, and `to` room for them.
 #[inline(always)]
 unsafe fn unpack(
-    s: Avx512,
+    s: Avx512Bf16,
     panel: &FixedPanel,
     (blocks, ask): ((usize, usize), bool),
     inverse: __m512,
@@ -280,8 +280,8 @@ unsafe fn unpack(
 /// # Safety
 /// As for [`unpack`].
 #[inline(always)]
-unsafe fn unpack_from<R: Source<Avx512>>(
-    s: Avx512,
+unsafe fn unpack_from<R: Source<Avx512Bf16>>(
+    s: Avx512Bf16,
     from: R,
     (first, count): (usize, usize),
     ahead: Option<(*const u8, usize)>,
@@ -326,7 +326,7 @@ unsafe fn unpack_from<R: Source<Avx512>>(
 /// The tile's pointers must cover its shape, its weights be unpacked, and tiles be configured.
 #[inline(always)]
 unsafe fn sixteen(
-    s: Avx512,
+    s: Avx512Bf16,
     tile: &FixedTile,
     (pair, token): (usize, usize),
     part: Part,
@@ -444,7 +444,7 @@ unsafe fn float(high: __m512i, unlike: __m512i) -> __m512 {
 /// # Safety
 /// As for [`sixteen`], whose sums are complete.
 #[inline(always)]
-unsafe fn finish(s: Avx512, tile: &FixedTile, (panel, token): (usize, usize), largest: __m512) {
+unsafe fn finish(s: Avx512Bf16, tile: &FixedTile, (panel, token): (usize, usize), largest: __m512) {
     let FixedPanel { lanes, row, .. } = tile.panels[panel];
     let mask: __mmask16 = lanes;
     // SAFETY: by contract.

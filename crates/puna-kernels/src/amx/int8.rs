@@ -13,7 +13,7 @@ use super::{Config, ROWS, Tiles, WORDS};
 use crate::blocks::{Scales, Zero};
 use crate::kernels::Kernels;
 use crate::matmul::{PANEL_SCALES, PANEL_STRIDE, PanelTile};
-use crate::simd::{Avx512, Simd};
+use crate::simd::{Avx512Bf16, Simd};
 use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::mem::MaybeUninit;
@@ -91,7 +91,7 @@ unsafe fn sixteen(tile: &PanelTile, (token, panel): (usize, usize)) {
     let mut sums = MaybeUninit::<Sums>::uninit();
     // SAFETY: all indices lie within the shape by contract.
     unsafe {
-        let s = Avx512::assume();
+        let s = Avx512Bf16::assume();
         let w = tile.weights.quants.add(panel * PANEL_STRIDE).cast_const();
         let w_scales = tile.weights.scales.add(panel * PANEL_SCALES);
         let x = tile.x.x.add(token * tile.cols);

@@ -11,7 +11,7 @@ use crate::blocks::panel::add_minimums;
 use crate::blocks::{CHUNK, SUPERBLOCK, Zero};
 use crate::kernels::Kernels;
 use crate::matmul::{PANEL_SCALES, PANEL_STRIDE, PANEL_SUPERS, PanelTile};
-use crate::simd::{Avx512, Simd};
+use crate::simd::{Avx512Bf16, Simd};
 use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::mem::MaybeUninit;
@@ -111,7 +111,7 @@ unsafe fn scale_panel<const SUB: usize, const BIAS: bool>(
     let zeros = i32::from(zero) << 16 | i32::from(zero);
     // SAFETY: all indices lie within a chunk by contract.
     unsafe {
-        let s = Avx512::assume();
+        let s = Avx512Bf16::assume();
         let quants = tile.weights.quants.add(panel * PANEL_STRIDE).cast_const();
         let scales = tile.weights.scales.add(panel * PANEL_SCALES).cast_const();
         let (low, high) = (&raw mut (*out).low, &raw mut (*out).high);
@@ -310,7 +310,7 @@ impl<const SUB: usize, const BIAS: bool> Product<'_, SUB, BIAS> {
         let supers = tile.cols / SUPERBLOCK;
         // SAFETY: by contract.
         unsafe {
-            let s = Avx512::assume();
+            let s = Avx512Bf16::assume();
             let step = tile.panels * WORDS;
             for panel in 0..tile.panels {
                 let at = tile.weights.supers.add(panel * PANEL_SUPERS + 2 * index * ROWS);

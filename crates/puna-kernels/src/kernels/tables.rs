@@ -38,18 +38,18 @@ macro_rules! wrappers {
     };
 }
 
-/// One table. `[r, t, p, u, m, v]`: float products take `r` rows x `t` tokens at a time, integer ones
-/// `p` panels x `u` tokens, general ones `m` rows x `v` vectors: as many accumulators as there are
-/// registers for.
+/// One table. `[(r, t), (b, c), (p, u), (m, v)]`: float products take `r` rows x `t` tokens at a time,
+/// those of bfloat16 pairs by float32 `b` x `c`, integer ones `p` panels x `u` tokens, general ones `m`
+/// rows x `v` vectors: as many accumulators as there are registers for.
 macro_rules! table {
-    ($table:ident, $module:ident, $isa:expr, $simd:ty, [$r:literal, $t:literal, $p:literal, $u:literal,
-     $m:literal, $v:literal], $attrs:tt) => {
+    ($table:ident, $module:ident, $isa:expr, $simd:ty, [($r:literal, $t:literal),
+     ($b:literal, $c:literal), ($p:literal, $u:literal), ($m:literal, $v:literal)], $attrs:tt) => {
         mod $module {
             use super::*;
 
             wrappers! { $simd, $attrs,
                 lanes {
-                float_tile(pair: FloatPair, tile: &FloatTile) = matmul::float_tile::<_, $r, $t>;
+                float_tile(pair: FloatPair, tile: &FloatTile) = matmul::float_tile::<_, $r, $t, $b, $c>;
                 panel_tile(tile: &PanelTile) = matmul::panel_tile::<_, $p, $u>;
                 put_sums(sums: &[f32], to: Place, rows: usize) = matmul::put_sums;
                 fill(blocks: &Blocks, to: &PanelBuffers) = panel::fill;
@@ -154,17 +154,26 @@ macro_rules! table {
     };
 }
 
-table!(SCALAR, scalar, Isa::Scalar, Scalar, [4, 1, 1, 1, 4, 1], []);
+table!(SCALAR, scalar, Isa::Scalar, Scalar, [(4, 1), (4, 1), (1, 1), (4, 1)], []);
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [2, 3, 1, 2, 6, 1],
+    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [(2, 3), (4, 1), (1, 2), (6, 1)],
     [#[target_feature(enable = "avx2,fma,f16c")]]
 );
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX512, avx512, Isa::Avx512, crate::simd::Avx512, [4, 6, 2, 6, 12, 2],
+    AVX512, avx512, Isa::Avx512, crate::simd::Avx512, [(4, 6), (5, 4), (2, 6), (12, 2)],
+    [#[target_feature(
+        enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
+    )]]
+);
+
+#[cfg(target_arch = "x86_64")]
+table!(
+    AVX512_BF16, avx512_bf16, Isa::Avx512Bf16, crate::simd::Avx512Bf16,
+    [(4, 6), (5, 4), (2, 6), (12, 2)],
     [#[target_feature(
         enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"
     )]]
@@ -178,19 +187,19 @@ pub(super) static AMX: &Kernels = &Kernels {
     gemm_block: amx_gemm_block,
     float_tile: amx_float_tile,
     panel_tile: amx_panel_tile,
-    ..avx512::KERNELS
+    ..avx512_bf16::KERNELS
 };
 
 #[cfg(target_arch = "x86_64")]
 unsafe fn amx_attend(task: &HeadTask) {
     // SAFETY: by contract; a table is only used where the CPU has its instructions.
-    unsafe { crate::amx::attend(AVX512, task) }
+    unsafe { crate::amx::attend(AVX512_BF16, task) }
 }
 
 #[cfg(target_arch = "x86_64")]
 unsafe fn amx_gemm_block(block: &Block) {
     // SAFETY: as above.
-    unsafe { crate::amx::gemm_block(AVX512, block) }
+    unsafe { crate::amx::gemm_block(AVX512_BF16, block) }
 }
 
 /// Processors with AMX have slow `vdpbf16ps`, half the speed of float32.
@@ -201,9 +210,9 @@ unsafe fn amx_float_tile(pair: FloatPair, tile: &FloatTile) {
     unsafe {
         match pair {
             FloatPair::Bf16Bf16 => {
-                matmul::bf16_tile_by_f32::<_, 5, 4>(crate::simd::Avx512::assume(), tile);
+                matmul::bf16_tile_by_f32::<_, 5, 4>(crate::simd::Avx512Bf16::assume(), tile);
             }
-            _ => AVX512.float_tile(pair, tile),
+            _ => AVX512_BF16.float_tile(pair, tile),
         }
     }
 }
@@ -211,5 +220,5 @@ unsafe fn amx_float_tile(pair: FloatPair, tile: &FloatTile) {
 #[cfg(target_arch = "x86_64")]
 unsafe fn amx_panel_tile(tile: &PanelTile) {
     // SAFETY: as above.
-    unsafe { crate::amx::panel_tile(AVX512, tile) }
+    unsafe { crate::amx::panel_tile(AVX512_BF16, tile) }
 }

@@ -347,12 +347,19 @@ unsafe fn product<S: Simd, P: Pair<S>, const R: usize, const T: usize>(s: S, til
     }
 }
 
-/// The product of a tile.
+/// The product of a tile, `R` rows x `T` tokens at a time; of bfloat16 pairs `P` x `U` where there is no
+/// instruction for them.
 ///
 /// # Safety
 /// The tile's pointers must cover its shape.
 #[inline(always)]
-pub(crate) unsafe fn float_tile<S: Simd, const R: usize, const T: usize>(
+pub(crate) unsafe fn float_tile<
+    S: Simd,
+    const R: usize,
+    const T: usize,
+    const P: usize,
+    const U: usize,
+>(
     s: S,
     pair: FloatPair,
     tile: &FloatTile,
@@ -363,7 +370,8 @@ pub(crate) unsafe fn float_tile<S: Simd, const R: usize, const T: usize>(
             FloatPair::F32 => product::<S, F32, R, T>(s, tile),
             FloatPair::F16 => product::<S, F16, R, T>(s, tile),
             FloatPair::Bf16 => product::<S, Bf16, R, T>(s, tile),
-            FloatPair::Bf16Bf16 => product::<S, Bf16Bf16, R, T>(s, tile),
+            FloatPair::Bf16Bf16 if S::DOT_BF16 => product::<S, Bf16Bf16, R, T>(s, tile),
+            FloatPair::Bf16Bf16 => bf16_tile_by_f32::<S, P, U>(s, tile),
         }
     }
 }

@@ -95,6 +95,7 @@ impl Simd for Avx2 {
     type I = I;
     type B = __m256i;
     const ROWS: usize = 4;
+    const DOT_BF16: bool = false;
 
     #[inline(always)]
     unsafe fn assume() -> Self {

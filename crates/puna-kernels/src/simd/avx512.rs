@@ -1,13 +1,19 @@
-//! AVX-512 with VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later).
+//! AVX-512 with VNNI, and with or without BF16.
 
 use super::Simd;
 use crate::blocks::Width;
 #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics name themselves"))]
 use std::arch::x86_64::*;
 
-/// Proof that the CPU has AVX-512 F, BW, DQ, VL, VNNI and BF16.
+/// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI, and BF16 where that is said.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Wide<const BF16: bool>(());
+
+/// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI.
+pub(crate) type Avx512 = Wide<false>;
+
+/// Proof that it has BF16, too.
+pub(crate) type Avx512Bf16 = Wide<true>;
 
 /// Word `i` of a first half beside word `i` of a second one.
 static PAIRS: [u16; 32] = {
@@ -31,7 +37,7 @@ macro_rules! arithmetic {
     )*};
 }
 
-impl Avx512 {
+impl Avx512Bf16 {
     /// The low 16 bits of the products of words.
     #[inline(always)]
     pub(crate) fn mul_words(self, a: __m512i, b: __m512i) -> __m512i {
@@ -47,11 +53,12 @@ impl Avx512 {
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Wide<BF16> {
     type F = __m512;
     type I = __m512i;
     type B = __m256i;
     const ROWS: usize = 8;
+    const DOT_BF16: bool = BF16;
 
     #[inline(always)]
     unsafe fn assume() -> Self {
@@ -100,20 +107,45 @@ impl Simd for Avx512 {
             _mm512_cvtepu8_epi32(_mm_loadu_si128(v.as_ptr().cast()));
         fn dot4(acc: __m512i, w: __m512i, x: __m512i, _width: Width) -> __m512i =
             _mm512_dpbusd_epi32(acc, w, x);
-        fn pair_bf16(low: __m512, high: __m512) -> __m512i = {
-            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_permutexvar_epi16(_mm512_loadu_si512(PAIRS.as_ptr().cast()), both)
-        };
         fn scale(v: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(v, n);
-        fn round_bf16(a: __m512, b: __m512) -> __m512i =
-            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
-        fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 = _mm512_dpbf16_ps(
-            acc,
-            std::mem::transmute::<__m512i, __m512bh>(a),
-            std::mem::transmute::<__m512i, __m512bh>(b),
-        );
     }
 
+    #[inline(always)]
+    fn pair_bf16(self, low: __m512, high: __m512) -> __m512i {
+        if !BF16 {
+            return super::pair_bf16(self, low, high);
+        }
+        // SAFETY: `self` proves that the CPU has the instructions; `PAIRS` has 64 bytes.
+        unsafe {
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_permutexvar_epi16(_mm512_loadu_si512(PAIRS.as_ptr().cast()), both)
+        }
+    }
+    #[inline(always)]
+    fn round_bf16(self, a: __m512, b: __m512) -> __m512i {
+        if !BF16 {
+            return super::round_bf16(self, a, b);
+        }
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a)) }
+    }
+    #[inline(always)]
+    fn dot_bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: `self` proves that the CPU has the instructions; registers only.
+        unsafe {
+            if BF16 {
+                let a = std::mem::transmute::<__m512i, __m512bh>(a);
+                let b = std::mem::transmute::<__m512i, __m512bh>(b);
+                return _mm512_dpbf16_ps(acc, a, b);
+            }
+            // Odd elements first, as the instruction has them.
+            let odd = _mm512_set1_epi32(-0x1_0000);
+            let (a_odd, b_odd) = (_mm512_and_si512(a, odd), _mm512_and_si512(b, odd));
+            let acc = self.fma(self.of_bits(a_odd), self.of_bits(b_odd), acc);
+            let (a, b) = (_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b));
+            self.fma(self.of_bits(a), self.of_bits(b), acc)
+        }
+    }
     #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         // SAFETY: `self` proves that the CPU has the instructions; registers only.

@@ -14,6 +14,7 @@ impl Simd for Scalar {
     type I = [i32; LANES];
     type B = [u8; 32];
     const ROWS: usize = 2;
+    const DOT_BF16: bool = false;
 
     #[inline(always)]
     unsafe fn assume() -> Self {

@@ -163,7 +163,7 @@ impl Peak {
             instructions: match peak.isa {
                 Isa::Scalar => "scalar",
                 Isa::Avx2 => "AVX2",
-                Isa::Avx512 => "AVX-512",
+                Isa::Avx512 | Isa::Avx512Bf16 => "AVX-512",
                 Isa::Amx => "AMX",
             },
             f32_flops_per_second: peak.f32_flops_per_sec,

@@ -4,7 +4,7 @@ use super::tokens::FOUR;
 use super::{BLOCK, BLOCK_BYTES, UNIT, factor, fixed, high_bytes, inverse, largest};
 use crate::blocks::panel::{Panel, Q8_0, ROWS, Rows, Source};
 use crate::matmul::{FewTokens, FixedPanel};
-use crate::simd::{Avx512, Simd};
+use crate::simd::{Avx512Bf16, Simd};
 use std::arch::asm;
 use std::arch::x86_64::{__m512, __m512i};
 
@@ -39,7 +39,7 @@ unsafe fn add_products(sum: &mut __m512i, [even, odd]: [__m512i; 2], high: __m51
 pub(super) unsafe fn few(panel: &FixedPanel, blocks: usize, x: &FewTokens, out: *mut f32) {
     // SAFETY: by contract.
     unsafe {
-        let s = Avx512::assume();
+        let s = Avx512Bf16::assume();
         let largest = largest(s, panel, blocks);
         match panel.stride {
             Some(stride) => {
@@ -61,8 +61,8 @@ pub(super) unsafe fn few(panel: &FixedPanel, blocks: usize, x: &FewTokens, out: 
 /// # Safety
 /// As for [`few`].
 #[inline(always)]
-unsafe fn all_tokens<R: Source<Avx512>>(
-    s: Avx512,
+unsafe fn all_tokens<R: Source<Avx512Bf16>>(
+    s: Avx512Bf16,
     from: (R, (*const u8, usize)),
     weights: (__m512, usize),
     x: &FewTokens,
@@ -87,8 +87,8 @@ unsafe fn all_tokens<R: Source<Avx512>>(
 /// # Safety
 /// As for [`few`].
 #[inline(always)]
-unsafe fn some_tokens<R: Source<Avx512>, const T: usize, const SUMS: usize>(
-    s: Avx512,
+unsafe fn some_tokens<R: Source<Avx512Bf16>, const T: usize, const SUMS: usize>(
+    s: Avx512Bf16,
     (from, (ahead, step)): (R, (*const u8, usize)),
     (largest, blocks): (__m512, usize),
     (x, token): (&FewTokens, usize),

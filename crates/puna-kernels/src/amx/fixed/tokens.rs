@@ -1,7 +1,7 @@
 //! Tokens as integers of 16 bits, in the two orders that products take.
 
 use super::{STEP, TILE};
-use crate::simd::{Avx512, LANES, Simd};
+use crate::simd::{Avx512Bf16, LANES, Simd};
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_castsi128_si512, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16,
     _mm512_cvtps_epi32, _mm512_inserti64x4, _mm512_loadu_si512, _mm512_permutexvar_epi16,
@@ -35,7 +35,7 @@ const LARGEST: f32 = 32512.0;
 /// [`LARGEST`]` / max |x|`, and what an integer then stands for. A token with a NaN or an infinity stands for
 /// NaN.
 #[inline(always)]
-fn scale(s: Avx512, x: &[f32]) -> (__m512, f32) {
+fn scale(s: Avx512Bf16, x: &[f32]) -> (__m512, f32) {
     // Bits of |x| order like the values, with NaN above infinity.
     let mut largest = s.splat_i(0);
     let (whole, rest) = x.as_chunks::<LANES>();
@@ -56,7 +56,7 @@ fn scale(s: Avx512, x: &[f32]) -> (__m512, f32) {
 
 /// 16 values as integers.
 #[inline(always)]
-unsafe fn round(s: Avx512, x: &[f32; LANES], inverse: __m512) -> __m512i {
+unsafe fn round(s: Avx512Bf16, x: &[f32; LANES], inverse: __m512) -> __m512i {
     // SAFETY: 16 values; whoever calls it has AVX-512.
     unsafe { _mm512_cvtps_epi32(s.mul(s.load(x.as_ptr()), inverse)) }
 }
@@ -70,7 +70,7 @@ unsafe fn round(s: Avx512, x: &[f32; LANES], inverse: __m512) -> __m512i {
 pub(super) unsafe fn digits(x: &[f32], out: *mut u8) -> f32 {
     // SAFETY: by contract.
     unsafe {
-        let s = Avx512::assume();
+        let s = Avx512Bf16::assume();
         let (inverse, scale) = scale(s, x);
         for (index, x) in x.as_chunks::<LANES>().0.iter().enumerate() {
             let v = round(s, x, inverse);
@@ -92,7 +92,7 @@ pub(super) unsafe fn digits(x: &[f32], out: *mut u8) -> f32 {
 pub(super) unsafe fn words(x: &[f32], out: *mut i32) -> f32 {
     // SAFETY: by contract.
     unsafe {
-        let s = Avx512::assume();
+        let s = Avx512Bf16::assume();
         let (inverse, scale) = scale(s, x);
         let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
         let mut sums = s.splat_i(0);
