@@ -51,11 +51,26 @@ pub(crate) struct Layout {
     /// Weights per scale: 16 or 32.
     pub(crate) sub: usize,
     pub(crate) zero: Zero,
-    pub(crate) width: Width,
+    /// The largest quant; from a constant zero it is not farther than 0 is.
+    pub(crate) top: u8,
     pub(crate) scales: Scales,
 }
 
 impl Layout {
+    /// Bits of the quants.
+    pub(crate) const fn width(self) -> Width {
+        if self.top < 128 { Width::Seven } else { Width::Eight }
+    }
+
+    /// The most that products with activations of a sub-block can add up to, either way, from their sum
+    /// and that of their magnitudes.
+    pub(crate) fn largest_dot(self, sum: i32, magnitudes: i32) -> i32 {
+        match self.zero {
+            Zero::Constant(zero) => i32::from(zero) * magnitudes,
+            Zero::Bias => i32::from(self.top) * (magnitudes + sum.abs()) / 2,
+        }
+    }
+
     /// Columns of 8-bit activations with one scale.
     pub(crate) const fn activations_per_scale(self) -> usize {
         match self.scales {
@@ -72,17 +87,18 @@ pub(crate) const fn layout(format: BlockFormat) -> Option<Layout> {
         F::Q2K | F::Q3K | F::Q4K | F::Q5K | F::Q6K => Scales::Integers,
         _ => Scales::Floats,
     };
-    let (sub, zero, width) = match format {
+    let (sub, zero, top) = match format {
         F::F32 | F::F16 | F::BF16 => return None,
-        F::Q4_0 => (32, Zero::Constant(8), Width::Seven),
-        F::Q5_0 => (32, Zero::Constant(16), Width::Seven),
-        F::Q4_1 | F::Q5_1 | F::Q4K | F::Q5K => (32, Zero::Bias, Width::Seven),
-        F::Q8_0 | F::Iq4Nl => (32, Zero::Constant(128), Width::Eight),
-        F::Q2K => (16, Zero::Bias, Width::Seven),
-        F::Q3K => (16, Zero::Constant(4), Width::Seven),
-        F::Q6K => (16, Zero::Constant(32), Width::Seven),
+        F::Q4_0 => (32, Zero::Constant(8), 15),
+        F::Q5_0 => (32, Zero::Constant(16), 31),
+        F::Q4_1 | F::Q4K => (32, Zero::Bias, 15),
+        F::Q5_1 | F::Q5K => (32, Zero::Bias, 31),
+        F::Q8_0 | F::Iq4Nl => (32, Zero::Constant(128), 255),
+        F::Q2K => (16, Zero::Bias, 3),
+        F::Q3K => (16, Zero::Constant(4), 7),
+        F::Q6K => (16, Zero::Constant(32), 63),
     };
-    Some(Layout { sub, zero, width, scales })
+    Some(Layout { sub, zero, top, scales })
 }
 
 /// Weights of a piece of a row in the uniform form.

@@ -14,7 +14,7 @@ use crate::flash::{GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{Block, Steps, Words};
 use crate::logit_loss::CrossEntropyRow;
-use crate::matmul::{FixedKernels, FloatTile, PanelTile, Place};
+use crate::matmul::{FixedKernels, FloatTile, PanelTile, Place, Sixteen};
 use crate::training::AdamWStep;
 
 /// Instruction sets with a kernel table, each with all of those before it.
@@ -90,7 +90,7 @@ pub(crate) enum FloatPair {
 }
 
 /// Values to quants, scales and sums.
-type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [Sixteen]);
 
 /// Elements and their stride, their shape, words and their stride.
 type ToWords = unsafe fn(Words, (*const f32, usize), (usize, usize), (*mut u32, usize));
@@ -218,9 +218,9 @@ impl Kernels {
         /// See [`crate::blocks::widen`].
         fn widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]);
         /// One token; see [`crate::matmul::quantize_activations`].
-        fn quantize_activations(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
+        fn quantize_activations(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [Sixteen]);
         /// The same with one scale per superblock.
-        fn quantize_superblocks(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
+        fn quantize_superblocks(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [Sixteen]);
         /// Nearest bfloat16 of every element.
         fn round_bf16(x: &[f32], out: &mut [u16]);
         /// One row.

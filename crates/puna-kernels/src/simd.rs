@@ -82,6 +82,8 @@ pub(crate) trait Simd: Copy {
     /// Adds to each i32 the products of its four unsigned bytes of `w` with the four signed bytes
     /// of `x`; these are at least -127, and `width` bounds those of `w`.
     fn dot4(self, acc: Self::I, w: Self::I, x: Self::I, width: Width) -> Self::I;
+    /// Adds to each i32 the products of its two signed words of `a` and `b`.
+    fn dot_words(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
     /// Whether [`Simd::dot_bf16`] is one instruction.
     const DOT_BF16: bool;
     /// Adds to each f32 the products of its two bfloat16 of `a` and `b`.

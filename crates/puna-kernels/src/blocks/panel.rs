@@ -154,7 +154,7 @@ macro_rules! formats {
                         const LAYOUT: Layout = $format::LAYOUT;
                         const BIAS: bool = matches!(LAYOUT.zero, Zero::Bias);
                         const SUBS: usize = $format::FORMAT.block_len() / LAYOUT.sub;
-                        let mut out = $dots::<S, { LAYOUT.sub }, SUBS, BIAS>::new(s, x, LAYOUT.width);
+                        let mut out = $dots::<S, { LAYOUT.sub }, SUBS, BIAS>::new(s, x, LAYOUT.width());
                         $module::$body(s, Panel::<$format>::new(at), blocks, &mut out);
                         out.total()
                     })*

@@ -45,11 +45,25 @@ struct Quantized {
     scales: Vec<f32>,
     /// `[tokens / 16, cols / block, 16]`: those of 16 tokens side by side, for products in tiles.
     by_sixteen: Vec<f32>,
-    /// `[tokens, cols / 16]`: sums of 16 quants.
-    sums: Vec<i32>,
+    /// `[tokens, cols / 16]`.
+    sums: Vec<Sixteen>,
     terms: Vec<ZeroTerms>,
     /// How many of the terms belong to these tokens.
     live_terms: usize,
+}
+
+/// What 16 quants add up to.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Sixteen {
+    sum: i32,
+    /// Without their signs; only of superblocks.
+    magnitudes: i32,
+}
+
+impl Sixteen {
+    fn add(self, other: Self) -> Self {
+        Self { sum: self.sum + other.sum, magnitudes: self.magnitudes + other.magnitudes }
+    }
 }
 
 /// The place of an order in memory, by which it is known while it is borrowed.
@@ -81,6 +95,10 @@ struct ZeroTerms {
     digits: Vec<i8>,
     /// The digits as bfloat16, for products in tiles.
     words: Vec<u16>,
+    /// `[tokens, cols / 256]`: see [`Columns::short`]; empty for others than superblocks.
+    ///
+    /// [`Columns::short`]: crate::blocks::panel::Columns
+    short: Vec<bool>,
 }
 
 /// [`ZeroTerms`], lent.
@@ -90,6 +108,7 @@ pub(super) struct ZeroTermsOf<'a> {
     pub(super) floats: &'a [f32],
     pub(super) digits: &'a [i8],
     pub(super) words: &'a [u16],
+    pub(super) short: &'a [bool],
 }
 
 impl Prepared {
@@ -176,7 +195,7 @@ impl Quantized {
         self.live_terms = 0;
         self.quants.resize(n, 0);
         self.scales.resize(n / block, 0.0);
-        self.sums.resize(n / 16, 0);
+        self.sums.resize(n / 16, Sixteen::default());
         let chunk = MIN_PARALLEL.div_ceil(cols) * cols;
         let (q, s, t) = (
             OutPtr::new(&mut self.quants),
@@ -222,8 +241,15 @@ impl Quantized {
         terms.floats.clear();
         terms.digits.clear();
         terms.words.clear();
-        let sums = self.sums.iter();
-        let pairs = self.sums.as_chunks::<2>().0.iter().map(|[a, b]| a + b);
+        terms.short.clear();
+        let sixteens = self.sums.iter().copied();
+        let pairs_of_sixteen = self.sums.as_chunks::<2>().0.iter().map(|[a, b]| a.add(*b));
+        if layout.scales == Scales::Integers && layout.sub == 16 {
+            terms.add_short::<16>(sixteens.clone());
+        } else if layout.scales == Scales::Integers {
+            terms.add_short::<8>(pairs_of_sixteen.clone());
+        }
+        let (sums, pairs) = (sixteens.map(|of| of.sum), pairs_of_sixteen.map(|of| of.sum));
         match (layout.zero, layout.sub, layout.scales) {
             (Zero::Constant(zero), 16, _) => {
                 terms.integers.extend(sums.map(|sum| -i32::from(zero) * sum));
@@ -231,7 +257,7 @@ impl Quantized {
             (Zero::Constant(zero), ..) => {
                 terms.integers.extend(pairs.map(|sum| -i32::from(zero) * sum));
             }
-            (Zero::Bias, 16, Scales::Integers) => terms.add_digits::<16>(sums.copied(), tiles),
+            (Zero::Bias, 16, Scales::Integers) => terms.add_digits::<16>(sums, tiles),
             (Zero::Bias, _, Scales::Integers) => terms.add_digits::<8>(pairs, tiles),
             (Zero::Bias, _, Scales::Floats) => {
                 let scaled = self.scales.iter().zip(pairs);
@@ -248,7 +274,17 @@ impl Quantized {
 impl ZeroTerms {
     fn new(layout: Layout) -> Self {
         let (integers, floats, digits, words) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { layout, integers, floats, digits, words }
+        Self { layout, integers, floats, digits, words, short: Vec::new() }
+    }
+
+    /// Whether products fit into 16 bits, of `SUBS` sub-blocks per superblock.
+    fn add_short<const SUBS: usize>(&mut self, mut of: impl ExactSizeIterator<Item = Sixteen>) {
+        self.short.reserve(of.len() / SUBS);
+        while of.len() > 0 {
+            let subs = of.by_ref().take(SUBS);
+            let largest = subs.map(|of| self.layout.largest_dot(of.sum, of.magnitudes)).max();
+            self.short.push(largest <= Some(i32::from(i16::MAX)));
+        }
     }
 
     /// The digits of sums, `SUBS` per superblock.
@@ -277,20 +313,20 @@ impl ZeroTerms {
     }
 
     fn lend(&self) -> ZeroTermsOf<'_> {
-        let Self { integers, floats, digits, words, .. } = self;
-        ZeroTermsOf { integers, floats, digits, words }
+        let Self { integers, floats, digits, words, short, .. } = self;
+        ZeroTermsOf { integers, floats, digits, words, short }
     }
 }
 
 /// Blocks of `BLOCK`: `scale = max |x| / 127`, quants rounded to nearest. A block with a NaN or an
-/// infinity gets the scale NaN. `sums` are those of 16 quants.
+/// infinity gets the scale NaN.
 #[inline(always)]
 pub(crate) fn quantize_activations<S: Simd, const BLOCK: usize>(
     s: S,
     x: &[f32],
     quants: &mut [i8],
     scales: &mut [f32],
-    sums: &mut [i32],
+    sums: &mut [Sixteen],
 ) {
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
     // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
@@ -319,7 +355,10 @@ pub(crate) fn quantize_activations<S: Simd, const BLOCK: usize>(
             unsafe { s.store_low_bytes(q[LANES * index..].as_mut_ptr().cast(), rounded) }
             // A NaN or an infinity leaves other bits above; their scale is NaN whatever they are.
             let byte = s.sra_i(s.shl_i(rounded, 24), 24);
-            *sum = s.reduce_add_i(byte);
+            sum.sum = s.reduce_add_i(byte);
+            if BLOCK == SUPERBLOCK {
+                sum.magnitudes = s.reduce_add_i(s.max_i(byte, s.sub_i(s.splat_i(0), byte)));
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::BlockFormat;
 use crate::blocks::panel::{
     Blocks, Columns, From16, GroupPanel, GroupRows, Integers, PanelBuffers, ROWS,
 };
-use crate::blocks::{CHUNK, Layout, SUPERBLOCK, Scales, Width, Zero};
+use crate::blocks::{CHUNK, Layout, SUPERBLOCK, Scales, Zero};
 use crate::kernels::Kernels;
 use crate::matrix::{
     GroupMatrix, GroupPanels, GroupQuants, GroupZeros, Matrix, nibble_row_bytes, panel_head,
@@ -77,13 +77,13 @@ impl PanelSource<'_> {
         match self {
             PanelSource::Block { layout, .. } | PanelSource::Panels { layout, .. } => *layout,
             PanelSource::GroupPanels(panels) => {
-                let width = if panels.bits == 4 { Width::Seven } else { Width::Eight };
-                Layout { sub: 32, zero: Zero::Bias, width, scales: Scales::Floats }
+                let top = if panels.bits == 4 { 15 } else { 255 };
+                Layout { sub: 32, zero: Zero::Bias, top, scales: Scales::Floats }
             }
             PanelSource::Group(group) => {
                 let nibbles = matches!(group.quants, GroupQuants::Nibbles(_));
-                let width = if nibbles { Width::Seven } else { Width::Eight };
-                Layout { sub: 32, zero: Zero::Bias, width, scales: Scales::Floats }
+                let top = if nibbles { 15 } else { 255 };
+                Layout { sub: 32, zero: Zero::Bias, top, scales: Scales::Floats }
             }
         }
     }
@@ -282,6 +282,8 @@ impl PanelProduct<'_> {
             self.scales[at / layout.activations_per_scale()..].as_ptr(),
         );
         let mut columns = Columns::new(x, scales);
+        columns.short =
+            self.terms.short.get(at / SUPERBLOCK..).map_or(std::ptr::null(), <[bool]>::as_ptr);
         if token.is_multiple_of(16) {
             let block = layout.activations_per_scale();
             let first = token * (self.w.cols / block) + col / block * 16;

@@ -126,6 +126,7 @@ impl Simd for Avx2 {
         fn mul_i(a: I, b: I) -> I = _mm256_mullo_epi32(a, b);
         fn low_halfs(v: I) -> F = _mm256_cvtph_ps(low_words(v));
         fn to_f(v: I) -> F = _mm256_cvtepi32_ps(v);
+        fn dot_words(acc: I, a: I, b: I) -> I = _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
         fn dot_bf16(acc: F, a: I, b: I) -> F = {
             let odd = _mm256_set1_epi32(-0x1_0000);
             let (a_even, b_even) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));

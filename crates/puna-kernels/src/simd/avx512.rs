@@ -2,6 +2,7 @@
 
 use super::Simd;
 use crate::blocks::Width;
+use std::arch::asm;
 #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics name themselves"))]
 use std::arch::x86_64::*;
 
@@ -14,6 +15,21 @@ pub(crate) type Avx512 = Wide<false>;
 
 /// Proof that it has BF16, too.
 pub(crate) type Avx512Bf16 = Wide<true>;
+
+/// [`Simd::dot_words`]. Written out, since the compiler makes two instructions of it.
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+fn dot_words(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: registers only.
+    unsafe {
+        asm!(
+            "vpdpwssd {acc}, {a}, {b}",
+            acc = inout(zmm_reg) acc, a = in(zmm_reg) a, b = in(zmm_reg) b,
+            options(nomem, nostack, pure, preserves_flags)
+        );
+    }
+    acc
+}
 
 /// Word `i` of a first half beside word `i` of a second one.
 static PAIRS: [u16; 32] = {
@@ -110,6 +126,11 @@ impl<const BF16: bool> Simd for Wide<BF16> {
         fn scale(v: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(v, n);
     }
 
+    #[inline(always)]
+    fn dot_words(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the CPU has the instructions.
+        unsafe { dot_words(acc, a, b) }
+    }
     #[inline(always)]
     fn pair_bf16(self, low: __m512, high: __m512) -> __m512i {
         if !BF16 {

@@ -104,6 +104,13 @@ impl Simd for Scalar {
         })
     }
     #[inline(always)]
+    fn dot_words(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| {
+            let high = (a[i] >> 16) * (b[i] >> 16);
+            acc[i] + i32::from(a[i] as i16) * i32::from(b[i] as i16) + high
+        })
+    }
+    #[inline(always)]
     fn dot_bf16(self, acc: Self::F, a: Self::I, b: Self::I) -> Self::F {
         from_fn(|i| {
             let (a, b) = (a[i].cast_unsigned(), b[i].cast_unsigned());

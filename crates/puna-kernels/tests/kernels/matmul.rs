@@ -349,13 +349,17 @@ fn superblocks_of_the_largest_integers() {
                 data: MatrixData::Block { format, bytes: &bytes, scales: None },
             };
             // Quants of 127 and -127, of one sign in whole sub-blocks and superblocks, and mixed.
-            for period in [1, 16, 32, 512, 1024] {
+            // And of 64 and -64, whose sums with Q6_K's quants are just more than 16 bits hold.
+            for (period, other) in
+                [1, 16, 32, 512, 1024].into_iter().flat_map(|p| [(p, 127.0), (p, 64.0)])
+            {
                 let sign = |i: usize| if (i / period).is_multiple_of(2) { 1.0f32 } else { -1.0 };
-                let x: Vec<f32> = (0..tokens * cols).map(sign).collect();
+                let value = |i: usize| if i % 256 == 0 { sign(i) } else { sign(i) * other / 127.0 };
+                let x: Vec<f32> = (0..tokens * cols).map(value).collect();
                 let expected = reference(&w, &x);
                 for kernels in tables() {
                     let y = product(kernels, &w, &x, Precision::Fast);
-                    let what = format!("{format:?} {:?} {fill:#x} {period}", kernels.isa());
+                    let what = format!("{format:?} {:?} {fill:#x} {period} {other}", kernels.isa());
                     for (x, y) in x.chunks(cols).zip(y.chunks(rows)) {
                         assert!(
                             bits(y) == bits(&product(kernels, &w, x, Precision::Fast)),

@@ -131,6 +131,9 @@ pub(crate) struct Columns {
     pub(crate) digits: *const i8,
     /// The same as bfloat16 with the first ones times [`DIGIT`]; null also where nobody asked for it.
     pub(crate) words: *const u16,
+    /// `[cols / 256]`: whether the integer sum of each sub-block fits into 16 bits; null for others than
+    /// superblocks.
+    pub(crate) short: *const bool,
 }
 
 /// What the high digit of a sum of quants counts: sums of 32 need 13 bits, a digit has 7.
@@ -140,8 +143,8 @@ impl Columns {
     /// Columns whose zeros add nothing.
     pub(crate) fn new(x: *const i8, scales: *const f32) -> Self {
         let (zeros, sums, by_sixteen) = (std::ptr::null(), std::ptr::null(), std::ptr::null());
-        let (digits, words) = (std::ptr::null(), std::ptr::null());
-        Self { x, scales, by_sixteen, zeros, sums, digits, words }
+        let (digits, words, short) = (std::ptr::null(), std::ptr::null(), std::ptr::null());
+        Self { x, scales, by_sixteen, zeros, sums, digits, words, short }
     }
 
     /// Adds the products of dwords of columns `col ..` with this token.

@@ -57,6 +57,7 @@ impl PanelTile {
                 sums: self.x.sums.wrapping_add(subs),
                 digits: self.x.digits.wrapping_add(2 * subs),
                 words: self.x.words.wrapping_add(2 * subs),
+                short: self.x.short.wrapping_add(scales),
             },
             tokens: tokens.len(),
             acc: self.acc.wrapping_add(tokens.start * self.panels * LANES),
@@ -88,7 +89,8 @@ unsafe fn formats<S: Simd, const P: usize, const T: usize>(s: S, tile: &PanelTil
     use Scales::{Floats, Integers};
     use Width::{Eight, Seven};
     use Zero::{Bias, Constant};
-    let Layout { sub, zero, width, scales } = tile.layout;
+    let Layout { sub, zero, scales, .. } = tile.layout;
+    let width = tile.layout.width();
     // SAFETY: the caller vouches for the tile.
     unsafe {
         match (scales, sub, zero, width) {
@@ -227,18 +229,16 @@ impl<const SUB: usize, const BIAS: bool> Form for InSuperblocks<SUB, BIAS> {
         unsafe {
             let acc_at = tile.acc.add(token * P * LANES);
             for index in 0..tile.subs / subs {
-                let mut sum = [[s.splat_i(0); P]; T];
-                for sub in index * subs..(index + 1) * subs {
-                    let start = starts::<S, BIAS, T>(s, tile, (token, x_subs, sub));
-                    let dot = dots::<S, SUB, P, T>(s, tile, (token, sub), (width, start));
-                    for p in 0..P {
-                        let at = tile.weights.scales.add(p * PANEL_SCALES + sub * ROWS);
-                        let scale = s.load_i(at.cast_const().cast());
-                        for (sum, dot) in sum.iter_mut().zip(&dot) {
-                            sum[p] = s.add_i(sum[p], s.mul_i(dot[p], scale));
-                        }
-                    }
+                let mut short = true;
+                for t in 0..T {
+                    short &= *tile.x.short.add((token + t) * x_supers + index);
                 }
+                let at = (token, index);
+                let sum = if short {
+                    superblock::<S, SUB, BIAS, true, P, T>(s, tile, width, at)
+                } else {
+                    superblock::<S, SUB, BIAS, false, P, T>(s, tile, width, at)
+                };
                 for (t, sum) in sum.into_iter().enumerate() {
                     let x_scale = s.splat(*tile.x.scales.add((token + t) * x_supers + index));
                     let digits =
@@ -262,6 +262,49 @@ impl<const SUB: usize, const BIAS: bool> Form for InSuperblocks<SUB, BIAS> {
         }
         T
     }
+}
+
+/// The integer sums of superblock `index` of `P` panels with `T` tokens from `token` on. Those of
+/// sub-blocks that fit into 16 bits (`SHORT`) are scaled by one instruction instead of three.
+///
+/// # Safety
+/// The superblock must be readable in each panel, and at each token.
+#[inline(always)]
+unsafe fn superblock<
+    S: Simd,
+    const SUB: usize,
+    const BIAS: bool,
+    const SHORT: bool,
+    const P: usize,
+    const T: usize,
+>(
+    s: S,
+    tile: &PanelTile,
+    width: Width,
+    (token, index): (usize, usize),
+) -> [[S::I; P]; T] {
+    let (subs, x_subs) = (SUPERBLOCK / SUB, tile.cols / SUB);
+    let mut sum = [[s.splat_i(0); P]; T];
+    for sub in index * subs..(index + 1) * subs {
+        // SAFETY: by contract.
+        unsafe {
+            let start = starts::<S, BIAS, T>(s, tile, (token, x_subs, sub));
+            let dot = dots::<S, SUB, P, T>(s, tile, (token, sub), (width, start));
+            for p in 0..P {
+                let at = tile.weights.scales.add(p * PANEL_SCALES + sub * ROWS);
+                let scale = s.load_i(at.cast_const().cast());
+                let low = s.and_i(scale, s.splat_i(0xffff));
+                for (sum, dot) in sum.iter_mut().zip(&dot) {
+                    sum[p] = if SHORT {
+                        s.dot_words(sum[p], dot[p], low)
+                    } else {
+                        s.add_i(sum[p], s.mul_i(dot[p], scale))
+                    };
+                }
+            }
+        }
+    }
+    sum
 }
 
 /// The minimums of a superblock times both digits of a token's sums.
