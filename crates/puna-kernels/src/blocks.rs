@@ -24,13 +24,22 @@ pub(crate) enum Zero {
     Bias,
 }
 
-/// How many bits the unsigned quants may need.
+/// How many bits the unsigned quants may need, and so how many products with activations of 8 bits fit
+/// into 16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Width {
-    /// At most 127: two products with an i8 fit into an i16.
+    /// At most 15: sixteen products.
+    Four,
+    /// At most 31: eight.
+    Five,
+    /// At most 63: four.
+    Six,
+    /// At most 127: two.
     Seven,
     /// Up to 255.
     Eight,
+    /// Up to 255, from 128 on counted: bytes with a sign, of which two products fit.
+    Signed,
 }
 
 /// What the scales of sub-blocks are.
@@ -59,7 +68,14 @@ pub(crate) struct Layout {
 impl Layout {
     /// Bits of the quants.
     pub(crate) const fn width(self) -> Width {
-        if self.top < 128 { Width::Seven } else { Width::Eight }
+        match (self.top, self.zero) {
+            (..=15, _) => Width::Four,
+            (..=31, _) => Width::Five,
+            (..=63, _) => Width::Six,
+            (..=127, _) => Width::Seven,
+            (_, Zero::Constant(128)) => Width::Signed,
+            _ => Width::Eight,
+        }
     }
 
     /// The most that products with activations of a sub-block can add up to, either way, from their sum

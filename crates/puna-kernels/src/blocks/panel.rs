@@ -230,7 +230,7 @@ fn nibbles<S: Simd>(s: S, packed: [S::I; 4]) -> [S::I; 8] {
 impl GroupPanel {
     #[inline(always)]
     fn width(self) -> Width {
-        if self.layout.bits == 4 { Width::Seven } else { Width::Eight }
+        if self.layout.bits == 4 { Width::Four } else { Width::Eight }
     }
 }
 
@@ -238,6 +238,6 @@ impl Integers {
     /// Bits that the integers need.
     #[inline(always)]
     fn width(self) -> Width {
-        if matches!(self, Integers::Nibbles) { Width::Seven } else { Width::Eight }
+        if matches!(self, Integers::Nibbles) { Width::Four } else { Width::Eight }
     }
 }

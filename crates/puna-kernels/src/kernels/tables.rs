@@ -158,7 +158,7 @@ table!(SCALAR, scalar, Isa::Scalar, Scalar, [(4, 1), (4, 1), (1, 1), (4, 1)], []
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [(2, 3), (4, 1), (1, 2), (6, 1)],
+    AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [(2, 3), (4, 1), (1, 3), (6, 1)],
     [#[target_feature(enable = "avx2,fma,f16c")]]
 );
 

@@ -52,9 +52,10 @@ impl Avx2 {
         // SAFETY: `self` proves that the CPU has the instructions; registers only.
         unsafe {
             let low = _mm256_and_si256(w, _mm256_set1_epi8(0x7f));
-            let low = _mm256_maddubs_epi16(if width == Width::Seven { w } else { low }, x);
+            let is_whole = !matches!(width, Width::Eight | Width::Signed);
+            let low = _mm256_maddubs_epi16(if is_whole { w } else { low }, x);
             let sum = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
-            if width == Width::Seven {
+            if is_whole {
                 return _mm256_add_epi32(acc, sum);
             }
             let top = _mm256_and_si256(w, _mm256_set1_epi8(-0x80));
@@ -103,6 +104,60 @@ impl Simd for Avx2 {
     }
 
     super::bytes::byte_methods!();
+
+    const RUNS: bool = true;
+    /// Pairs stay in 16 bits as long as they fit.
+    #[inline(always)]
+    unsafe fn dot_run<const T: usize>(
+        self,
+        mut acc: [I; T],
+        w: *const u8,
+        (x, stride): (*const i8, usize),
+        steps: usize,
+        width: Width,
+    ) -> [I; T] {
+        let whole = match width {
+            Width::Four => 8,
+            Width::Five => 4,
+            Width::Six => 2,
+            _ => 1,
+        };
+        for first in (0..steps).step_by(whole) {
+            let mut pairs = [self.splat_i(0); T];
+            for step in first..steps.min(first + whole) {
+                // SAFETY: by contract; the rest works on registers.
+                unsafe {
+                    let w = self.load_i(w.add(64 * step));
+                    for (t, (pairs, acc)) in pairs.iter_mut().zip(&mut acc).enumerate() {
+                        let x = x.add(t * stride + 4 * step).cast::<i32>().read_unaligned();
+                        let x = _mm256_set1_epi32(x);
+                        match width {
+                            Width::Eight => *acc = self.dot4(*acc, w, [x; 2], width),
+                            Width::Signed => {
+                                for (pairs, w) in pairs.iter_mut().zip(w) {
+                                    let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+                                    let x = _mm256_sign_epi8(x, w);
+                                    *pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
+                                }
+                            }
+                            _ => {
+                                for (pairs, w) in pairs.iter_mut().zip(w) {
+                                    *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(w, x));
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            if width != Width::Eight {
+                for (acc, pairs) in acc.iter_mut().zip(pairs) {
+                    *acc = self.dot_words(*acc, pairs, self.splat_i(0x1_0001));
+                }
+            }
+        }
+        acc
+    }
+
     halves! {
         fn add(a: F, b: F) -> F = _mm256_add_ps(a, b);
         fn sub(a: F, b: F) -> F = _mm256_sub_ps(a, b);

@@ -354,7 +354,9 @@ fn superblocks_of_the_largest_integers() {
                 [1, 16, 32, 512, 1024].into_iter().flat_map(|p| [(p, 127.0), (p, 64.0)])
             {
                 let sign = |i: usize| if (i / period).is_multiple_of(2) { 1.0f32 } else { -1.0 };
-                let value = |i: usize| if i % 256 == 0 { sign(i) } else { sign(i) * other / 127.0 };
+                let value = |i: usize| {
+                    if i.is_multiple_of(256) { sign(i) } else { sign(i) * other / 127.0 }
+                };
                 let x: Vec<f32> = (0..tokens * cols).map(value).collect();
                 let expected = reference(&w, &x);
                 for kernels in tables() {

@@ -46,8 +46,11 @@ pub(super) unsafe fn iq4_nl<S: Simd, R: Source<S>, K: Sink<S>>(
         unsafe {
             blocks.prefetch(s, 18, i, (0, 1));
             let b = from.block(i);
-            let quants = nibbles(s, b.dwords4(s, 0));
-            out.put(s, 32 * i, quants.map(|q| s.lookup_i(&IQ4_NL, q)));
+            let mut quants = nibbles(s, b.dwords4(s, 0));
+            for quants in &mut quants {
+                *quants = s.lookup_i(&IQ4_NL, *quants);
+            }
+            out.put(s, 32 * i, quants);
             out.scale(s, i, b.half(s, 0));
         }
     }

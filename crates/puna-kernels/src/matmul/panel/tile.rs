@@ -87,29 +87,42 @@ pub(crate) unsafe fn panel_tile<S: Simd, const P: usize, const T: usize>(s: S, t
 #[inline(always)]
 unsafe fn formats<S: Simd, const P: usize, const T: usize>(s: S, tile: &PanelTile) {
     use Scales::{Floats, Integers};
-    use Width::{Eight, Seven};
+    use Width::{Eight, Five, Four, Seven, Signed, Six};
     use Zero::{Bias, Constant};
     let Layout { sub, zero, scales, .. } = tile.layout;
     let width = tile.layout.width();
     // SAFETY: the caller vouches for the tile.
     unsafe {
         match (scales, sub, zero, width) {
-            (Floats, _, Constant(_), Seven) => {
+            (Floats, _, Constant(_), Four) if S::RUNS => {
+                all_tokens::<S, InBlocks<false>, P, T>(s, tile, Four);
+            }
+            (Floats, _, Constant(_), Signed | Eight) => {
+                all_tokens::<S, InBlocks<false>, P, T>(s, tile, Signed);
+            }
+            (Floats, _, Constant(_), _) => {
                 all_tokens::<S, InBlocks<false>, P, T>(s, tile, Seven);
             }
-            (Floats, _, Constant(_), Eight) => {
-                all_tokens::<S, InBlocks<false>, P, T>(s, tile, Eight);
+            (Floats, _, Bias, Four) if S::RUNS => {
+                all_tokens::<S, InBlocks<true>, P, T>(s, tile, Four);
             }
-            (Floats, _, Bias, Seven) => all_tokens::<S, InBlocks<true>, P, T>(s, tile, Seven),
-            (Floats, _, Bias, Eight) => all_tokens::<S, InBlocks<true>, P, T>(s, tile, Eight),
+            (Floats, _, Bias, Signed | Eight) => {
+                all_tokens::<S, InBlocks<true>, P, T>(s, tile, Eight);
+            }
+            (Floats, _, Bias, _) => {
+                all_tokens::<S, InBlocks<true>, P, T>(s, tile, Seven);
+            }
             (Integers, _, Constant(_), _) => {
-                all_tokens::<S, InSuperblocks<16, false>, P, T>(s, tile, Seven);
+                all_tokens::<S, InSuperblocks<16, false>, P, T>(s, tile, Six);
             }
             (Integers, 16, Bias, _) => {
-                all_tokens::<S, InSuperblocks<16, true>, P, T>(s, tile, Seven);
+                all_tokens::<S, InSuperblocks<16, true>, P, T>(s, tile, Four);
+            }
+            (Integers, _, Bias, Four) if S::RUNS => {
+                all_tokens::<S, InSuperblocks<32, true>, P, T>(s, tile, Four);
             }
             (Integers, _, Bias, _) => {
-                all_tokens::<S, InSuperblocks<32, true>, P, T>(s, tile, Seven);
+                all_tokens::<S, InSuperblocks<32, true>, P, T>(s, tile, Five);
             }
         }
     }
@@ -179,7 +192,11 @@ impl<const BIAS: bool> Form for InBlocks<BIAS> {
                 }
             }
             for sub in 0..tile.subs {
-                let start = starts::<S, BIAS, T>(s, tile, (token, x_subs, sub));
+                let start = if S::RUNS && width == Width::Signed {
+                    [s.splat_i(0); T]
+                } else {
+                    starts::<S, BIAS, T>(s, tile, (token, x_subs, sub))
+                };
                 let dot = dots::<S, 32, P, T>(s, tile, (token, sub), (width, start));
                 let mut scale = [s.splat(0.0); P];
                 for (p, scale) in scale.iter_mut().enumerate() {
@@ -385,6 +402,17 @@ unsafe fn dots<S: Simd, const SUB: usize, const P: usize, const T: usize>(
     let w = tile.weights.quants.wrapping_add(sub * SUB * ROWS).cast_const();
     let x = tile.x.x.wrapping_add(token * tile.cols + sub * SUB);
     let mut dot = [[s.splat_i(0); P]; T];
+    if S::RUNS {
+        for p in 0..P {
+            let w = w.wrapping_add(p * PANEL_STRIDE);
+            // SAFETY: by contract.
+            let sums = unsafe { s.dot_run(start, w, (x, tile.cols), SUB / 4, width) };
+            for (dot, sum) in dot.iter_mut().zip(sums) {
+                dot[p] = sum;
+            }
+        }
+        return dot;
+    }
     for (dot, start) in dot.iter_mut().zip(start) {
         *dot = [start; P];
     }
