@@ -111,7 +111,7 @@ fn main() {
     println!("{shape:?}, {} threads", puna_kernels::threads());
     let peak = peak_gigaflops();
     println!("read {:.1} GB/s", read_gigabytes());
-    for isa in [Isa::Avx512, Isa::Avx2] {
+    for isa in [Isa::Avx512Bf16, Isa::Avx512, Isa::AvxVnni, Isa::Avx2] {
         let Some(kernels) = Kernels::for_isa(isa) else { continue };
         let product = product_gigaflops(kernels);
         println!("{isa:?}: peak {:.0}, f32 product {product:.0} GFLOP/s", peak.unwrap_or(f64::NAN));

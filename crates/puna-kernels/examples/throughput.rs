@@ -48,7 +48,7 @@ fn measure(rows: usize, cols: usize, tokens: usize) {
     });
     let memory = bytes.len() as f64 / secs / 1e9;
     println!("read {memory:.1} GB/s on {} threads", puna_kernels::threads());
-    for isa in [Isa::Avx512, Isa::Avx2] {
+    for isa in [Isa::Avx512Bf16, Isa::Avx512, Isa::AvxVnni, Isa::Avx2] {
         let Some(kernels) = Kernels::for_isa(isa) else { continue };
         for &format in BlockFormat::ALL {
             for precision in [Precision::Fast, Precision::Exact] {

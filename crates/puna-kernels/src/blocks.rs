@@ -78,15 +78,6 @@ impl Layout {
         }
     }
 
-    /// The most that products with activations of a sub-block can add up to, either way, from their sum
-    /// and that of their magnitudes.
-    pub(crate) fn largest_dot(self, sum: i32, magnitudes: i32) -> i32 {
-        match self.zero {
-            Zero::Constant(zero) => i32::from(zero) * magnitudes,
-            Zero::Bias => i32::from(self.top) * (magnitudes + sum.abs()) / 2,
-        }
-    }
-
     /// Columns of 8-bit activations with one scale.
     pub(crate) const fn activations_per_scale(self) -> usize {
         match self.scales {

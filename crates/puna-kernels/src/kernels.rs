@@ -14,16 +14,18 @@ use crate::flash::{GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{Block, Steps, Words};
 use crate::logit_loss::CrossEntropyRow;
-use crate::matmul::{FixedKernels, FloatTile, PanelTile, Place, Sixteen};
+use crate::matmul::{FixedKernels, FloatTile, PanelTile, Place, Sizes};
 use crate::training::AdamWStep;
 
-/// Instruction sets with a kernel table, each with all of those before it.
+/// Instruction sets with a kernel table, the better ones behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Portable Rust: the specification.
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX-VNNI, too (Alder Lake and later without AVX-512).
+    AvxVnni,
     /// AVX-512 F, BW, DQ, VL and VNNI (Cascade Lake, Ice Lake, Tiger Lake and later).
     Avx512,
     /// BF16, too (Cooper Lake, Sapphire Rapids, Zen 4 and later).
@@ -34,7 +36,8 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, the portable one first.
-    pub const ALL: &[Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
+    pub const ALL: &[Isa] =
+        &[Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// How the environment variable `PUNA_ISA` names it.
     #[must_use]
@@ -42,6 +45,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
             Isa::Amx => "amx",
@@ -58,6 +62,8 @@ impl Isa {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Isa::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
@@ -71,7 +77,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => Isa::Avx512Bf16.is_available() && crate::amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => false,
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => false,
         }
     }
 }
@@ -89,8 +95,8 @@ pub(crate) enum FloatPair {
     Bf16Bf16,
 }
 
-/// Values to quants, scales and sums.
-type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [Sixteen]);
+/// Values to quants, scales, sums and sizes.
+type QuantizeActivations = unsafe fn(&[f32], &mut [i8], &mut [f32], (&mut [i32], &mut [Sizes]));
 
 /// Elements and their stride, their shape, words and their stride.
 type ToWords = unsafe fn(Words, (*const f32, usize), (usize, usize), (*mut u32, usize));
@@ -196,6 +202,8 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => tables::AVX2,
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => tables::AVX_VNNI,
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => tables::AVX512,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => tables::AVX512_BF16,
@@ -218,9 +226,9 @@ impl Kernels {
         /// See [`crate::blocks::widen`].
         fn widen(format: BlockFormat, bytes: &[u8], out: &mut [f32]);
         /// One token; see [`crate::matmul::quantize_activations`].
-        fn quantize_activations(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [Sixteen]);
+        fn quantize_activations(x: &[f32], q: &mut [i8], scales: &mut [f32], of: (&mut [i32], &mut [Sizes]));
         /// The same with one scale per superblock.
-        fn quantize_superblocks(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [Sixteen]);
+        fn quantize_superblocks(x: &[f32], q: &mut [i8], scales: &mut [f32], of: (&mut [i32], &mut [Sizes]));
         /// Nearest bfloat16 of every element.
         fn round_bf16(x: &[f32], out: &mut [u16]);
         /// One row.

@@ -68,9 +68,10 @@ impl MachineLimits {
     /// it).
     #[must_use]
     pub fn measure() -> Self {
-        // Above AVX-512 everything has its loops, too.
+        // Others have the loops of a better one.
         let used = Kernels::get().isa();
-        let counts = |isa: &Isa| *isa <= used && (*isa != Isa::Avx512 || used == Isa::Avx512);
+        let counts =
+            |isa: &Isa| *isa == used || (*isa < used && matches!(isa, Isa::Avx2 | Isa::Avx512Bf16));
         let peaks = Isa::ALL.iter().copied().filter(counts).filter_map(peak).collect();
         Self { threads: pool::threads(), read_bytes_per_sec: read_speed(), peaks }
     }
@@ -97,6 +98,7 @@ fn peak(isa: Isa) -> Option<IsaPeak> {
     #[cfg(target_arch = "x86_64")]
     let (f32, bf16, int8): (PeakLoop, Option<PeakLoop>, PeakLoop) = match isa {
         Isa::Avx2 => (x86::avx2_f32, None, x86::avx2_int8),
+        Isa::AvxVnni => (x86::avx2_f32, None, x86::avx_vnni_int8),
         Isa::Avx512 => (x86::avx512_f32, None, x86::avx512_int8),
         Isa::Avx512Bf16 => (x86::avx512_f32, Some(x86::avx512_bf16), x86::avx512_int8),
         #[cfg(target_arch = "x86_64")]
@@ -149,7 +151,7 @@ fn reader() -> Reader {
     #[cfg(target_arch = "x86_64")]
     match Kernels::get().isa() {
         Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => return x86::avx512_read,
-        Isa::Avx2 => return x86::avx2_read,
+        Isa::Avx2 | Isa::AvxVnni => return x86::avx2_read,
         Isa::Scalar => {}
     }
     |bytes| bytes.as_chunks::<8>().0.iter().fold(0, |sum, b| sum | u64::from_le_bytes(*b))

@@ -17,7 +17,7 @@ mod pairs;
 mod panel;
 mod tokens;
 
-pub(crate) use activations::{Sixteen, quantize_activations, round_bf16};
+pub(crate) use activations::{Sizes, quantize_activations, round_bf16};
 pub(crate) use fixed::{
     FewTokens, FixedKernels, FixedPanel, FixedTile, PANELS as FIXED_PANELS,
     SUM_BYTES as FIXED_SUM_BYTES, WEIGHT_BYTES as FIXED_WEIGHT_BYTES,

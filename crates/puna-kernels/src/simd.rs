@@ -17,7 +17,7 @@ mod avx512;
 mod bytes;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
-    avx2::Avx2,
+    avx2::{Avx2, AvxVnni},
     avx512::{Avx512, Avx512Bf16},
 };
 

@@ -165,6 +165,10 @@ fn the_environment_limits_the_instruction_set_by_name() {
     let refused = with("sse9");
     assert_eq!(refused.code, 2, "{}", refused.stdout);
     assert!(refused.stderr.contains("PUNA_ISA is \"sse9\""), "{}", refused.stderr);
-    assert!(refused.stderr.contains("scalar, avx2, avx512, avx512bf16, amx"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("scalar, avx2, avxvnni, avx512, avx512bf16, amx"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(with("avx2").code, 0);
 }

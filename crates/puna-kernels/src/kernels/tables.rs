@@ -9,7 +9,7 @@ use crate::flash::{self, GradientTile, SoftmaxTile};
 use crate::format::BlockFormat;
 use crate::gemm::{self, Block, Steps, Words};
 use crate::logit_loss::{self, CrossEntropyRow};
-use crate::matmul::{self, FloatTile, PanelTile, Place, Sixteen};
+use crate::matmul::{self, FloatTile, PanelTile, Place, Sizes};
 use crate::simd::{Scalar, Simd};
 use crate::training::{self, AdamWStep};
 use crate::{activation, matrix, norm, rounded_gate, softmax};
@@ -73,10 +73,10 @@ macro_rules! table {
                 unpack(format: BlockFormat, bytes: &[u8], out: &mut Unpacked) = blocks::unpack;
                 expand(layout: Layout, from: &Unpacked, out: &mut [f32]) = matrix::expand;
                 attend(task: &HeadTask) = attention::attend;
-                quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], sums: &mut [Sixteen]) =
+                quantize(x: &[f32], q: &mut [i8], scales: &mut [f32], of: (&mut [i32], &mut [Sizes])) =
                     matmul::quantize_activations::<_, 32>;
                 quantize_superblocks(x: &[f32], q: &mut [i8], scales: &mut [f32],
-                    sums: &mut [Sixteen]) = matmul::quantize_activations::<_, { blocks::SUPERBLOCK }>;
+                    of: (&mut [i32], &mut [Sizes])) = matmul::quantize_activations::<_, { blocks::SUPERBLOCK }>;
                 write_page(write: &PageWrite) = attention::write_page;
                 gemm_block(b: &Block) = gemm::block::<_, $m, $v>;
                 gate_gradient(act: GateActivation, up: &[f32], x: &mut [f32], d: &mut [f32]) =
@@ -160,6 +160,12 @@ table!(SCALAR, scalar, Isa::Scalar, Scalar, [(4, 1), (4, 1), (1, 1), (4, 1)], []
 table!(
     AVX2, avx2, Isa::Avx2, crate::simd::Avx2, [(2, 3), (4, 1), (1, 3), (6, 1)],
     [#[target_feature(enable = "avx2,fma,f16c")]]
+);
+
+#[cfg(target_arch = "x86_64")]
+table!(
+    AVX_VNNI, avx_vnni, Isa::AvxVnni, crate::simd::AvxVnni, [(2, 3), (4, 1), (1, 3), (6, 1)],
+    [#[target_feature(enable = "avx2,fma,f16c,avxvnni")]]
 );
 
 #[cfg(target_arch = "x86_64")]

@@ -69,6 +69,27 @@ pub(super) unsafe fn avx2_int8(turns: usize) -> u64 {
     (turns * SUMS_256 * 64) as u64
 }
 
+/// Dot products of 32 bytes; the number of operations done.
+///
+/// # Safety
+/// The CPU must have AVX2 and AVX-VNNI.
+#[target_feature(enable = "avx2,avxvnni")]
+pub(super) unsafe fn avx_vnni_int8(turns: usize) -> u64 {
+    let (mut a, mut b) = (_mm256_set1_epi8(3), _mm256_set1_epi8(-5));
+    touch!(inout(ymm_reg) a);
+    touch!(inout(ymm_reg) b);
+    let mut sums = [_mm256_setzero_si256(); SUMS_256];
+    for _ in 0..turns {
+        for sum in &mut sums {
+            *sum = _mm256_dpbusd_avx_epi32(*sum, a, b);
+        }
+    }
+    for sum in sums {
+        touch!(in(ymm_reg) sum);
+    }
+    (turns * SUMS_256 * 64) as u64
+}
+
 /// Fused multiply-adds of 16 f32; the number of operations done.
 ///
 /// # Safety

@@ -45,24 +45,33 @@ struct Quantized {
     scales: Vec<f32>,
     /// `[tokens / 16, cols / block, 16]`: those of 16 tokens side by side, for products in tiles.
     by_sixteen: Vec<f32>,
-    /// `[tokens, cols / 16]`.
-    sums: Vec<Sixteen>,
+    /// `[tokens, cols / 16]`: sums of 16 quants.
+    sums: Vec<i32>,
+    /// `[tokens, cols / 256]`, only of superblocks.
+    sizes: Vec<Sizes>,
     terms: Vec<ZeroTerms>,
     /// How many of the terms belong to these tokens.
     live_terms: usize,
 }
 
-/// What 16 quants add up to.
+/// How large the sums of a superblock's quants can be with weights beside them.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Sixteen {
-    sum: i32,
-    /// Without their signs; only of superblocks.
+pub(crate) struct Sizes {
+    /// The largest sum of the magnitudes of 16.
     magnitudes: i32,
+    /// The largest sum of the quants with one sign of 32.
+    one_sided: i32,
 }
 
-impl Sixteen {
-    fn add(self, other: Self) -> Self {
-        Self { sum: self.sum + other.sum, magnitudes: self.magnitudes + other.magnitudes }
+impl Sizes {
+    /// Whether the products of every sub-block with weights of a form add up to 16 bits.
+    fn are_short(self, layout: Layout) -> bool {
+        let largest = match layout.zero {
+            // Of sub-blocks of 16 columns.
+            Zero::Constant(zero) => i32::from(zero) * self.magnitudes,
+            Zero::Bias => i32::from(layout.top) * self.one_sided,
+        };
+        largest <= i32::from(i16::MAX)
     }
 }
 
@@ -195,12 +204,15 @@ impl Quantized {
         self.live_terms = 0;
         self.quants.resize(n, 0);
         self.scales.resize(n / block, 0.0);
-        self.sums.resize(n / 16, Sixteen::default());
+        self.sums.resize(n / 16, 0);
+        let sizes = if block == SUPERBLOCK { n / block } else { 0 };
+        self.sizes.resize(sizes, Sizes::default());
         let chunk = MIN_PARALLEL.div_ceil(cols) * cols;
-        let (q, s, t) = (
+        let (q, s, t, z) = (
             OutPtr::new(&mut self.quants),
             OutPtr::new(&mut self.scales),
             OutPtr::new(&mut self.sums),
+            OutPtr::new(&mut self.sizes),
         );
         pool::run(n.div_ceil(chunk), |i| {
             let range = i * chunk..n.min((i + 1) * chunk);
@@ -209,8 +221,12 @@ impl Quantized {
             // lengths are n, n / block and n / 16.
             let (q, s, t) = unsafe { (q.slice(part(1)), s.slice(part(block)), t.slice(part(16))) };
             match block {
-                SUPERBLOCK => kernels.quantize_superblocks(&x[range.clone()], q, s, t),
-                _ => kernels.quantize_activations(&x[range.clone()], q, s, t),
+                SUPERBLOCK => {
+                    // SAFETY: as above; there are as many sizes as scales.
+                    let sizes = unsafe { z.slice(part(block)) };
+                    kernels.quantize_superblocks(&x[range.clone()], q, s, (t, sizes));
+                }
+                _ => kernels.quantize_activations(&x[range.clone()], q, s, (t, &mut [])),
             }
         });
     }
@@ -242,14 +258,11 @@ impl Quantized {
         terms.digits.clear();
         terms.words.clear();
         terms.short.clear();
-        let sixteens = self.sums.iter().copied();
-        let pairs_of_sixteen = self.sums.as_chunks::<2>().0.iter().map(|[a, b]| a.add(*b));
-        if layout.scales == Scales::Integers && layout.sub == 16 {
-            terms.add_short::<16>(sixteens.clone());
-        } else if layout.scales == Scales::Integers {
-            terms.add_short::<8>(pairs_of_sixteen.clone());
+        if layout.scales == Scales::Integers {
+            terms.short.extend(self.sizes.iter().map(|sizes| sizes.are_short(layout)));
         }
-        let (sums, pairs) = (sixteens.map(|of| of.sum), pairs_of_sixteen.map(|of| of.sum));
+        let sums = self.sums.iter();
+        let pairs = self.sums.as_chunks::<2>().0.iter().map(|[a, b]| a + b);
         match (layout.zero, layout.sub, layout.scales) {
             (Zero::Constant(zero), 16, _) => {
                 terms.integers.extend(sums.map(|sum| -i32::from(zero) * sum));
@@ -257,7 +270,7 @@ impl Quantized {
             (Zero::Constant(zero), ..) => {
                 terms.integers.extend(pairs.map(|sum| -i32::from(zero) * sum));
             }
-            (Zero::Bias, 16, Scales::Integers) => terms.add_digits::<16>(sums, tiles),
+            (Zero::Bias, 16, Scales::Integers) => terms.add_digits::<16>(sums.copied(), tiles),
             (Zero::Bias, _, Scales::Integers) => terms.add_digits::<8>(pairs, tiles),
             (Zero::Bias, _, Scales::Floats) => {
                 let scaled = self.scales.iter().zip(pairs);
@@ -275,16 +288,6 @@ impl ZeroTerms {
     fn new(layout: Layout) -> Self {
         let (integers, floats, digits, words) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { layout, integers, floats, digits, words, short: Vec::new() }
-    }
-
-    /// Whether products fit into 16 bits, of `SUBS` sub-blocks per superblock.
-    fn add_short<const SUBS: usize>(&mut self, mut of: impl ExactSizeIterator<Item = Sixteen>) {
-        self.short.reserve(of.len() / SUBS);
-        while of.len() > 0 {
-            let subs = of.by_ref().take(SUBS);
-            let largest = subs.map(|of| self.layout.largest_dot(of.sum, of.magnitudes)).max();
-            self.short.push(largest <= Some(i32::from(i16::MAX)));
-        }
     }
 
     /// The digits of sums, `SUBS` per superblock.
@@ -319,21 +322,21 @@ impl ZeroTerms {
 }
 
 /// Blocks of `BLOCK`: `scale = max |x| / 127`, quants rounded to nearest. A block with a NaN or an
-/// infinity gets the scale NaN.
+/// infinity gets the scale NaN. `sums` are those of 16 quants; sizes are only of superblocks.
 #[inline(always)]
 pub(crate) fn quantize_activations<S: Simd, const BLOCK: usize>(
     s: S,
     x: &[f32],
     quants: &mut [i8],
     scales: &mut [f32],
-    sums: &mut [Sixteen],
+    (sums, sizes): (&mut [i32], &mut [Sizes]),
 ) {
     let blocks = x.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
     // Adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
     let magic = s.splat(12_582_912.0);
     let magic_bits = s.bits(magic);
     let sums = sums.chunks_exact_mut(BLOCK / LANES);
-    for ((x, q), (scale, sums)) in blocks.zip(scales.iter_mut().zip(sums)) {
+    for (block, ((x, q), (scale, sums))) in blocks.zip(scales.iter_mut().zip(sums)).enumerate() {
         // SAFETY: 16 of the block's values.
         let part = |index: usize| unsafe { s.load(x[LANES * index..].as_ptr()) };
         // Bits of |x| order like the values, with NaN above infinity.
@@ -348,6 +351,7 @@ pub(crate) fn quantize_activations<S: Simd, const BLOCK: usize>(
         let inverse = if finite && largest > 0 { 127.0 / f32::from_bits(largest) } else { 0.0 };
         // Below 3e-37 the inverse overflows; such a block is zero for all purposes.
         let inverse = s.splat(if inverse.is_finite() { inverse } else { 0.0 });
+        let (mut size, mut half) = (Sizes::default(), [0; 2]);
         for (index, sum) in sums.iter_mut().enumerate() {
             let rounded = s.add(s.mul(part(index), inverse), magic);
             let rounded = s.sub_i(s.bits(rounded), magic_bits);
@@ -355,10 +359,23 @@ pub(crate) fn quantize_activations<S: Simd, const BLOCK: usize>(
             unsafe { s.store_low_bytes(q[LANES * index..].as_mut_ptr().cast(), rounded) }
             // A NaN or an infinity leaves other bits above; their scale is NaN whatever they are.
             let byte = s.sra_i(s.shl_i(rounded, 24), 24);
-            sum.sum = s.reduce_add_i(byte);
+            *sum = s.reduce_add_i(byte);
             if BLOCK == SUPERBLOCK {
-                sum.magnitudes = s.reduce_add_i(s.max_i(byte, s.sub_i(s.splat_i(0), byte)));
+                let magnitudes = s.reduce_add_i(s.max_i(byte, s.sub_i(s.splat_i(0), byte)));
+                size.magnitudes = size.magnitudes.max(magnitudes);
+                // Twice what lies above zero or below it.
+                let above = magnitudes + *sum;
+                let below = magnitudes - *sum;
+                half = if index % 2 == 0 {
+                    [above, below]
+                } else {
+                    [half[0] + above, half[1] + below]
+                };
+                size.one_sided = size.one_sided.max(half[0].max(half[1]) / 2);
             }
+        }
+        if BLOCK == SUPERBLOCK {
+            sizes[block] = size;
         }
     }
 }

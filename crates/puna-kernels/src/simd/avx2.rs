@@ -1,13 +1,19 @@
-//! AVX2 with FMA and F16C: sixteen lanes are two registers.
+//! AVX2 with FMA and F16C, and with or without VNNI: sixteen lanes are two registers.
 
 use super::Simd;
 use crate::blocks::Width;
 #[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics name themselves"))]
 use std::arch::x86_64::*;
 
-/// Proof that the CPU has AVX2, FMA and F16C.
+/// Proof that the CPU has AVX2, FMA and F16C, and AVX-VNNI where that is said.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Narrow<const VNNI: bool>(());
+
+/// Proof that the CPU has AVX2, FMA and F16C.
+pub(crate) type Avx2 = Narrow<false>;
+
+/// Proof that it has AVX-VNNI, too.
+pub(crate) type AvxVnni = Narrow<true>;
 
 type F = [__m256; 2];
 type I = [__m256i; 2];
@@ -45,12 +51,15 @@ unsafe fn low_words(v: __m256i) -> __m128i {
     }
 }
 
-impl Avx2 {
-    /// Four products per i32, as `vpdpbusd`: pairs go through i16, so bytes above 127 are split.
+impl<const VNNI: bool> Narrow<VNNI> {
+    /// Four products per i32. Without `vpdpbusd` pairs go through i16, so bytes above 127 are split.
     #[inline(always)]
     fn dot4_half(self, acc: __m256i, w: __m256i, x: __m256i, width: Width) -> __m256i {
         // SAFETY: `self` proves that the CPU has the instructions; registers only.
         unsafe {
+            if VNNI {
+                return _mm256_dpbusd_avx_epi32(acc, w, x);
+            }
             let low = _mm256_and_si256(w, _mm256_set1_epi8(0x7f));
             let is_whole = !matches!(width, Width::Eight | Width::Signed);
             let low = _mm256_maddubs_epi16(if is_whole { w } else { low }, x);
@@ -91,7 +100,7 @@ impl Avx2 {
     }
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Narrow<VNNI> {
     type F = F;
     type I = I;
     type B = __m256i;
@@ -105,7 +114,7 @@ impl Simd for Avx2 {
 
     super::bytes::byte_methods!();
 
-    const RUNS: bool = true;
+    const RUNS: bool = !VNNI;
     /// Pairs stay in 16 bits as long as they fit.
     #[inline(always)]
     unsafe fn dot_run<const T: usize>(

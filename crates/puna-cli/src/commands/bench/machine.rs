@@ -163,6 +163,7 @@ impl Peak {
             instructions: match peak.isa {
                 Isa::Scalar => "scalar",
                 Isa::Avx2 => "AVX2",
+                Isa::AvxVnni => "AVX-VNNI",
                 Isa::Avx512 | Isa::Avx512Bf16 => "AVX-512",
                 Isa::Amx => "AMX",
             },
