@@ -263,9 +263,11 @@ unsafe fn piece<S: Simd, P: Pair<S>, const R: usize, const T: usize>(
     let mut token = 0;
     while token < tile.tokens {
         let wide = token + T <= tile.tokens;
+        // The first tokens bring the rows from memory; they ask for those that come next.
+        let ahead = if token == 0 { R * tile.w_stride } else { 0 };
         let mut row = first;
         while row < end {
-            let at = Corner { row, token, piece, ahead: 0 };
+            let at = Corner { row, token, piece, ahead };
             // SAFETY: the corner and its extent lie in the tile.
             unsafe {
                 match (row + R <= end, wide) {
