@@ -104,7 +104,13 @@ pub(crate) trait Simd: Copy {
                 let w = self.load_i(w.add(64 * step));
                 for (t, acc) in acc.iter_mut().enumerate() {
                     let x = x.add(t * stride + 4 * step).cast::<i32>().read_unaligned();
-                    *acc = self.dot4(*acc, w, self.splat_i(x), width);
+                    let x = self.splat_i(x);
+                    *acc = self.dot4(*acc, w, x, width);
+                    if width == Width::Signed {
+                        let bytes = self.splat_i(-0x7f7f_7f80);
+                        let from = self.dot4(self.splat_i(0), bytes, x, width);
+                        *acc = self.sub_i(*acc, from);
+                    }
                 }
             }
         }

@@ -351,7 +351,7 @@ pub(crate) fn quantize_activations<S: Simd, const BLOCK: usize>(
         let inverse = if finite && largest > 0 { 127.0 / f32::from_bits(largest) } else { 0.0 };
         // Below 3e-37 the inverse overflows; such a block is zero for all purposes.
         let inverse = s.splat(if inverse.is_finite() { inverse } else { 0.0 });
-        let (mut size, mut half) = (Sizes::default(), [0; 2]);
+        let (mut size, mut sides) = (Sizes::default(), [0; 2]);
         for (index, sum) in sums.iter_mut().enumerate() {
             let rounded = s.add(s.mul(part(index), inverse), magic);
             let rounded = s.sub_i(s.bits(rounded), magic_bits);
@@ -366,12 +366,12 @@ pub(crate) fn quantize_activations<S: Simd, const BLOCK: usize>(
                 // Twice what lies above zero or below it.
                 let above = magnitudes + *sum;
                 let below = magnitudes - *sum;
-                half = if index % 2 == 0 {
+                sides = if index % 2 == 0 {
                     [above, below]
                 } else {
-                    [half[0] + above, half[1] + below]
+                    [sides[0] + above, sides[1] + below]
                 };
-                size.one_sided = size.one_sided.max(half[0].max(half[1]) / 2);
+                size.one_sided = size.one_sided.max(sides[0].max(sides[1]) / 2);
             }
         }
         if BLOCK == SUPERBLOCK {
