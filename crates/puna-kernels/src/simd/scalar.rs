@@ -15,6 +15,7 @@ impl Simd for Scalar {
     type B = [u8; 32];
     const ROWS: usize = 2;
     const DOT_BF16: bool = false;
+    const RUNS: bool = true;
 
     #[inline(always)]
     unsafe fn assume() -> Self {
