@@ -24,7 +24,7 @@ pub(crate) use fixed::{
 };
 use fixed::{FixedProduct, FixedWeights};
 use float::FEW_TOKENS;
-pub(crate) use float::{FloatTile, bf16_tile_by_f32, float_tile};
+pub(crate) use float::{FloatTile, float_tile};
 pub use input::{Input, InputBuffers, Output, prompt_tiles, set_prompt_tiles};
 pub(crate) use pairs::round_panel;
 pub(crate) use panel::{

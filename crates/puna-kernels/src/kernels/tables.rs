@@ -40,7 +40,8 @@ macro_rules! wrappers {
 
 /// One table. `[(r, t), (b, c), (p, u), (m, v)]`: float products take `r` rows x `t` tokens at a time,
 /// those of bfloat16 pairs by float32 `b` x `c`, integer ones `p` panels x `u` tokens, general ones `m`
-/// rows x `v` vectors: as many accumulators as there are registers for.
+/// rows x `v` vectors: as many accumulators as there are registers for. `but for base { … }`: that
+/// table, with these bodies instead, which are what the further instructions change.
 macro_rules! table {
     ($table:ident, $module:ident, $isa:expr, $simd:ty, [($r:literal, $t:literal),
      ($b:literal, $c:literal), ($p:literal, $u:literal), ($m:literal, $v:literal)], $attrs:tt) => {
@@ -152,6 +153,18 @@ macro_rules! table {
         }
         pub(super) static $table: &Kernels = &$module::KERNELS;
     };
+    ($table:ident, $module:ident, $isa:expr, $simd:ty, but for $base:ident {
+     $($name:ident($($arg:ident: $ty:ty),*) = $body:expr;)* }, $attrs:tt) => {
+        mod $module {
+            use super::*;
+
+            wrappers! { $simd, $attrs, lanes { $($name($($arg: $ty),*) = $body;)* } plain {} }
+
+            pub(super) const KERNELS: Kernels =
+                Kernels { isa: $isa, $($name,)* ..super::$base::KERNELS };
+        }
+        pub(super) static $table: &Kernels = &$module::KERNELS;
+    };
 }
 
 table!(SCALAR, scalar, Isa::Scalar, Scalar, [(4, 1), (4, 1), (1, 1), (4, 1)], []);
@@ -164,7 +177,10 @@ table!(
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX_VNNI, avx_vnni, Isa::AvxVnni, crate::simd::AvxVnni, [(2, 3), (4, 1), (1, 3), (6, 1)],
+    AVX_VNNI, avx_vnni, Isa::AvxVnni, crate::simd::AvxVnni, but for avx2 {
+        panel_tile(tile: &PanelTile) = matmul::panel_tile::<_, 1, 3>;
+        dot(blocks: &Blocks, x: &Columns, out: &mut [f32; ROWS]) = panel::dot;
+    },
     [#[target_feature(enable = "avx2,fma,f16c,avxvnni")]]
 );
 
@@ -178,8 +194,22 @@ table!(
 
 #[cfg(target_arch = "x86_64")]
 table!(
-    AVX512_BF16, avx512_bf16, Isa::Avx512Bf16, crate::simd::Avx512Bf16,
-    [(4, 6), (5, 4), (2, 6), (12, 2)],
+    AVX512_BF16, avx512_bf16, Isa::Avx512Bf16, crate::simd::Avx512Bf16, but for avx512 {
+        float_tile(pair: FloatPair, tile: &FloatTile) = matmul::float_tile::<_, 4, 6, 5, 4>;
+        gemm_block(b: &Block) = gemm::block::<_, 12, 2>;
+        round_panel(layout: Layout, from: &PanelBuffers, subs: usize, out: *mut u32) =
+            matmul::round_panel;
+        gate_words(act: GateActivation, of: (&[u32], &[u32]), out: *mut u32) =
+            rounded_gate::gate_words;
+        gate_gradient_words(act: GateActivation, of: [&[u32]; 3], to: [*mut u32; 2]) =
+            rounded_gate::gate_gradient_words;
+        softmax_tile(tile: &SoftmaxTile) = flash::softmax_tile;
+        gradient_tile(tile: &GradientTile) = flash::gradient_tile;
+        rows_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
+            out: (*mut u32, usize)) = gemm::rows_to_words;
+        columns_to_words(w: Words, from: (*const f32, usize), shape: (usize, usize),
+            out: Steps) = gemm::columns_to_words;
+    },
     [#[target_feature(
         enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"
     )]]
@@ -191,7 +221,8 @@ pub(super) static AMX: &Kernels = &Kernels {
     fixed: Some(&crate::amx::FIXED),
     attend: amx_attend,
     gemm_block: amx_gemm_block,
-    float_tile: amx_float_tile,
+    // `vpdpbf16ps` of processors with AMX has half the speed of float32.
+    float_tile: avx512::KERNELS.float_tile,
     panel_tile: amx_panel_tile,
     ..avx512_bf16::KERNELS
 };
@@ -206,21 +237,6 @@ unsafe fn amx_attend(task: &HeadTask) {
 unsafe fn amx_gemm_block(block: &Block) {
     // SAFETY: as above.
     unsafe { crate::amx::gemm_block(AVX512_BF16, block) }
-}
-
-/// Processors with AMX have slow `vdpbf16ps`, half the speed of float32.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-unsafe fn amx_float_tile(pair: FloatPair, tile: &FloatTile) {
-    // SAFETY: as above.
-    unsafe {
-        match pair {
-            FloatPair::Bf16Bf16 => {
-                matmul::bf16_tile_by_f32::<_, 5, 4>(crate::simd::Avx512Bf16::assume(), tile);
-            }
-            _ => AVX512_BF16.float_tile(pair, tile),
-        }
-    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -383,7 +383,7 @@ pub(crate) unsafe fn float_tile<
 /// # Safety
 /// The tile's pointers must cover its shape.
 #[inline(always)]
-pub(crate) unsafe fn bf16_tile_by_f32<S: Simd, const R: usize, const T: usize>(
+unsafe fn bf16_tile_by_f32<S: Simd, const R: usize, const T: usize>(
     s: S,
     tile: &FloatTile,
 ) {
