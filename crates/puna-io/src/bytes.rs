@@ -79,13 +79,6 @@ impl TensorBytes {
         Some(Self { owner: self.owner.clone(), range: start..start + range.len() })
     }
 
-    /// Asks the system to read a mapped file's pages of these bytes ahead of their use.
-    pub fn prefetch(&self) {
-        if let Owner::Mapped(map) = &self.owner {
-            crate::map::prefetch(map, &self.range);
-        }
-    }
-
     /// Gives a mapped file's pages of these bytes back to the system; they are read again from the
     /// file when they are touched. For who has made a copy of their own.
     pub fn release(&self) {

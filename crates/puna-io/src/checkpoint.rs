@@ -7,6 +7,7 @@
 mod find;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::gguf::Gguf;
@@ -115,6 +116,25 @@ impl Checkpoint {
             Source::Meta(meta) => meta.files().map(Path::to_path_buf).collect(),
             Source::Gguf(gguf) => gguf.files(),
         }
+    }
+
+    /// Starts reading all files into the system's cache, one after the other, on a thread of its own; for
+    /// who is about to use most of their tensors and has the memory. A file that cannot be read makes
+    /// first touches slower, nothing else.
+    ///
+    /// One long read is what systems read ahead of in their largest steps. To ask for each tensor as it
+    /// is loaded (`MADV_WILLNEED`) took a third longer, and ten times the system's time, as pages come one
+    /// by one. `/dev/null` has nothing copied on Linux (`sendfile`), and pages that nobody touches do not
+    /// count as this process's memory.
+    pub fn read_ahead(&self) {
+        let files = self.files();
+        let read = move || {
+            let Ok(mut nowhere) = File::options().write(true).open("/dev/null") else { return };
+            for mut file in files.iter().filter_map(|path| File::open(path).ok()) {
+                let _read = std::io::copy(&mut file, &mut nowhere);
+            }
+        };
+        drop(std::thread::Builder::new().name("read-ahead".to_owned()).spawn(read));
     }
 
     /// Sum of the sizes of [`Checkpoint::files`]; a file removed meanwhile counts nothing, a GGUF

@@ -31,14 +31,6 @@ pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>, IoError> {
     Ok(Arc::new(map))
 }
 
-/// Starts reading the pages of `range`; a system that does not only makes the first touch slower.
-pub(crate) fn prefetch(map: &Mmap, range: &Range<usize>) {
-    #[cfg(unix)]
-    drop(map.advise_range(memmap2::Advice::WillNeed, range.start, range.len()));
-    #[cfg(not(unix))]
-    let _ = (map, range);
-}
-
 /// Drops the pages that lie wholly in `range`.
 pub(crate) fn release(map: &Mmap, range: &Range<usize>) {
     /// At least the page size of every platform: whole multiples are whole pages.

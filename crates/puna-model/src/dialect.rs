@@ -400,18 +400,32 @@ impl RowOrder {
     ) {
         let RowOrder::InterleavedPairs { heads } = self else { return out.copy_from_slice(bytes) };
         let row_bytes = bytes.len() / rows.max(1);
-        let head_dim = rows / heads.max(1);
-        let half = head_dim / 2;
-        for head in 0..heads {
-            for i in 0..head_dim {
-                // half-split row i is member i / half of pair i % half
-                let natural = head * head_dim + i;
-                let stored = head * head_dim + 2 * (i % half.max(1)) + i / half.max(1);
-                let (to, from) = order(natural, stored);
-                out[to * row_bytes..(to + 1) * row_bytes]
-                    .copy_from_slice(&bytes[from * row_bytes..(from + 1) * row_bytes]);
-            }
+        for natural in 0..rows / heads.max(1) * heads {
+            let (to, from) = order(natural, self.stored_row(natural, rows));
+            out[to * row_bytes..(to + 1) * row_bytes]
+                .copy_from_slice(&bytes[from * row_bytes..(from + 1) * row_bytes]);
         }
+    }
+
+    /// Which stored row is row `natural` of `rows`.
+    fn stored_row(self, natural: usize, rows: usize) -> usize {
+        let RowOrder::InterleavedPairs { heads } = self else { return natural };
+        let head_dim = (rows / heads.max(1)).max(1);
+        let half = (head_dim / 2).max(1);
+        // half-split row i is member i / half of pair i % half
+        let i = natural % head_dim;
+        natural - i + 2 * (i % half) + i / half
+    }
+
+    /// Some of puna's rows, of all rows as they are stored.
+    pub(crate) fn some_to_natural(self, bytes: &[u8], rows: usize, some: Range<usize>) -> Vec<u8> {
+        let row_bytes = bytes.len() / rows.max(1);
+        let mut out = Vec::with_capacity(some.len() * row_bytes);
+        for natural in some {
+            let from = self.stored_row(natural, rows) * row_bytes;
+            out.extend_from_slice(&bytes[from..from + row_bytes]);
+        }
+        out
     }
 }
 
@@ -426,5 +440,8 @@ mod tests {
         let natural = order.to_natural(&stored, 8);
         assert_eq!(natural, [0, 1, 2, 3, 10, 11, 12, 13]);
         assert_eq!(order.from_natural(&natural, 8), stored);
+        for (start, end) in [(0, 8), (1, 6), (5, 5)] {
+            assert_eq!(order.some_to_natural(&stored, 8, start..end), natural[start..end]);
+        }
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! One loader for every container and every way of storing a matrix: it asks the dialect where a
 //! slot's tensor is, checks its shape against the config, and wraps the bytes without copying
-//! where the format allows. Rows of interleaved rotary projections are the one thing copied.
+//! where the format allows. Rows of interleaved rotary projections are the one thing copied, when they
+//! are first needed.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 use puna_config::{ModelConfig, NormWeight};
@@ -18,8 +19,8 @@ use puna_kernels::{BlockFormat, StreamBytes, available_memory, pack_panels, pane
 use puna_nn::{BlockWeight, Linear, NnError, RmsNorm, SharedBytes, StoredBytes, Vector, Weight};
 
 use crate::{
-    Dialect, LayerSlot, ModelError, Part, RowOrder, Slot, WeightLayout, float, matrix_shape,
-    quantized,
+    Dialect, LayerSlot, Location, ModelError, Part, RowOrder, Slot, WeightLayout, float,
+    matrix_shape, quantized,
 };
 
 /// Reads the slots of one checkpoint.
@@ -170,7 +171,8 @@ impl<'a> Loader<'a> {
         weight: Arc<Weight>,
         bias: Option<Vector>,
     ) -> Result<Linear, ModelError> {
-        let name = self.dialect.locate(&self.config.decoder, slot).tensor;
+        let Location { tensor: name, part, order } =
+            self.dialect.locate(&self.config.decoder, slot);
         match (&*weight, self.layout) {
             (Weight::Group(group), WeightLayout::Panels) => {
                 let Some(panels) = group.to_panels() else { return Ok(Linear::new(weight, bias)) };
@@ -183,13 +185,19 @@ impl<'a> Loader<'a> {
                 Ok(Linear::new(Arc::new(Weight::GroupPanels(panels)), bias))
             }
             (Weight::Block(block), WeightLayout::Panels) => {
-                let stored = &self.stored(&name)?.bytes;
-                let Some(pages) = part_of(stored, block.bytes()) else {
+                let StoredTensor { info, bytes: stored } = self.stored(&name)?;
+                let is_whole =
+                    part == Part::Whole && block_format(info.dtype) == Some(block.format());
+                if order != RowOrder::Natural && stored.is_mapped() && is_whole {
+                    let make = move |weight: &Weight| streamed(weight, Some(&stored), order);
+                    return Ok(Linear::new(weight, bias).made_by(Box::new(make)));
+                }
+                let Some(pages) = part_of(&stored, block.bytes()) else {
                     stored.release();
                     return Ok(Linear::new(in_place_of_copy(weight), bias));
                 };
-                let streamed = move |weight: &Weight| streamed(weight, Some(&pages));
-                Ok(Linear::new(weight, bias).streamed_by(Box::new(streamed)))
+                let stream = move |weight: &Weight| streamed(weight, Some(&pages), order);
+                Ok(Linear::new(weight, bias).streamed_by(Box::new(stream)))
             }
             _ => Ok(Linear::new(weight, bias)),
         }
@@ -315,8 +323,6 @@ impl<'a> Loader<'a> {
         }
         let format =
             block_format(dtype).ok_or_else(|| self.dtype_error(name, dtype, "a matrix"))?;
-        // A cold file is read in large pieces while the rest is being set up.
-        bytes.prefetch();
         let bytes: SharedBytes = Arc::new(Shared(bytes));
         Ok(Weight::Block(BlockWeight::new(format, rows, cols, bytes)?))
     }
@@ -331,14 +337,9 @@ impl<'a> Loader<'a> {
             (_, RowOrder::Natural) => Ok(weight),
             (Weight::Block(block), order) => {
                 let (rows, cols) = (weight.rows(), weight.cols());
-                let natural: SharedBytes = match StreamBytes::zeros(block.bytes().len()) {
-                    Some(mut copy) => {
-                        order.to_natural_into(block.bytes(), rows, &mut copy);
-                        Arc::new(copy)
-                    }
-                    None => Arc::new(order.to_natural(block.bytes(), rows)),
-                };
-                Ok(Weight::Block(BlockWeight::new(block.format(), rows, cols, natural)?))
+                let stored = block.clone();
+                let natural = Reordered { stored, rows, order, natural: OnceLock::new() };
+                Ok(Weight::Block(BlockWeight::new(block.format(), rows, cols, Arc::new(natural))?))
             }
             _ => Err(self.quantized_error(name, "rotary pairs of this format cannot be reordered")),
         }
@@ -387,12 +388,15 @@ impl<'a> Loader<'a> {
 /// Blocks on huge pages, where they stream faster than from a file's small ones: quantized ones
 /// interleaved, floats as they are. They leave the pages of their file, if they lie in some; `None`
 /// where there is no memory for them (the file's pages do, more slowly, and the system may drop them).
-fn streamed(weight: &Weight, pages: Option<&TensorBytes>) -> Option<Weight> {
+/// Where the pages have rows in another order, they are read from there.
+fn streamed(weight: &Weight, pages: Option<&TensorBytes>, order: RowOrder) -> Option<Weight> {
     let Weight::Block(block) = weight else { return None };
     let (format, rows, cols) = (block.format(), weight.rows(), weight.cols());
     let row_bytes = format.row_bytes(cols)?;
     let in_panels = panel_bytes(format, rows, cols);
-    let size = in_panels.unwrap_or(block.bytes().len());
+    let other = pages.filter(|_| order != RowOrder::Natural);
+    let bytes: &[u8] = other.map_or_else(|| block.bytes(), |stored| stored);
+    let size = in_panels.unwrap_or(bytes.len());
     if available_memory().is_some_and(|free| free < size + SPARE_BYTES) {
         return None;
     }
@@ -406,8 +410,10 @@ fn streamed(weight: &Weight, pages: Option<&TensorBytes>) -> Option<Weight> {
     let packed = AtomicBool::new(true);
     puna_kernels::for_each_chunk_mut(&mut copy, copied, |start, to| {
         let start = start / copied * piece;
-        let end = block.bytes().len().min(start + piece);
-        let from = &block.bytes()[start..end];
+        let end = bytes.len().min(start + piece);
+        let natural =
+            other.map(|all| order.some_to_natural(all, rows, start / row_bytes..end / row_bytes));
+        let from = natural.as_deref().unwrap_or(&bytes[start..end]);
         match in_panels {
             Some(_) => {
                 let shape = (from.len() / row_bytes, cols);
@@ -417,10 +423,15 @@ fn streamed(weight: &Weight, pages: Option<&TensorBytes>) -> Option<Weight> {
             }
             None => to.copy_from_slice(from),
         }
+        // A piece of other rows is not a piece of the file.
+        let pages = pages.filter(|_| other.is_none());
         if let Some(pages) = pages.and_then(|pages| pages.slice(start..end)) {
             pages.release();
         }
     });
+    if let Some(pages) = other {
+        pages.release();
+    }
     if !packed.into_inner() {
         return None;
     }
@@ -436,7 +447,7 @@ fn streamed(weight: &Weight, pages: Option<&TensorBytes>) -> Option<Weight> {
 fn in_place_of_copy(weight: Arc<Weight>) -> Arc<Weight> {
     match &*weight {
         Weight::Block(block) if block.format().block_len() > 1 => {
-            streamed(&weight, None).map_or(weight, Arc::new)
+            streamed(&weight, None, RowOrder::Natural).map_or(weight, Arc::new)
         }
         _ => weight,
     }
@@ -462,6 +473,34 @@ fn is_redundant(name: &str) -> bool {
         .any(|suffix| name.ends_with(suffix))
         || name.starts_with("rope_f")
         || name.ends_with("lm_head.weight")
+}
+
+/// Rows in puna's order, copied when somebody wants all of them.
+struct Reordered {
+    stored: BlockWeight,
+    rows: usize,
+    order: RowOrder,
+    natural: OnceLock<SharedBytes>,
+}
+
+impl AsRef<[u8]> for Reordered {
+    fn as_ref(&self) -> &[u8] {
+        let make = || -> SharedBytes {
+            let stored = self.stored.bytes();
+            let Some(mut copy) = StreamBytes::zeros(stored.len()) else {
+                return Arc::new(self.order.to_natural(stored, self.rows));
+            };
+            self.order.to_natural_into(stored, self.rows, &mut copy);
+            Arc::new(copy)
+        };
+        (**self.natural.get_or_init(make)).as_ref()
+    }
+}
+
+impl StoredBytes for Reordered {
+    fn size(&self) -> usize {
+        self.stored.bytes().len()
+    }
 }
 
 /// A tensor's bytes as the layers share them.

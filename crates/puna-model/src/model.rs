@@ -9,7 +9,7 @@ use puna_config::{
     QkNorm, Quantization,
 };
 use puna_io::{Checkpoint, Container};
-use puna_kernels::{KvLayout, KvType};
+use puna_kernels::{KvLayout, KvType, available_memory};
 use puna_nn::{
     Attention, AttentionParts, Embedding, FeedForward, Mlp, Moe, NnError, Precision, Rotary, Weight,
 };
@@ -96,7 +96,19 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let config = read_config(&checkpoint)?;
         let mut loader = Loader::new(&checkpoint, &config, options.layout)?;
+        // More than fits would push out what was read first. What is packed at once leaves its pages, which
+        // must not come back.
+        let whole = config.quantization.is_none()
+            && available_memory().is_none_or(|free| checkpoint.bytes_on_disk() < free as u64);
+        let later = options.layout == WeightLayout::Panels;
+        if whole && !later {
+            checkpoint.read_ahead();
+        }
         let decoder = build(&mut loader, options)?;
+        // Layers that are made when they are needed compute while those behind them are read.
+        if whole && later {
+            checkpoint.read_ahead();
+        }
         let unused_tensors = loader.unused();
         Ok(Self { decoder, config, checkpoint, unused_tensors })
     }

@@ -25,6 +25,8 @@ pub type Stream = Box<dyn Fn(&Weight) -> Option<Weight> + Send + Sync>;
 struct Streamed {
     weight: OnceLock<Option<Arc<Weight>>>,
     stream: Stream,
+    /// Whether products with many tokens ask for it, too.
+    always: bool,
 }
 
 impl std::fmt::Debug for Streamed {
@@ -58,14 +60,22 @@ impl Linear {
     /// The same layer, whose weight gets another form when it first meets few tokens.
     #[must_use]
     pub fn streamed_by(self, stream: Stream) -> Self {
-        let streamed = Streamed { weight: OnceLock::new(), stream };
+        let streamed = Streamed { weight: OnceLock::new(), stream, always: false };
+        Self { streamed: Some(Arc::new(streamed)), ..self }
+    }
+
+    /// The same layer, whose weight gets another form when it is first needed: for one whose bytes would
+    /// have to be made all the same.
+    #[must_use]
+    pub fn made_by(self, make: Stream) -> Self {
+        let streamed = Streamed { weight: OnceLock::new(), stream: make, always: true };
         Self { streamed: Some(Arc::new(streamed)), ..self }
     }
 
     /// The form of the weight for a product with some tokens.
     pub(crate) fn weight_for(&self, tokens: usize) -> &Arc<Weight> {
         let Some(streamed) = &self.streamed else { return &self.weight };
-        let made = if tokens <= FEW_TOKENS {
+        let made = if streamed.always || tokens <= FEW_TOKENS {
             let make = || (streamed.stream)(&self.weight).map(Arc::new);
             Some(streamed.weight.get_or_init(make))
         } else {
@@ -109,5 +119,36 @@ impl Linear {
         precision: Precision,
     ) -> Result<(), NnError> {
         apply(x, &mut ws.buffers, &mut [(self, out)], precision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BlockWeight;
+    use puna_kernels::BlockFormat;
+
+    #[test]
+    fn a_form_is_made_once_and_by_the_products_that_it_is_for() {
+        let weight = || {
+            let block = BlockWeight::new(BlockFormat::F32, 1, 1, Arc::new(vec![0; 4]));
+            Arc::new(Weight::Block(block.expect("one value")))
+        };
+        let make = |weight: &Weight| Some(weight.clone());
+        let many = FEW_TOKENS + 1;
+
+        let streamed = Linear::new(weight(), None).streamed_by(Box::new(make));
+        assert!(Arc::ptr_eq(streamed.weight_for(many), streamed.weight()));
+        let made = Arc::clone(streamed.weight_for(1));
+        assert!(!Arc::ptr_eq(&made, streamed.weight()));
+        assert!(Arc::ptr_eq(streamed.weight_for(many), &made));
+
+        let layer = Linear::new(weight(), None).made_by(Box::new(make));
+        let made = Arc::clone(layer.weight_for(many));
+        assert!(!Arc::ptr_eq(&made, layer.weight()));
+        assert!(Arc::ptr_eq(layer.weight_for(1), &made));
+
+        let none = Linear::new(weight(), None).made_by(Box::new(|_| None));
+        assert!(Arc::ptr_eq(none.weight_for(many), none.weight()));
     }
 }

@@ -18,6 +18,11 @@ use crate::{NnError, Parameter};
 
 /// Bytes of weights.
 pub trait StoredBytes: AsRef<[u8]> + Send + Sync {
+    /// How many there are, without a need for them.
+    fn size(&self) -> usize {
+        self.as_ref().len()
+    }
+
     /// Gives the memory of a part back that will not be read for some time, where that is a file's and
     /// comes back from there.
     fn release(&self, part: Range<usize>) {
@@ -90,11 +95,14 @@ impl BlockWeight {
         cols: usize,
         bytes: SharedBytes,
     ) -> Result<Self, NnError> {
-        let got = bytes.as_ref().as_ref().len();
+        let got = bytes.size();
         let order = BlockOrder::Rows;
         let weight =
             Self { format, rows, cols, order, bytes, span: 0..got, scales: Arc::default() };
-        weight.matrix().validate()?;
+        // Bytes of the right size need not be made to be looked at.
+        if format.row_bytes(cols).and_then(|row| row.checked_mul(rows)) != Some(got) {
+            weight.matrix().validate()?;
+        }
         Ok(weight)
     }
 

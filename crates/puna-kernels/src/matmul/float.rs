@@ -383,10 +383,7 @@ pub(crate) unsafe fn float_tile<
 /// # Safety
 /// The tile's pointers must cover its shape.
 #[inline(always)]
-unsafe fn bf16_tile_by_f32<S: Simd, const R: usize, const T: usize>(
-    s: S,
-    tile: &FloatTile,
-) {
+unsafe fn bf16_tile_by_f32<S: Simd, const R: usize, const T: usize>(s: S, tile: &FloatTile) {
     // SAFETY: the caller vouches for the tile.
     unsafe { product::<S, Bf16ByF32, R, T>(s, tile) }
 }
