@@ -395,7 +395,10 @@ fn streamed(weight: &Weight, pages: Option<&TensorBytes>, order: RowOrder) -> Op
     let row_bytes = format.row_bytes(cols)?;
     let in_panels = panel_bytes(format, rows, cols);
     let other = pages.filter(|_| order != RowOrder::Natural);
-    let bytes: &[u8] = other.map_or_else(|| block.bytes(), |stored| stored);
+    let bytes: &[u8] = match other {
+        Some(stored) => stored,
+        None => block.bytes(),
+    };
     let size = in_panels.unwrap_or(bytes.len());
     if available_memory().is_some_and(|free| free < size + SPARE_BYTES) {
         return None;
@@ -500,6 +503,10 @@ impl AsRef<[u8]> for Reordered {
 impl StoredBytes for Reordered {
     fn size(&self) -> usize {
         self.stored.bytes().len()
+    }
+
+    fn is_made(&self) -> bool {
+        self.natural.get().is_some()
     }
 }
 

@@ -23,6 +23,11 @@ pub trait StoredBytes: AsRef<[u8]> + Send + Sync {
         self.as_ref().len()
     }
 
+    /// Whether they are there, and nothing has to be made when somebody reads them.
+    fn is_made(&self) -> bool {
+        true
+    }
+
     /// Gives the memory of a part back that will not be read for some time, where that is a file's and
     /// comes back from there.
     fn release(&self, part: Range<usize>) {
@@ -121,6 +126,12 @@ impl BlockWeight {
     /// Gives the memory of these weights back until they are read again ([`StoredBytes::release`]).
     pub(crate) fn release(&self) {
         self.bytes.release(self.span.clone());
+    }
+
+    /// Whether the bytes are there, and nothing has to be made when somebody reads them.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        self.bytes.is_made()
     }
 
     /// The order of the blocks.
