@@ -175,6 +175,7 @@ table!(
     [#[target_feature(enable = "avx2,fma,f16c")]]
 );
 
+// The tiles of AVX2.
 #[cfg(target_arch = "x86_64")]
 table!(
     AVX_VNNI, avx_vnni, Isa::AvxVnni, crate::simd::AvxVnni, but for avx2 {
